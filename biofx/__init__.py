@@ -1,0 +1,84 @@
+"""biofx: a torch.fx compiler pass that gives any PyTorch model the plasticity of synapses."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from biofx.capture.verify import verify
+    from biofx.compat import BioConverter
+    from biofx.config import BioConfig, Distribution
+    from biofx.diff import GraphDiff, diff
+    from biofx.errors import (
+        BiofxError,
+        CheckpointError,
+        ConfigError,
+        ExportError,
+        ModelError,
+        PlasticityError,
+        VerificationError,
+    )
+    from biofx.export import export
+    from biofx.plasticity import GradScheduler
+    from biofx.synapses import Synapses, register
+    from biofx.transform import Transformation, info, transform
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it; loaded at first use, so that `biofx --help` needs no torch
+_HOMES = {
+    "BioConfig": "biofx.config",
+    "Distribution": "biofx.config",
+    "BiofxError": "biofx.errors",
+    "CheckpointError": "biofx.errors",
+    "ConfigError": "biofx.errors",
+    "ExportError": "biofx.errors",
+    "ModelError": "biofx.errors",
+    "PlasticityError": "biofx.errors",
+    "VerificationError": "biofx.errors",
+    "BioConverter": "biofx.compat",
+    "GradScheduler": "biofx.plasticity",
+    "GraphDiff": "biofx.diff",
+    "Synapses": "biofx.synapses",
+    "Transformation": "biofx.transform",
+    "diff": "biofx.diff",
+    "export": "biofx.export",
+    "info": "biofx.transform",
+    "register": "biofx.synapses",
+    "transform": "biofx.transform",
+    "verify": "biofx.capture.verify",
+}
+
+__all__ = [
+    "BioConfig",
+    "BioConverter",
+    "BiofxError",
+    "CheckpointError",
+    "ConfigError",
+    "Distribution",
+    "ExportError",
+    "GradScheduler",
+    "GraphDiff",
+    "ModelError",
+    "PlasticityError",
+    "Synapses",
+    "Transformation",
+    "VerificationError",
+    "diff",
+    "export",
+    "info",
+    "register",
+    "transform",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'biofx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,285 @@
+"""`BioConfig`: every setting of a transformation in one frozen, validated object."""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from biofx.errors import ConfigError
+
+
+class Distribution(StrEnum):
+    """How per-synapse plasticity factors f are drawn; every one has mean 1 before the clamp."""
+
+    BASELINE = "baseline"
+    UNIFORM = "uniform"
+    NORMAL = "normal"
+    LOGNORMAL = "lognormal"
+    GAMMA = "gamma"
+    BETA = "beta"
+    LAYER_ADAPTIVE = "layer_adaptive"
+    WEIGHT_ADAPTIVE = "weight_adaptive"
+    TEMPORAL = "temporal"
+    ACTIVITY = "activity"
+
+
+MODES = {
+    "weight_splitting_mode": ("group", "expand"),
+    "dale_axis": ("pre", "post"),
+    "rejuvenate_law": ("uniform", "lognormal"),
+}
+
+# (lowest, lowest allowed?, highest, highest allowed?)
+RANGES: dict[str, tuple[float, bool, float, bool]] = {
+    "fuzzy_learning_rate_factor_nu": (0.0, True, float("inf"), False),
+    "dampening_factor": (0.0, False, 1.0, True),
+    "crystal_thresh": (0.0, True, float("inf"), False),
+    "crystal_floor": (0.0, True, 1.0, True),
+    "rejuvenation_parameter_dre": (0.0, False, float("inf"), False),
+    "rejuvenate_max_share": (0.0, False, 1.0, True),
+    "base_lr": (0.0, False, 1.0, True),
+    "stability_factor": (0.0, True, float("inf"), False),
+    "lr_variability": (0.0, True, float("inf"), False),
+    "fuzzy_lr_min": (0.0, True, 1.0, True),
+    "fuzzy_lr_max": (1.0, True, float("inf"), False),
+    "fuzzy_lr_decay": (0.0, False, 1.0, True),
+}
+
+COUNTS = {
+    "weight_splitting_Gamma": 0,
+    "crystallize_every": 0,
+    "rejuvenate_every": 0,
+    "volume_dependent_every": 0,
+    "fuzzy_lr_update_freq": 1,
+    "fuzzy_lr_layer_index": -1,
+    "fuzzy_lr_total_layers": -1,
+}
+
+MODEL_WIDE = ("overrides", "include", "exclude")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BioConfig:
+    """The settings of a transformation and of the rules that train it.
+
+    Field names are those of the `bio_transformations` package; the symbols are the paper's
+    (Hofmann, Becker, Tetzlaff, Mäder, Nature Communications 2025).
+
+    Args:
+        weight_splitting_activation_function: φ, applied before the bundles are summed: a callable
+            on tensors, a module without parameters, or the name of a function in
+            `torch.nn.functional`. Group mode only.
+        fuzzy_learning_rate_factor_nu: ν, relative spread of the plasticity factors.
+        dampening_factor: what `Crystallize` multiplies a stabilised synapse's factor by.
+        crystal_thresh: gradients below this multiple of |w| count as settled.
+        rejuvenation_parameter_dre: d; synapses are replaced with probability erfc(|w|d/(max|w|√2)).
+        weight_splitting_Gamma: Γ, synapses per connection; 0 and 1 mean no splitting.
+        apply_dales_principle: one sign for all outgoing weights of a unit.
+        base_lr, stability_factor, lr_variability: volume-dependent rate,
+            f = |N(μ, (variability·μ)²)| with μ = base·exp(−stability·|w|/(1+|w|)).
+        fuzzy_lr_distribution: see `Distribution`.
+        fuzzy_lr_min, fuzzy_lr_max: clamp of the factors.
+        fuzzy_lr_dynamic: redraw or evolve the factors while training.
+        fuzzy_lr_decay: decay of TEMPORAL factors towards 1, per update.
+        fuzzy_lr_update_freq: optimizer steps between updates of dynamic factors.
+        fuzzy_lr_layer_index, fuzzy_lr_total_layers: override the topological rank that
+            LAYER_ADAPTIVE uses; −1 takes it from the graph.
+        weight_splitting_mode: "group" sums Γ neighbouring output units and repeats the sum
+            (shapes stay, the function changes); "expand" puts Γ synapses where one stood
+            (the function stays, there are Γ times as many synapses).
+        dale_axis: whose sign is fixed: "pre" (all outgoing weights agree) or "post".
+        rejuvenate_law: "uniform" (the paper's) or "lognormal" (keeps the layer's log-moments).
+        rejuvenate_max_share: largest share of a parameter that one call may replace.
+        crystal_floor: smallest factor that crystallization can reach.
+        crystallize_every, rejuvenate_every, volume_dependent_every: optimizer steps between
+            applications by `GradScheduler`; 0 turns the rule off.
+        overrides: {"glob over layer names": {field: value}} for single layers; later globs win.
+        include, exclude: globs over layer names that may / must not carry plasticity.
+
+    Raises:
+        ConfigError: a field is out of range, of the wrong type, or unknown.
+    """
+
+    weight_splitting_activation_function: Callable[[Any], Any] | str = "identity"
+    fuzzy_learning_rate_factor_nu: float = 0.16
+    dampening_factor: float = 0.6
+    crystal_thresh: float = 4.5e-05
+    rejuvenation_parameter_dre: float = 8.0
+    weight_splitting_Gamma: int = 0
+    apply_dales_principle: bool = False
+    base_lr: float = 0.1
+    stability_factor: float = 2.0
+    lr_variability: float = 0.2
+
+    fuzzy_lr_distribution: Distribution = Distribution.UNIFORM
+    fuzzy_lr_min: float = 0.5
+    fuzzy_lr_max: float = 2.0
+    fuzzy_lr_dynamic: bool = False
+    fuzzy_lr_decay: float = 0.9995
+    fuzzy_lr_update_freq: int = 100
+    fuzzy_lr_layer_index: int = -1
+    fuzzy_lr_total_layers: int = -1
+
+    weight_splitting_mode: Literal["group", "expand"] = "group"
+    dale_axis: Literal["pre", "post"] = "pre"
+    rejuvenate_law: Literal["uniform", "lognormal"] = "uniform"
+    rejuvenate_max_share: float = 1.0
+    crystal_floor: float = 0.0
+    crystallize_every: int = 0
+    rejuvenate_every: int = 0
+    volume_dependent_every: int = 0
+
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            distribution = Distribution(self.fuzzy_lr_distribution)
+        except ValueError:
+            names = ", ".join(Distribution)
+            raise ConfigError(
+                f"fuzzy_lr_distribution={self.fuzzy_lr_distribution!r} is not one of {names}"
+                + _nearest(str(self.fuzzy_lr_distribution), list(Distribution))
+            ) from None
+        object.__setattr__(self, "fuzzy_lr_distribution", distribution)
+        for name, allowed in MODES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {allowed}")
+        for name, (low, low_ok, high, high_ok) in RANGES.items():
+            _check_range(name, getattr(self, name), low, low_ok, high, high_ok)
+        for name, lowest in COUNTS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least {lowest}")
+        for name in ("apply_dales_principle", "fuzzy_lr_dynamic"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
+        phi = self.weight_splitting_activation_function
+        if not (callable(phi) or isinstance(phi, str)):
+            raise ConfigError(
+                f"weight_splitting_activation_function={phi!r} must be a callable on tensors or "
+                "the name of a function in torch.nn.functional"
+            )
+        for name in ("include", "exclude"):
+            globs = getattr(self, name)
+            globs = (globs,) if isinstance(globs, str) else tuple(globs)
+            if not all(isinstance(glob, str) for glob in globs):
+                raise ConfigError(f"{name}={globs!r} must hold globs over layer names (strings)")
+            object.__setattr__(self, name, globs)
+        if not isinstance(self.overrides, Mapping):
+            raise ConfigError('overrides must map globs to fields: {"features.*": {"…": …}}')
+        for glob, fields in self.overrides.items():
+            if not isinstance(fields, Mapping):
+                raise ConfigError(f'overrides["{glob}"]={fields!r} must map field names to values')
+            nested = [name for name in MODEL_WIDE if name in fields]
+            if nested:
+                raise ConfigError(f'overrides["{glob}"] cannot set {nested[0]}: it is model-wide')
+            try:
+                dataclasses.replace(self, overrides={}, **_known(fields))
+            except ConfigError as error:
+                raise ConfigError(f'overrides["{glob}"]: {error}') from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed.
+
+        Raises:
+            ConfigError: an unknown field (the nearest name is suggested) or a bad value.
+        """
+        return dataclasses.replace(self, **_known(changes))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """A configuration from plain field names and values.
+
+        Raises:
+            ConfigError: an unknown field (the nearest name is suggested) or a bad value.
+        """
+        return cls(**_known(fields))
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read a TOML file whose top-level keys are field names; `[overrides."glob"]` are tables.
+
+        Raises:
+            ConfigError: the file cannot be read, is not TOML, or holds an unknown or bad field.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            fields = tomllib.loads(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        try:
+            return cls.from_dict(fields)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    def for_layer(self, name: str) -> Self:
+        """The effective configuration of one layer: its overrides applied, in their order."""
+        changes: dict[str, Any] = {}
+        for glob, fields in self.overrides.items():
+            if fnmatchcase(name, glob):
+                changes.update(fields)
+        return dataclasses.replace(self, **changes) if changes else self
+
+    def selects(self, name: str) -> bool:
+        """Whether `include` and `exclude` leave this layer in."""
+        chosen = any(fnmatchcase(name, glob) for glob in self.include)
+        return chosen and not any(fnmatchcase(name, glob) for glob in self.exclude)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields that differ from their defaults, as plain JSON-able values (φ by its name)."""
+        changed: dict[str, Any] = {}
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            factory = spec.default_factory
+            default = spec.default if factory is dataclasses.MISSING else factory()
+            if value != default:
+                changed[spec.name] = _plain(value)
+        return changed
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Distribution):
+        return value.value
+    if isinstance(value, str | int | float | bool):
+        return value
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    known = [spec.name for spec in dataclasses.fields(BioConfig)]
+    for name in fields:
+        if name not in known:
+            raise ConfigError(f"BioConfig has no field {name!r}{_nearest(name, known)}")
+    return dict(fields)
+
+
+def _check_range(
+    name: str, value: Any, low: float, low_ok: bool, high: float, high_ok: bool
+) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if (
+        number
+        and (low < value or (low_ok and low == value))
+        and (value < high or (high_ok and value == high))
+    ):
+        return
+    left, right = "[" if low_ok else "(", "]" if high_ok else ")"
+    raise ConfigError(f"{name}={value!r} must be a number in {left}{low:g}, {high:g}{right}")

@@ -1,0 +1,29 @@
+"""The one exception hierarchy. A message says what is wrong, where, and what to do about it."""
+
+
+class BiofxError(Exception):
+    """Base of every error that biofx raises on purpose."""
+
+
+class ConfigError(BiofxError, ValueError):
+    """A configuration field is unknown, out of range or contradicts another."""
+
+
+class ModelError(BiofxError):
+    """The model cannot be used as it is (no weight layer, un-materialised lazy layer, …)."""
+
+
+class PlasticityError(BiofxError):
+    """A rule or a scheduler cannot do what it is asked to do."""
+
+
+class CheckpointError(BiofxError):
+    """A scheduler checkpoint belongs to another model, configuration or set of rules."""
+
+
+class ExportError(BiofxError):
+    """A model cannot be written in the format asked for."""
+
+
+class VerificationError(BiofxError):
+    """A transformed model does not compute what the original computes."""
