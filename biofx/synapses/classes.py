@@ -1,0 +1,128 @@
+"""The classes that biofx derives from a user's module classes.
+
+A transformed module keeps its class as a base: `isinstance`, methods, attributes and pickling by
+name go on working. What biofx adds comes as a mixin in front of it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+_MISSING = object()
+
+
+@dataclass
+class Cell:
+    """Whether a graph still stands: set when a Python attribute that it was built on changes."""
+
+    stale: str | None = None
+
+
+class Derived(nn.Module):
+    """Base of the mixins. Pickles as (user's class, mixins, state)."""
+
+    _base: type[nn.Module]
+    _mixins: tuple[type["Derived"], ...] = ()
+    _one_class_each = False  # FX needs a class of its own for every graph module
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state = self.__getstate__()  # type: ignore[no-untyped-call]
+        return rebuild, (type(self)._base, type(self)._mixins), state
+
+
+class Watched(Derived):
+    """A module on whose Python attributes some graph rests.
+
+    When such an attribute changes after capture, every graph that was built on it is marked
+    stale, and its module runs its own Python forward from then on.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_watchers", ()):
+            before = self.__dict__.get(name, _MISSING)
+            for registry in ("_modules", "_parameters", "_buffers"):
+                if before is _MISSING:
+                    before = self.__dict__[registry].get(name, _MISSING)
+            if not _interchangeable(before, value):
+                self._outdate(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._outdate(name, "_modules")
+        super().__delattr__(name)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As `nn.Module.add_module`; graphs that looped over the children become stale."""
+        if name not in self._modules:
+            self._outdate(name, "_modules")
+        super().add_module(name, module)
+
+    def _outdate(self, *names: str) -> None:
+        for name in names:
+            for cell in self.__dict__.get("_watchers", {}).get(name, ()):
+                cell.stale = cell.stale or f"attribute {name!r} changed after capture"
+
+
+def _interchangeable(before: Any, after: Any) -> bool:
+    """Whether a graph that was traced with `before` also stands for `after`."""
+    for kind in (nn.Module, nn.Parameter, torch.Tensor):
+        if isinstance(before, kind) or isinstance(after, kind):
+            return isinstance(before, kind) and isinstance(after, kind)
+    if before is after:
+        return True
+    try:
+        return type(before) is type(after) and bool(before == after)
+    except Exception:
+        return False
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The user's own class of a module, derived or not."""
+    cls: type[nn.Module] = getattr(type(module), "_base", type(module))
+    return cls
+
+
+def mixins_of(module: nn.Module) -> tuple[type[Derived], ...]:
+    """What biofx has put in front of a module's class so far."""
+    mixins: tuple[type[Derived], ...] = getattr(type(module), "_mixins", ())
+    return mixins
+
+
+def become(module: nn.Module, *mixins: type[Derived]) -> None:
+    """Give a module the class (mixins…, its own class), in place."""
+    module.__class__ = _derive(original_class(module), mixins)
+
+
+def rebuild(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> nn.Module:
+    """An empty instance of a derived class, for pickle and copy."""
+    module: nn.Module = object.__new__(_derive(base, mixins))
+    return module
+
+
+def _derive(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> type[nn.Module]:
+    if any(mixin._one_class_each for mixin in mixins):
+        return _new_class(base, mixins)
+    return _shared_class(base, mixins)  # type: ignore[arg-type]
+
+
+def _new_class(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> type[nn.Module]:
+    prefix = "".join(getattr(mixin, "_prefix", "") for mixin in mixins)
+    namespace = {"_base": base, "_mixins": mixins, "__module__": base.__module__}
+    return type(prefix + base.__name__, (*mixins, base), namespace)
+
+
+_shared_class = cache(_new_class)
+
+
+def watch(reads: Mapping[nn.Module, Mapping[str, Iterable[Cell]]]) -> None:
+    """Let every module whose attributes were read tell the graphs that rest on them."""
+    for module, names in reads.items():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        if not isinstance(module, Watched):
+            become(module, Watched)
+        module.__dict__["_watchers"] = {name: tuple(cells) for name, cells in names.items()}

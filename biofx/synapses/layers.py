@@ -1,0 +1,70 @@
+"""Bio-augmented layers: the user's layer, with synapses."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biofx.config import Distribution
+from biofx.synapses.classes import Derived, Watched, become
+from biofx.synapses.record import Synapses
+
+# |output| above which a unit counts as active
+ACTIVE = 0.01
+
+
+class BioLayer(Watched):
+    """A layer whose parameters carry synapses: same parameters, same keys, same result."""
+
+    _prefix = "Bio"
+
+    @property
+    def synapses(self) -> tuple[Synapses, ...]:
+        """What is known about this layer's synapses, one entry per parameter."""
+        held: tuple[Synapses, ...] = self.__dict__.get("_synapses", ())
+        return held
+
+    def extra_repr(self) -> str:
+        """The layer's own text and the settings of its synapses."""
+        own = super().extra_repr()
+        notes = [
+            f"{s.config.fuzzy_lr_distribution} ν={s.config.fuzzy_learning_rate_factor_nu:g}"
+            + (f" Γ={s.gamma}" if s.gamma > 1 else "")
+            for s in self.synapses[:1]
+        ]
+        return ", ".join(part for part in (own, *notes) if part)
+
+
+def augment(module: nn.Module, synapses: tuple[Synapses, ...], *mixins: type[Derived]) -> None:
+    """Turn a layer into a bio-augmented one, in place."""
+    become(module, *mixins, BioLayer)
+    module.__dict__["_synapses"] = synapses
+
+
+def count_activity(module: nn.Module, args: Any, output: Any) -> None:
+    """Forward hook: how often each output unit was active in training.
+
+    Adds to the layer's buffer ``activity`` of shape (output units,).
+    """
+    if not module.training:
+        return
+    with torch.no_grad():
+        axis: int = module.__dict__["_unit_axis"]
+        active = (output.detach().abs() > ACTIVE).movedim(axis, 0).flatten(1)
+        module.activity.add_(active.sum(1))  # type: ignore[operator]
+
+
+def track_activity(module: nn.Module, units: int, axis: int) -> None:
+    """Let a layer count how often its output units are active (see `Distribution.ACTIVITY`).
+
+    The buffer is not saved with the model; the scheduler's state holds what it needs.
+    """
+    device = next(module.parameters()).device
+    counts: Tensor = torch.zeros(units, dtype=torch.int64, device=device)
+    module.register_buffer("activity", counts, persistent=False)
+    module.__dict__["_unit_axis"] = axis
+    module.register_forward_hook(count_activity)
+
+
+def wants_activity(synapses: Synapses) -> bool:
+    return synapses.config.fuzzy_lr_distribution is Distribution.ACTIVITY

@@ -1,0 +1,167 @@
+"""Which parameter of which layer type holds synapses, and what its axes mean.
+
+Support for a layer type is one decorated function. It gets the module and gives the `Axes` of its
+weight parameters, by the names that they have on the module:
+
+    @biofx.register(MyLinear)
+    def my_linear(module: MyLinear) -> list[Axes]:
+        return [Axes("kernel", "linear", post=1, pre=0)]
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+M = TypeVar("M", bound=Callable[[Any], Iterable["Axes"]])
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The meaning of one weight parameter's axes.
+
+    Args:
+        parameter: name on the module.
+        kind: short name of what it is, for people and for rules.
+        post: axis over output (post-synaptic) units.
+        pre: axis over input (pre-synaptic) units.
+        groups: connection groups (grouped convolutions).
+        bundles: names of the equal blocks along `post` that serve different functions.
+        units: axis of the layer's output that runs over output units (negative), if there is one.
+        whole: why the layer cannot be split, or None if it can.
+    """
+
+    parameter: str
+    kind: str
+    post: int
+    pre: int
+    groups: int = 1
+    bundles: tuple[str, ...] = ()
+    units: int | None = None
+    whole: str | None = None
+
+
+# by class, or by the qualified name of a class in a package that may not be installed
+_REGISTRY: dict[type | str, Callable[[Any], Iterable[Axes]]] = {}
+
+
+def register(*types: type[nn.Module] | str) -> Callable[[M], M]:
+    """Teach biofx a layer type (and its subclasses): the decorated function gives its `Axes`.
+
+    Args:
+        types: module classes, or qualified names such as ``"transformers.pytorch_utils.Conv1D"``
+            for classes of packages that need not be installed.
+    """
+
+    def remember(function: M) -> M:
+        for cls in types:
+            _REGISTRY[cls] = function
+        return function
+
+    return remember
+
+
+def axes_of(module: nn.Module) -> list[Axes]:
+    """The weight parameters of a module, by the registry; empty if its type is not known.
+
+    A weight that is computed from another parameter (weight norm, pruning, any parametrization)
+    is found under the name of the parameter that is trained.
+    """
+    for cls in type(module).__mro__:
+        function = _REGISTRY.get(cls) or _REGISTRY.get(f"{cls.__module__}.{cls.__qualname__}")
+        if function is not None:
+            found = [_trained(module, axes) for axes in function(module)]
+            return [axes for axes in found if axes is not None]
+    return []
+
+
+def _trained(module: nn.Module, axes: Axes) -> Axes | None:
+    name = axes.parameter
+    if is_parametrized(module, name):
+        originals = dict(module.parametrizations[name].named_parameters(recurse=False))  # type: ignore[index, union-attr]
+        largest = max(originals, key=lambda key: originals[key].numel())
+        if originals[largest].ndim <= max(axes.post, axes.pre):
+            return None
+        return replace(axes, parameter=f"parametrizations.{name}.{largest}", whole="parametrized")
+    if module._parameters.get(name) is not None:
+        return axes
+    for suffix in ("_orig", "_v"):  # torch.nn.utils.prune; the hook-based weight norm
+        if module._parameters.get(name + suffix) is not None:
+            return replace(axes, parameter=name + suffix, whole="its weight is computed by a hook")
+    return None
+
+
+@register(nn.Linear)
+def _linear(module: nn.Linear) -> list[Axes]:
+    return [Axes("weight", "linear", post=0, pre=1, units=-1)]
+
+
+@register(nn.modules.linear.NonDynamicallyQuantizableLinear)
+def _attention_output(module: nn.Linear) -> list[Axes]:
+    whole = "attention reads its weight without calling it"
+    return [Axes("weight", "linear", post=0, pre=1, whole=whole)]
+
+
+@register(nn.Bilinear)
+def _bilinear(module: nn.Bilinear) -> list[Axes]:
+    # (output, input 1, input 2): the first input is taken as the pre-synaptic one
+    return [Axes("weight", "bilinear", post=0, pre=1, units=-1, whole="has two inputs")]
+
+
+@register(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def _conv(module: Any) -> list[Axes]:
+    spatial = len(module.kernel_size)
+    kind = f"conv{spatial}d"
+    return [Axes("weight", kind, post=0, pre=1, groups=module.groups, units=-spatial - 1)]
+
+
+@register(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+def _conv_transpose(module: Any) -> list[Axes]:
+    spatial = len(module.kernel_size)
+    kind = f"conv_transpose{spatial}d"
+    # weight is (input, output / groups, …): the output axis holds one group's units
+    return [Axes("weight", kind, post=1, pre=0, groups=module.groups, units=-spatial - 1)]
+
+
+@register(nn.Embedding, nn.EmbeddingBag)
+def _embedding(module: Any) -> list[Axes]:
+    return [Axes("weight", "embedding", post=1, pre=0, units=-1, whole="is a lookup, not a sum")]
+
+
+@register(nn.MultiheadAttention)
+def _attention(module: nn.MultiheadAttention) -> list[Axes]:
+    whole = "splitting would mix attention heads"
+    if module._qkv_same_embed_dim:
+        names = ("q", "k", "v")
+        packed = Axes("in_proj_weight", "attention", post=0, pre=1, bundles=names, whole=whole)
+        return [packed]
+    return [
+        Axes(f"{part}_proj_weight", "attention", post=0, pre=1, bundles=(part,), whole=whole)
+        for part in ("q", "k", "v")
+    ]
+
+
+_GATES = {
+    "LSTM": ("input", "forget", "cell", "output"),
+    "GRU": ("reset", "update", "new"),
+    "RNN": ("hidden",),
+}
+
+
+@register(nn.RNNBase, nn.RNNCellBase)
+def _recurrent(module: nn.Module) -> list[Axes]:
+    mode = str(getattr(module, "mode", type(module).__name__))
+    gates = next((names for key, names in _GATES.items() if mode.startswith(key)), ())
+    whole = "splitting would mix gates"
+    return [
+        Axes(name, "recurrent", post=0, pre=1, bundles=() if "_hr" in name else gates, whole=whole)
+        for name in module._parameters
+        if name.startswith("weight_")
+    ]
+
+
+@register("transformers.pytorch_utils.Conv1D")
+def _transposed_linear(module: nn.Module) -> list[Axes]:
+    return [Axes("weight", "linear", post=1, pre=0, units=-1)]
