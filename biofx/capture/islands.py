@@ -1,0 +1,189 @@
+"""Modules whose forward is a graph."""
+
+import copy
+import importlib
+import pickle
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.fx.graph import PythonCode
+from torch.fx.graph_module import GraphModule, _forward_from_src
+
+from biofx.capture.session import Capture
+from biofx.capture.signature import GuardedCodeGen
+from biofx.errors import ModelError
+from biofx.synapses import BioLayer, Cell, Watched, become, rebuild
+
+
+class Captured(Watched, GraphModule):
+    """A user's module whose forward is generated from an FX graph.
+
+    It keeps its class (as a base), attributes, children, hooks and state-dict keys. Calls that do
+    not fit the pattern of arguments it was traced for run the class's own forward.
+    """
+
+    _one_class_each = True
+    _cell: Cell
+    _tracer_cls: Any
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # `self.__class__(…)`, as slicing a Sequential does: a plain module of the user's class
+        return cls._base(*args, **kwargs)
+
+    def recompile(self) -> PythonCode:
+        """Generate `forward` from the graph; without FX's wrapper that hides tracebacks."""
+        code = self._graph.python_code(root_module="self")
+        self._code = code.src
+        self._lineno_map = code._lineno_map
+        self._prologue_start = code._prologue_start
+        type(self).forward = _forward_from_src(code.src, code.globals, {})
+        return code
+
+    def fits(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call with these arguments (by name) would run the graph."""
+        codegen = self._graph._codegen
+        guard = codegen.call.guard() if isinstance(codegen, GuardedCodeGen) else "True"
+        return not self._cell.stale and bool(eval(guard, {"torch": torch}, dict(arguments)))
+
+    def _own_forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.__dict__.get("_needs_graph"):
+            raise ModelError(
+                f"{type(self)._base.__name__} was split when captured and cannot run otherwise: "
+                + (self._cell.stale or "this call passes other kinds of arguments")
+                + "; call biofx.transform again on the original model"
+            )
+        return type(self)._base.forward(self, *args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return rebuild, (type(self)._base, type(self)._mixins), self._state()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Captured":
+        fresh = cast("Captured", rebuild(type(self)._base, type(self)._mixins))
+        memo[id(self)] = fresh
+        state = {name: value for name, value in self.__dict__.items() if name not in _GRAPH_STATE}
+        fresh.__dict__.update(copy.deepcopy(state, memo))
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self._graph, {}, return_output_node=False))
+        _copy_output_meta(self._graph, graph)
+        graph.set_codegen(copy.copy(self._graph._codegen))
+        fresh._install(graph)
+        return fresh
+
+    def __copy__(self) -> "Captured":
+        fresh = cast("Captured", rebuild(type(self)._base, type(self)._mixins))
+        fresh.__setstate__(self._state())
+        return fresh
+
+    def _state(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name not in _GRAPH_STATE}
+        state["_graph"] = (_flatten(self._graph), self._graph._codegen)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        nodes, codegen = state.pop("_graph")
+        self.__dict__.update(state)
+        graph = _unflatten(nodes)
+        graph.set_codegen(codegen)
+        self._install(graph)
+
+    def _install(self, graph: fx.Graph) -> None:
+        self.__dict__["_graph"] = graph
+        graph.owning_module = self
+        self.recompile()
+
+
+_GRAPH_STATE = frozenset({"_graph", "_code", "_lineno_map", "_prologue_start"})
+
+
+def install(module: nn.Module, capture: Capture) -> None:
+    """Turn a module into a captured one, in place. The caller recompiles when passes are done."""
+    mixins = (Captured, BioLayer) if isinstance(module, BioLayer) else (Captured,)
+    become(module, *mixins)
+    module.__dict__.update(
+        _cell=capture.cell,
+        _tracer_cls=None,
+        _tracer_extras={},
+        meta={},
+        _replace_hooks=[],
+        _create_node_hooks=[],
+        _erase_node_hooks=[],
+        _deepcopy_hooks=[],
+        shape_env=None,
+        _graph=capture.graph,
+    )
+    capture.graph.owning_module = module  # type: ignore[assignment]
+
+
+# --- graphs as plain data: FX itself would trace the generated code anew, and lose node.meta ----
+
+
+class _Ref:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _encode_target(target: Any) -> Any:
+    if isinstance(target, str):
+        return target
+    name = fx.node._get_qualified_name(target)
+    module, _, attribute = name.rpartition(".")
+    module = module or "builtins"
+    try:
+        if getattr(importlib.import_module(module), attribute) is target:
+            return ("function", module, attribute)
+    except (ImportError, AttributeError):
+        pass
+    return ("pickle", pickle.dumps(target))
+
+
+def _decode_target(target: Any) -> Any:
+    if isinstance(target, str):
+        return target
+    if target[0] == "function":
+        return getattr(importlib.import_module(target[1]), target[2])
+    return pickle.loads(target[1])
+
+
+def _flatten(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    def encode(value: Any) -> Any:
+        return fx.node.map_arg(value, lambda node: _Ref(node.name))  # type: ignore[arg-type,return-value]
+
+    return [
+        (node.op, node.name, _encode_target(node.target), encode(node.args), encode(node.kwargs),
+         node.type, {key: value for key, value in node.meta.items() if key.startswith("biofx")})
+        for node in graph.nodes
+    ]  # fmt: skip
+
+
+def _unflatten(nodes: list[tuple[Any, ...]]) -> fx.Graph:
+    graph = fx.Graph()
+    made: dict[str, fx.Node] = {}
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, _Ref):
+            return made[value.name]
+        if type(value) is dict or isinstance(value, dict):
+            return {key: decode(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(decode(value.start), decode(value.stop), decode(value.step))
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(decode(item) for item in value))
+        if isinstance(value, list | tuple):
+            return type(value)(decode(item) for item in value)
+        return value
+
+    for op, name, target, args, kwargs, kind, meta in nodes:
+        node = graph.create_node(
+            op, _decode_target(target), decode(args), decode(kwargs), name, kind
+        )
+        node.meta.update(meta)
+        made[name] = node
+    return graph
+
+
+def _copy_output_meta(source: fx.Graph, target: fx.Graph) -> None:
+    for old, new in zip(source.nodes, target.nodes, strict=True):
+        new.meta = dict(old.meta)

@@ -1,0 +1,194 @@
+"""One capture of one model: traces every module that can be, remembers why others cannot."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.graph_module import GraphModule
+
+from biofx.capture import patches
+from biofx.capture.proxy import catches_exceptions
+from biofx.capture.signature import Call, GuardedCodeGen, Pattern, Unpatterned
+from biofx.capture.tracer import (
+    CHOOSES_AT_RUN_TIME,
+    ModuleTracer,
+    Refusal,
+    bases_of,
+    is_leaf,
+)
+from biofx.synapses import Cell
+
+_GRAPH_NAMES = frozenset(
+    name
+    for name in (*vars(GraphModule), "meta", "shape_env")
+    if not name.startswith("__") and not hasattr(nn.Module, name)
+)
+
+
+@dataclass
+class Capture:
+    """One module's graph and what it rests on.
+
+    Attributes:
+        graph: the forward; targets are relative to the module.
+        call: the pattern of arguments that it was traced for.
+        result: the pattern of what it returns.
+        cell: shared with every module whose Python attributes were read.
+        reads: (module, attribute) pairs read while tracing.
+        partly: why some calls still run the module's Python forward, or None.
+    """
+
+    graph: fx.Graph
+    call: Call
+    result: Pattern
+    cell: Cell = field(default_factory=Cell)
+    reads: list[tuple[nn.Module, str]] = field(default_factory=list)
+    partly: str | None = None
+
+
+class Session:
+    """Captures a tree of modules.
+
+    Args:
+        root: a structural clone; no attribute of it is changed while tracing.
+
+    Attributes:
+        captures: {module: Capture} of every module that has a graph.
+        opaque: {module: reason} of every module with a Python forward that has none.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self.names = {module: name for name, module in root.named_modules()}
+        self.captures: dict[nn.Module, Capture] = {}
+        self.opaque: dict[nn.Module, str] = {}
+        self.stack: list[ModuleTracer] = []
+        self.autowrap: Callable[[dict[str, Any]], None] = lambda names: None
+
+    def run(self, arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None) -> None:
+        """Capture the root, then every module that no graph reached.
+
+        Args:
+            arguments: example (args, kwargs) of the root's forward. Tensors in it stand for any
+                tensor; other values become constants of the graph. Without it, required
+                arguments are taken for tensors and optional ones for their defaults.
+        """
+        with patches.recording(self):
+            self._attempt(self.root, arguments)
+            if is_leaf(self.root) and not isinstance(self.root, torch.jit.ScriptModule):
+                self.capture(self.root, arguments)  # a layer alone: better its own graph than none
+                self.opaque.pop(self.root, None)
+            # Modules are listed parents first, so an island's inside is reached through it.
+            for module in self.names:
+                self._attempt(module, None)
+
+    def _attempt(
+        self, module: nn.Module, arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None
+    ) -> None:
+        if module in self.captures or module in self.opaque or is_leaf(module):
+            return
+        if type(module).forward is nn.Module.forward and "forward" not in module.__dict__:
+            return  # a container (ModuleList, …): it is never called
+        self.capture(module, arguments)
+
+    def capture(
+        self,
+        module: nn.Module,
+        arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None,
+    ) -> Capture | None:
+        """The capture of a module for these arguments (proxies and constants), or None."""
+        if module in self.opaque:
+            return None
+        try:
+            call = Call.bind(module, arguments)
+        except Unpatterned as error:
+            self._give_up(module, str(error))
+            return None
+        known = self.captures.get(module)
+        if known is not None:
+            if known.call.fits(call):
+                return known
+            known.partly = "some calls pass other kinds of arguments and run its Python forward"
+            return None
+        why = why_untraceable(module)
+        if why is not None:
+            self.opaque[module] = why
+            return None
+        self.autowrap(inspect.unwrap(type(module).forward).__globals__)
+        tracer = ModuleTracer(self, call)
+        self.stack.append(tracer)
+        state = patches.random_state()
+        try:
+            graph = tracer.trace(module)
+            if tracer.refusal is not None:
+                raise Refusal(tracer.refusal)
+            assert tracer.result is not None
+            capture = Capture(graph, call, tracer.result, reads=tracer.reads.pairs)
+            if patches.restore_random_state(state):
+                raise Refusal("draws random numbers in Python")
+        except Exception as error:
+            self._give_up(module, tracer.refusal or reason_of(error))
+            return None
+        finally:
+            if tracer.reads.restore():
+                self.captures.pop(module, None)
+                self._give_up(module, "changes a Python container while it runs")
+            patches.restore_random_state(state)
+            self.stack.pop()
+        if module in self.opaque:  # found out while restoring
+            return None
+        graph.set_codegen(GuardedCodeGen(call))
+        self.captures[module] = capture
+        return capture
+
+    def _give_up(self, module: nn.Module, reason: str) -> None:
+        if module not in self.captures:
+            self.opaque.setdefault(module, reason)
+
+
+def why_untraceable(module: nn.Module) -> str | None:
+    """A reason known before trying, or None."""
+    if isinstance(module, CHOOSES_AT_RUN_TIME):
+        return "chooses a fused implementation at run time"
+    if isinstance(module, fx.GraphModule):
+        return "is a GraphModule already"
+    if "forward" in module.__dict__:
+        return "its forward is replaced on the instance"
+    if any("__call__" in vars(base) for base in bases_of(module)):
+        return "overrides __call__"
+    if not isinstance(inspect.unwrap(type(module).forward), FunctionType):
+        return "its forward is not a Python function"
+    clash = _clash(type(module)) or _GRAPH_NAMES & {
+        *vars(module), *module._modules, *module._parameters, *module._buffers
+    }  # fmt: skip
+    if clash:
+        return f"its attribute {min(clash)!r} means something else on a GraphModule"
+    if catches_exceptions(inspect.unwrap(type(module).forward).__code__):
+        return "catches exceptions"
+    return None
+
+
+@cache
+def _clash(cls: type) -> frozenset[str]:
+    return _GRAPH_NAMES & set(dir(cls))
+
+
+def reason_of(error: BaseException) -> str:
+    """One line that says why a trace failed."""
+    if isinstance(error, Refusal):
+        return str(error)
+    text = str(error).strip().splitlines()
+    first = text[0] if text else ""
+    known = {
+        "Proxy": "passes an intermediate value to code outside torch",
+        "must be": "passes an intermediate value to code outside torch",
+    }
+    for mark, reason in known.items():
+        if mark in first:
+            return f"{reason} ({type(error).__name__})"
+    return f"{type(error).__name__}: {first}"[:160]

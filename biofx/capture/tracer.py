@@ -1,0 +1,270 @@
+"""The tracer of one module's forward."""
+
+import inspect
+import keyword
+import operator
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import fx, nn
+
+from biofx.capture import patches
+from biofx.capture.proxy import (
+    BioAttribute,
+    BioProxy,
+    Kind,
+    compares_unknown_with_none,
+    returns_tensor,
+)
+from biofx.capture.signature import Call, Pattern, Unpatterned, pattern_of, placeholders, value_of
+
+# torch.nn modules whose forward chooses between implementations at run time.
+CHOOSES_AT_RUN_TIME = (
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
+# torch.nn leaves that do not simply return one tensor.
+_RETURNS_MORE = (
+    nn.MultiheadAttention, nn.RNNBase, nn.LSTMCell, nn.AdaptiveLogSoftmaxWithLoss,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d,
+)  # fmt: skip
+
+
+class Refusal(fx.proxy.TraceError):
+    """The module being traced does something that a graph cannot hold."""
+
+
+class Capturer(Protocol):
+    """What a tracer asks of the session it belongs to: the capture of a child."""
+
+    def capture(
+        self, module: nn.Module, arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None
+    ) -> Any:
+        """The child's capture for these arguments, or None if it stays Python."""
+
+
+class ModuleTracer(fx.Tracer):
+    """Traces one module's forward. Children become `call_module` nodes with graphs of their own."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, session: Capturer, call: Call) -> None:
+        super().__init__()
+        self.session = session
+        self.call = call
+        self.refusal: str | None = None
+        self.result: Pattern | None = None
+        self.reads = patches.Reads()
+        self.unknown = False
+        self.attributes: dict[str, Any] = {}  # proxies of parameters and buffers read so far
+        self._flags: dict[str, BioProxy] = {}
+        self._called: nn.Module | None = None
+
+    def trace(self, root: nn.Module, concrete_args: Any = None) -> fx.Graph:  # type: ignore[override]
+        """As `fx.Tracer.trace`; what that patches is in place for the whole session."""
+        self.root = root
+        self.submodule_paths = {module: name for name, module in root.named_modules()}
+        self.graph = fx.Graph()
+        run, _ = self.create_args_for_root(type(root).forward, True)
+        self.create_node("output", "output", (self.create_arg(run()),), {})
+        return self.graph
+
+    @cached_property
+    def tensor_attrs(self) -> dict[Any, str]:  # type: ignore[override]
+        """Tensors held as plain attributes: {tensor: qualified name}."""
+        return {
+            value: f"{name}.{key}" if name else key
+            for name, module in self.root.named_modules()
+            for key, value in vars(module).items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    def refuse(self, what: str) -> Refusal:
+        """Remember the refusal (the forward may catch the exception) and give the exception."""
+        if self.refusal is None:
+            self.refusal = what
+        return Refusal(what)
+
+    # --- proxies -----------------------------------------------------------------------------
+
+    def proxy(self, node: fx.Node) -> BioProxy:
+        return BioProxy(node, self, kind=self._kind(node))
+
+    def _kind(self, node: fx.Node) -> Kind:
+        if node.op == "call_module":
+            module = self._called
+            assert module is not None
+            if type(module).__module__.startswith("torch.nn.modules"):
+                simple = not isinstance(module, _RETURNS_MORE + CHOOSES_AT_RUN_TIME)
+                return "tensor" if simple and not module._forward_hooks else "unknown"
+            self.unknown = True
+            return "unknown"
+        source = node.args[0] if node.args else None
+        of = source.meta.get("biofx_kind") if isinstance(source, fx.Node) else None
+        if node.op == "call_function" and node.target in (operator.getitem, getattr):
+            if of == "unknown":
+                self.unknown = True
+                return "unknown"
+            return "tensor" if of == "tensor" and node.target is operator.getitem else "value"
+        return "tensor" if returns_tensor(node) else "value"
+
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
+    ) -> Any:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        if isinstance(proxy, BioProxy):
+            proxy.node.meta["biofx_kind"] = proxy.kind
+        return proxy
+
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        # A function that FX wraps while it traces: in a nested trace, the outer trace's wrapper.
+        while getattr(target, "__globals__", {}).get("__name__") == "torch.fx._symbolic_trace":
+            target = target.__wrapped__
+        return super().create_node(kind, target, *args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        value = super().getattr(attr, attr_val, parameter_proxy_cache)
+        if isinstance(value, BioProxy) and isinstance(attr_val, torch.Tensor):
+            value.kind, value.static = "tensor", attr_val
+        return value
+
+    def training_flag(self, module: nn.Module) -> Any:
+        """`module.training` as a live attribute of the graph."""
+        path = self.path_of_module(module)
+        name = f"{path}.training" if path else "training"
+        if name not in self._flags:
+            self._flags[name] = self.create_proxy("get_attr", name, (), {})
+        return self._flags[name]
+
+    def create_arg(self, a: Any) -> Any:
+        if type(a) in (BioProxy, BioAttribute):
+            if a.tracer is not self:
+                raise self.refuse("uses a value of another module's forward")
+            return a.node
+        if isinstance(a, torch.Tensor):
+            held = isinstance(a, nn.Parameter) or a in self.tensor_attrs
+            if not held and not any(a is buffer for buffer in self.root.buffers()):
+                raise self.refuse("uses a tensor that Python code made")
+        return super().create_arg(a)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        raise self.refuse("branches on an intermediate value")
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        raise self.refuse("iterates over an intermediate value")
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        raise self.refuse("unpacks an intermediate value with **")
+
+    # --- modules -----------------------------------------------------------------------------
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        if mod is self.root:
+            return ""
+        try:
+            path: str = super().path_of_module(mod)
+        except NameError:
+            raise self.refuse(
+                f"calls a {type(mod).__name__} that is not one of its submodules"
+            ) from None
+        return path
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        path = self.path_of_module(m)
+        if path == "":
+            raise self.refuse("calls itself")
+        if any("__call__" in vars(base) for base in bases_of(m)):
+            raise self.refuse(f"calls {path!r}, whose class overrides __call__")
+        if any(keyword.iskeyword(atom) for atom in path.split(".")):
+            raise self.refuse(f"has a submodule named like a Python keyword: {path!r}")
+        capture = None
+        if not is_leaf(m):
+            capture = self.session.capture(m, (args, kwargs))
+            if capture is None and any(map(_is_mutable, (*args, *kwargs.values()))):
+                # Python code may change the container; a graph passes on a fresh one.
+                raise self.refuse(f"passes a list or dict to {path!r}, which has no graph")
+        unknown = self.unknown
+        self._called = m
+        proxy = self.create_proxy("call_module", path, args, kwargs)
+        if capture is None or m._forward_hooks:
+            return proxy
+        self.unknown = unknown
+        proxy.kind = proxy.node.meta["biofx_kind"] = "value"
+        result = value_of(capture.result, proxy, self._take)
+        proxy.node.meta["biofx_kind"] = proxy.kind
+        return result
+
+    def _take(self, how: str, proxy: BioProxy, key: Any, kind: Kind) -> BioProxy:
+        function = getattr if how == "attribute" else operator.getitem
+        part: BioProxy = self.create_proxy("call_function", function, (proxy, key), {})
+        part.kind = kind
+        part.node.meta["biofx_kind"] = kind
+        return part
+
+    # --- the forward -------------------------------------------------------------------------
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        nodes = placeholders(self.call, self.graph)
+        values: dict[str, Any] = {}
+        for name, pattern in self.call.patterns.items():
+            kind: Kind = pattern.form if pattern.form in ("tensor", "unknown") else "value"
+            nodes[name].meta["biofx_kind"] = kind
+            values[name] = value_of(pattern, BioProxy(nodes[name], self, kind=kind), self._take)
+            self.reads.snapshot(values[name])
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for parameter in self.call.parameters:
+            value = values[parameter.name]
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                args += value
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                kwargs.update(value)
+            elif parameter.kind is parameter.KEYWORD_ONLY:
+                kwargs[parameter.name] = value
+            else:
+                args.append(value)
+
+        def run() -> Any:
+            with self.reads:
+                result = root_fn(self.root, *args, **kwargs)
+            try:
+                self.result = pattern_of(result)
+            except Unpatterned as error:
+                raise self.refuse(f"returns {error}") from None
+            if self.unknown and compares_unknown_with_none(inspect.unwrap(root_fn).__code__):
+                raise self.refuse("compares with None what a module without a graph returned")
+            return result
+
+        return run, []
+
+
+def _is_mutable(value: Any) -> bool:
+    return type(value) is list or type(value) is dict
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Modules of torch.nn are nodes of a graph, not graphs; `Sequential` is the exception."""
+    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn."))
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    composite = isinstance(module, (nn.Sequential, *CHOOSES_AT_RUN_TIME))
+    return own and not composite and type(module).__name__ != "Module"
+
+
+def bases_of(module: nn.Module) -> list[type]:
+    """The classes below `nn.Module` that a module is made of."""
+    return [base for base in type(module).__mro__ if base is not nn.Module and base is not object]

@@ -1,0 +1,311 @@
+"""`verify`: does a transformed model compute what the original computes, on these inputs?"""
+
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biofx.capture.blame import first_difference
+from biofx.capture.clone import clone
+from biofx.capture.comparison import difference, rebuilt, tensors
+from biofx.capture.signature import split_inputs
+from biofx.errors import ModelError, VerificationError
+from biofx.synapses import Record, record_of, unwrap
+
+MODES = ("train", "eval")
+# Γ parts of a weight sum to it but for rounding, which depth and normalisation magnify.
+ROUNDING = 1e4
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` compared and found equal.
+
+    Attributes:
+        exact: bit for bit; False for a model with expanded synapses, where sums are rounded.
+        tolerance: largest difference allowed, as a share of a tensor's largest absolute value.
+        modes: the modes in which the original runs on these inputs.
+        outputs, gradients, buffers: how many tensors were compared, over all modes.
+        notes: what could not be compared, and why.
+    """
+
+    exact: bool
+    tolerance: float
+    modes: tuple[str, ...]
+    outputs: int
+    gradients: int
+    buffers: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        how = "bit for bit" if self.exact else f"to rounding (within {self.tolerance:.0e})"
+        text = (
+            f"equal {how} in {' and '.join(self.modes)} mode: {self.outputs} outputs, "
+            f"{self.gradients} gradients, {self.buffers} buffers"
+        )
+        return "; ".join((text, *self.notes))
+
+
+@dataclass
+class Trial:
+    """What one run gave: a value or an error, and what it did to arguments and state."""
+
+    output: Any = None
+    error: Exception | None = None
+    backward_error: Exception | None = None
+    arguments: Any = None
+    input_gradients: list[Tensor | None] = field(default_factory=list)
+    gradients: dict[str, Tensor | None] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+
+
+def verify(bio: nn.Module, model: nn.Module, example_inputs: Any) -> Verification:
+    """Compare a transformed model with the original on your own data.
+
+    Both are run in training mode and then in evaluation mode on the same inputs under the same
+    state of the random generators: outputs, the inputs as the run left them, gradients of
+    parameters and inputs, and buffers must agree bit for bit. With expanded synapses
+    (``weight_splitting_mode="expand"``) they must agree within 10,000 times the resolution of the
+    dtype, as a share of each tensor's largest value.
+
+    Neither model is changed: both run as copies with tensors of their own. The Python attributes
+    of both should still be as they were when the model was transformed.
+
+    Args:
+        bio: made by `biofx.transform`, wrapped (`torch.compile`, …) or not.
+        model: the original.
+        example_inputs: as in `biofx.transform`. Floating-point tensors get gradients if the
+            model lets them.
+
+    Returns:
+        A summary of what was compared.
+
+    Raises:
+        VerificationError: they differ. The message names what differs and the first module and
+            graph node at which it does.
+        ModelError: the two cannot be compared.
+    """
+    record, island = record_of(bio), unwrap(bio)
+    _check(record, island, model)
+    arguments = split_inputs(example_inputs)
+    if arguments is None:
+        raise ModelError("verify needs example_inputs: it runs both models on them")
+    bench = _Bench(record, island, model, arguments)
+    with _generators_kept(), torch.inference_mode(False), torch.enable_grad():
+        return bench.run()
+
+
+def _check(record: Record, bio: nn.Module, model: nn.Module) -> None:
+    if bio is model:
+        raise ModelError(
+            "this is one model, transformed in place; verify compares it with the original"
+        )
+    if not isinstance(model, nn.Module) or "_biofx" in vars(model):
+        raise ModelError("the second argument must be the original, untransformed model")
+    changed = [s.layers[0] for s in record.synapses.values() if s.split == "group"]
+    if changed:
+        raise VerificationError(
+            'weight splitting in mode "group" changes the function on purpose (see the diff), so '
+            f"there is nothing to compare: {', '.join(changed[:5])}"
+            + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            + '; weight_splitting_mode="expand" keeps the function'
+        )
+
+
+class _Bench:
+    """Runs both models mode after mode and compares the runs."""
+
+    def __init__(
+        self,
+        record: Record,
+        bio: nn.Module,
+        model: nn.Module,
+        arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
+    ) -> None:
+        self.record, self.bio, self.model = record, bio, model
+        self.arguments = arguments
+        self.state = generator_state()
+        self.expanded = {n: s for n, s in record.synapses.items() if s.split == "expand"}
+        dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
+        resolution = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+        self.tolerance = ROUNDING * resolution if self.expanded else 0.0
+        self.input_gradients = True
+        self.notes: list[str] = []
+
+    def run(self) -> Verification:
+        self._same_weights()
+        modes = []
+        counts = {"outputs": 0, "gradients": 0, "buffers": 0}
+        for position, mode in enumerate(MODES):
+            path = MODES[: position + 1]
+            original = self._trial(self.model, path)
+            if original.error is not None and self.input_gradients:
+                # an input that requires gradients cannot be changed in place
+                self.input_gradients = False
+                original = self._trial(self.model, path)
+            trial = self._trial(self.bio, path)
+            if original.error is not None:
+                if type(trial.error) is not type(original.error):
+                    self._fail(mode, f"the original raises {original.error!r}; this one does not")
+                self.notes.append(f"in {mode} mode both raise {original.error!r}")
+                continue
+            self._compare(mode, original, trial)
+            modes.append(mode)
+            counts["outputs"] += len(tensors(original.output))
+            counts["buffers"] += len(original.buffers)
+            found = (*original.gradients.values(), *original.input_gradients)
+            counts["gradients"] += sum(g is not None for g in found)
+        if not modes:
+            raise ModelError(f"the original does not run on these inputs: {self.notes[0]}")
+        return Verification(
+            exact=not self.expanded,
+            tolerance=self.tolerance,
+            modes=tuple(modes),
+            notes=tuple(dict.fromkeys(self.notes)),
+            **counts,
+        )
+
+    # --- running -----------------------------------------------------------------------------
+
+    def fresh_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = rebuilt((tuple(self.arguments[0]), dict(self.arguments[1])), self._fresh)
+        return args, kwargs
+
+    def _fresh(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            holder = nn.Module()
+            holder.__dict__["value"] = value
+            return clone(holder, share=False).__dict__["value"]
+        fresh = value.detach().clone()
+        if self.input_gradients and (fresh.is_floating_point() or fresh.is_complex()):
+            fresh.requires_grad_()
+        return fresh
+
+    def _trial(self, model: nn.Module, path: tuple[str, ...]) -> Trial:
+        """Run a copy of a model in one mode after another; what the last run gave."""
+        copy = clone(model, share=False)
+        for mode in path:
+            trial = self._once(copy, mode)
+        return trial
+
+    def _once(self, model: nn.Module, mode: str) -> Trial:
+        restore_generators(self.state)
+        args, kwargs = self.fresh_arguments()
+        model.train(mode == "train")
+        model.zero_grad()
+        trial = Trial(arguments=(args, kwargs))
+        inputs = [t for t in tensors((args, kwargs)) if t.requires_grad]
+        try:
+            trial.output = model(*args, **kwargs)
+        except Exception as error:
+            trial.error = error
+            return trial
+        ends = [t for t in tensors(trial.output) if t.requires_grad]
+        try:
+            if ends:
+                torch.autograd.backward(ends, [_weights(end) for end in ends])
+        except Exception as error:
+            trial.backward_error = error
+        trial.input_gradients = [t.grad for t in inputs]
+        trial.gradients = {name: p.grad for name, p in model.named_parameters()}
+        trial.buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        return trial
+
+    # --- comparing ---------------------------------------------------------------------------
+
+    def _same_weights(self) -> None:
+        found = {**dict(self.bio.named_parameters()), **dict(self.bio.named_buffers())}
+        for name, value in (*self.model.named_parameters(), *self.model.named_buffers()):
+            problem = "it is missing"
+            if name in found:
+                other = found[name].detach()
+                if name in self.expanded:
+                    s = self.expanded[name]
+                    other = other.unflatten(s.post_axis, (-1, s.gamma)).sum(s.post_axis + 1)
+                problem = difference(value.detach(), other, self.tolerance) or ""
+            if problem:
+                raise VerificationError(
+                    f"{name!r} of the two models is not the same ({problem}); verify compares the "
+                    "computation, so give it the model that was transformed, or load one state "
+                    "dict into both"
+                )
+
+    def _compare(self, mode: str, original: Trial, trial: Trial) -> None:
+        if trial.error is not None:
+            self._fail(mode, f"it raises {trial.error!r}")
+        for what in ("output", "arguments", "buffers", "input_gradients"):
+            mine, theirs = getattr(original, what), getattr(trial, what)
+            if what == "buffers":
+                theirs = {name: theirs[name] for name in mine if name in theirs}
+            problem = difference(mine, theirs, self.tolerance)
+            if problem is not None:
+                self._fail(mode, f"{what.replace('_', ' ')} {problem}")
+        if (original.backward_error is None) != (trial.backward_error is None):
+            failed = original.backward_error or trial.backward_error
+            self._fail(mode, f"backward fails in one of the two: {failed!r}")
+        if original.backward_error is not None:
+            self.notes.append(f"gradients not compared: {original.backward_error!r}")
+            return
+        self._compare_gradients(mode, original, trial)
+
+    def _compare_gradients(self, mode: str, original: Trial, trial: Trial) -> None:
+        problems = {}
+        for name, expected in original.gradients.items():
+            if expected is not None and name in self.expanded:
+                s = self.expanded[name]
+                expected = expected.repeat_interleave(s.gamma, s.post_axis)
+            problem = difference(expected, trial.gradients[name], self.tolerance)
+            if problem is not None:
+                problems[name] = problem
+        if problems:
+            # gradients flow backwards: the last layer that differs is the first that went wrong
+            order = [p for layer in self.record.layers.values() for p in layer.parameters]
+            last = max(problems, key=lambda name: order.index(name) if name in order else -1)
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            self._fail(mode, f"gradient of {last!r}{more}: {problems[last]}")
+
+    def _fail(self, mode: str, what: str) -> None:
+        path = MODES[: MODES.index(mode) + 1]
+        place = first_difference(self, path)
+        raise VerificationError(
+            f"{type(self.bio).__name__} does not compute what the original computes: in {mode} "
+            f"mode, {what}" + (f"; first at {place}" if place else "")
+        )
+
+
+def _weights(end: Tensor) -> Tensor:
+    """A gradient to start from: a ramp, for a sum has none behind a softmax."""
+    ramp = torch.linspace(0.5, 1.5, end.numel(), device=end.device)
+    return ramp.to(end.dtype).reshape(end.shape)
+
+
+def generator_state() -> dict[str, Any]:
+    """State of every generator that a model may draw from."""
+    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if "numpy" in sys.modules:
+        state["numpy"] = sys.modules["numpy"].random.get_state()
+    return state
+
+
+def restore_generators(state: Mapping[str, Any]) -> None:
+    """Put the generators back to a state that `generator_state` gave."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if "numpy" in state:
+        sys.modules["numpy"].random.set_state(state["numpy"])
+
+
+class _generators_kept:
+    def __enter__(self) -> None:
+        self.state = generator_state()
+
+    def __exit__(self, *_: object) -> None:
+        restore_generators(self.state)
