@@ -1,0 +1,292 @@
+"""Topology: which weight layers there are, what lies downstream of what, depth and rank."""
+
+import operator
+from collections.abc import Iterable, Iterator
+
+import networkx as nx
+import torch
+from torch import fx, nn
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+from torch.nn import functional as F
+
+from biofx.capture import Captured, inplace, is_leaf
+from biofx.passes.draft import Draft, WeightLayer, join
+from biofx.synapses import Axes, axes_of
+
+# Names of the weight layers that a value comes from; "=name" is the weight of a layer itself.
+Sources = frozenset[str]
+_INPUT = "?"  # the model's own input, which distinguishes data from what is made of weights alone
+
+# Weight ops on a parameter that a module holds itself: position of the weight, and its Axes.
+_CONVS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+_TRANSPOSED = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
+_PRODUCTS = {torch.matmul, operator.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm"}
+_SWAPS = {"t", "transpose", "permute", torch.t, torch.transpose, torch.permute}
+_IN_PLACE = inplace.__name__
+_LAYOUT = {"to", "contiguous", "type_as", "view", "reshape", "clone", "float", "half"}
+
+
+class Topology(PassBase):
+    """Finds the weight layers and ranks them by a networkx digraph of what feeds what.
+
+    An output layer is one with no weight layer downstream, however deeply nested. Inside an
+    opaque module, the children are taken to run one after another, in the order in which they
+    were registered.
+    """
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.flow = nx.DiGraph()
+        self._names: dict[nn.Module, str] = {}
+        self._marks: set[str] = set()
+
+    def requires(self, graph_module: nn.Module) -> None:
+        assert not self.draft.weights, "topology runs first"
+
+    def call(self, graph_module: nn.Module) -> PassResult:
+        self._names = {module: name for name, module in graph_module.named_modules()}
+        for module, name in self._names.items():
+            axes = axes_of(module)
+            if not axes and isinstance(module, Captured):
+                axes = list(_used_directly(module).values())
+            if axes:
+                self.draft.weights[name] = WeightLayer(name, module, axes)
+        self._ignore()
+        self._rank(self._visit(graph_module, frozenset({_INPUT})))
+        return PassResult(graph_module, False)
+
+    def ensures(self, graph_module: nn.Module) -> None:
+        ranks = [layer.rank for layer in self.draft.weights.values()]
+        assert ranks == sorted(ranks), "weight layers are listed in topological order"
+
+    # --- weights -----------------------------------------------------------------------------
+
+    def _ignore(self) -> None:
+        """Report the matrices that belong to no weight layer."""
+        known = {
+            id(layer.module.get_parameter(axes.parameter))
+            for layer in self.draft.weights.values()
+            for axes in layer.axes
+        }
+        for module, name in self._names.items():
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim >= 2 and id(parameter) not in known:
+                    reason = f"parameter {key!r} has no known weight op in its graph"
+                    if is_leaf(module):
+                        reason = f"{type(module).__name__} is not a weight layer"
+                    elif not isinstance(module, Captured):
+                        reason = f"parameter {key!r} has no known weight op in Python code"
+                    self.draft.ignored.setdefault(name, reason)
+
+    # --- flow --------------------------------------------------------------------------------
+
+    def _visit(self, module: nn.Module, sources: Sources, *, in_graph: bool = False) -> Sources:
+        """Follow the data through a module; gives the weight layers its result comes from."""
+        name = self._names[module]
+        if isinstance(module, Captured):
+            return self._visit_graph(name, module, sources)
+        if name in self.draft.weights:
+            self.draft.weights[name].in_graph |= in_graph
+            sources = self._reach(name, sources)
+        for child in module.children():
+            if child in self._names:
+                sources = self._visit(child, sources, in_graph=in_graph)
+        return sources
+
+    def _visit_graph(self, name: str, module: Captured, inputs: Sources) -> Sources:
+        values: dict[fx.Node, Sources] = {}
+        result: Sources = frozenset()
+        for node in module.graph.nodes:
+            upstream = _union(values[arg] for arg in node.all_input_nodes)
+            if node.op == "placeholder":
+                values[node] = inputs
+            elif node.op == "call_module":
+                child = module.get_submodule(str(node.target))
+                values[node] = self._visit(child, upstream, in_graph=is_leaf(child))
+                layer = self.draft.weights.get(self._names.get(child, ""))
+                if layer is not None:
+                    layer.nodes.append(node)
+            elif node.op == "get_attr":
+                values[node] = self._marked(name, str(node.target))
+            elif node.op == "output":
+                result = upstream
+            elif upstream <= self._marks:
+                values[node] = upstream  # computed from weights alone
+            else:
+                values[node] = self._apply(upstream, node)
+            if _changes_in_place(node):
+                for changed in _bases(node.args[0]):
+                    values[changed] = values[changed] | values[node]
+        own = self.draft.weights.get(name)
+        if own is not None:
+            own.in_graph = True
+            if not own.reached:
+                self._reach(name, inputs)
+        return result - self._marks
+
+    def _marked(self, name: str, target: str) -> Sources:
+        """Sources of a parameter that a graph reads: the mark of its layer, if it is a weight."""
+        owner, _, parameter = target.rpartition(".")
+        layer = self.draft.weights.get(join(name, owner) if owner else name)
+        if layer is None:
+            return frozenset()
+        if owner:
+            self.draft.read_directly.add(layer.name)
+        if parameter not in {axes.parameter for axes in layer.axes}:
+            return frozenset()
+        self._marks.add(f"={layer.name}")
+        return frozenset({f"={layer.name}"})
+
+    def _apply(self, upstream: Sources, node: fx.Node | None = None) -> Sources:
+        """An operation on data and weights: every marked weight is reached from the data."""
+        marks = upstream & self._marks
+        data = upstream - marks
+        for mark in marks:
+            layer = self.draft.weights[mark[1:]]
+            layer.in_graph = True
+            if node is not None:
+                layer.nodes.append(node)
+        return _union(self._reach(mark[1:], data) for mark in sorted(marks)) if marks else data
+
+    def _reach(self, name: str, sources: Sources) -> Sources:
+        if sources & self._marks:
+            sources = self._apply(sources)
+        layer = self.draft.weights[name]
+        layer.reached = True
+        self.flow.add_node(name)
+        self.flow.add_edges_from((source, name) for source in sources - {name, _INPUT})
+        return frozenset({name})
+
+    # --- depth and rank ----------------------------------------------------------------------
+
+    def _rank(self, result: Sources) -> None:
+        order = {name: position for position, name in enumerate(self.flow.nodes)}
+        groups = nx.condensation(self.flow)
+        group_of = groups.graph["mapping"]
+        # A layer that is used again later closes a cycle: there its first use gives it its place.
+        forward = nx.DiGraph()
+        forward.add_nodes_from(order)
+        forward.add_edges_from(
+            (u, v) for u, v in self.flow.edges if group_of[u] != group_of[v] or order[u] < order[v]
+        )
+        ranked = list(nx.lexicographical_topological_sort(forward, key=order.__getitem__))
+        for rank, name in enumerate(ranked):
+            layer = self.draft.weights[name]
+            above = (self.draft.weights[before].depth + 1 for before in forward.predecessors(name))
+            layer.depth, layer.rank = max(above, default=0), rank
+        for group, members in groups.nodes(data="members"):
+            if groups.out_degree(group) == 0:
+                for name in members & result or members:
+                    self.draft.weights[name].output = True
+        rank = len(ranked)
+        for name, layer in self.draft.weights.items():
+            if not layer.reached:
+                layer.rank = rank
+                ranked.append(name)
+                rank += 1
+        self.draft.weights = {name: self.draft.weights[name] for name in ranked}
+
+
+def _changes_in_place(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        name = str(node.target)
+        return name.endswith("_") and not name.endswith("__")
+    return node.op == "call_function" and getattr(node.target, "__module__", "") == _IN_PLACE
+
+
+def _bases(value: object) -> Iterator[fx.Node]:
+    """The node that is changed in place, and those that it is a view of."""
+    while isinstance(value, fx.Node):
+        yield value
+        view = value.target is operator.getitem or (value.op == "call_method" and value.args)
+        value = value.args[0] if view else None
+
+
+def _union(parts: Iterable[Sources]) -> Sources:
+    union: Sources = frozenset()
+    for part in parts:
+        if part is not union:
+            union = union | part if union else part
+    return union
+
+
+def _used_directly(module: Captured) -> dict[str, Axes]:
+    """Axes of the parameters that a module holds itself and its graph uses as weights."""
+    own = dict(module.named_parameters(recurse=False))
+    found: dict[str, Axes] = {}
+    for node in module.graph.nodes:
+        if node.op not in ("call_function", "call_method"):
+            continue
+        for position, argument in enumerate(node.args):
+            name, swapped = _parameter(argument)
+            if name in own and own[name].ndim >= 2 and name not in found:
+                axes = _axes_in(node, position, name, own[name].ndim, swapped)
+                if axes is not None:
+                    found[name] = axes
+    return found
+
+
+def _parameter(argument: object, swapped: bool = False) -> tuple[str, bool]:
+    """The parameter behind an argument, through transposes and changes of dtype."""
+    if not isinstance(argument, fx.Node):
+        return "", False
+    if argument.op == "get_attr":
+        return str(argument.target), swapped
+    if argument.args and argument.target in _SWAPS:
+        return _parameter(argument.args[0], not swapped)
+    if argument.target is getattr and argument.args[1] in ("T", "mT"):
+        return _parameter(argument.args[0], not swapped)
+    if argument.args and argument.target in _LAYOUT - {"view", "reshape"}:
+        return _parameter(argument.args[0], swapped)
+    return "", False
+
+
+def _axes_in(node: fx.Node, position: int, name: str, ndim: int, swapped: bool) -> Axes | None:
+    whole = "its weight is not a layer's"
+    target = node.target
+    if target is torch.einsum and isinstance(node.args[0], str) and not swapped:
+        return _einsum_axes(node.args[0], position - 1, name)
+    if (target in _PRODUCTS and position < 2) or (
+        target in (torch.addmm, "addmm") and position == 2
+    ):
+        # x @ W runs over W's last but one axis; W @ x over its last
+        pre_last = (position == 0) != swapped
+        pre, post = (ndim - 1, ndim - 2) if pre_last else (ndim - 2, ndim - 1)
+        return Axes(name, "matmul", post=post, pre=pre, whole=whole)
+    if swapped:
+        return None
+    if target is F.linear and position == 1:
+        return Axes(name, "linear", post=0, pre=1, whole=whole)
+    if target in _CONVS and position == 1:
+        return Axes(
+            name, f"conv{_CONVS[target]}d", post=0, pre=1, groups=_groups(node), whole=whole
+        )
+    if target in _TRANSPOSED and position == 1:
+        kind = f"conv_transpose{_TRANSPOSED[target]}d"
+        return Axes(name, kind, post=1, pre=0, groups=_groups(node), whole=whole)
+    if target is F.embedding and position == 1:
+        return Axes(name, "embedding", post=1, pre=0, whole=whole)
+    if target is F.bilinear and position == 2:
+        return Axes(name, "bilinear", post=0, pre=1, whole=whole)
+    return None
+
+
+def _einsum_axes(equation: str, operand: int, name: str) -> Axes | None:
+    """Contracted subscripts are pre-synaptic, those only the weight brings in post-synaptic."""
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if not arrow or "." in terms[operand]:
+        return None
+    others = "".join(term for i, term in enumerate(terms) if i != operand)
+    pre = [i for i, c in enumerate(terms[operand]) if c in others and c not in output]
+    post = [i for i, c in enumerate(terms[operand]) if c in output and c not in others]
+    if not pre or not post:
+        return None
+    return Axes(name, "einsum", post=post[-1], pre=pre[0], whole="its weight is not a layer's")
+
+
+def _groups(node: fx.Node) -> int:
+    # conv(input, weight, bias, stride, padding, dilation, groups);
+    # conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    value = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    return value if isinstance(value, int) else 1
