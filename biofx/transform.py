@@ -1,0 +1,194 @@
+"""`transform`: capture, passes, record. The only place that composes them."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from biofx.capture import Session, clone, install
+from biofx.capture.shapes import record_shapes
+from biofx.capture.signature import split_inputs
+from biofx.config import BioConfig
+from biofx.errors import ModelError
+from biofx.passes import PASSES, Draft, islands
+from biofx.synapses import Cell, Layer, Record, Synapses, record_of, unwrap, watch
+from biofx.synapses.record import RECORD
+
+if TYPE_CHECKING:
+    from biofx.diff import GraphDiff
+
+
+def transform(
+    model: nn.Module,
+    config: BioConfig | None = None,
+    *,
+    example_inputs: Any = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """Give a model the plasticity of synapses.
+
+    The model is captured as `torch.fx` graphs, one per module; its weight layers are replaced by
+    bio-augmented ones, split where the configuration asks for it. Without splitting the result
+    computes bit for bit what the model computes, in training and in evaluation. Train it with
+    `GradScheduler`, look at it with `diff`.
+
+    Args:
+        model: any module that runs. Modules that cannot be traced stay Python, each with a
+            reason in `info(bio).opaque`; their children are captured on their own.
+        config: settings; `BioConfig()` if not given.
+        example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments or
+            a pair (tuple, dict) of both. With it, the model is captured for that pattern of
+            arguments, and the diff shows shapes. The model is run once, in evaluation mode.
+        inplace: change `model` itself instead of making new modules around its parameters.
+
+    Returns:
+        A module of the model's own class with the same state-dict keys, which shares the model's
+        parameters and buffers; a `torch.fx.GraphModule` too wherever its forward can be traced.
+
+    Raises:
+        ModelError: not a module, nothing to transform, un-materialised lazy layers, or already
+            transformed.
+        ConfigError: the configuration does not fit the model.
+    """
+    config = BioConfig() if config is None else config
+    _check(model, config)
+    arguments = split_inputs(example_inputs)
+    if inplace:
+        transform(model, config, example_inputs=example_inputs)  # errors leave `model` as it was
+    target = model if inplace else clone(model)
+    session = Session(target)
+    session.run(arguments)
+    reads: dict[nn.Module, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+    for module, capture in session.captures.items():
+        install(module, capture)
+        for owner, attribute in capture.reads:
+            reads[owner][attribute].append(capture.cell)
+    opaque = {session.names[module]: reason for module, reason in session.opaque.items()}
+    draft = Draft(config, session, dict(sorted(opaque.items())))
+    for make in PASSES:
+        make(draft)(target)  # type: ignore[arg-type]
+    watch(reads)
+    for _, island in islands(target):
+        island.recompile()
+    shapes = record_shapes(target, arguments) if arguments is not None else {}
+    target.__dict__[RECORD] = _record(draft, target, shapes)
+    return target
+
+
+def _check(model: nn.Module, config: BioConfig) -> None:
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise ModelError(f"{model.__name__} is a class; pass an instance, e.g. {model.__name__}()")
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(config, BioConfig):
+        raise ModelError(f"config must be a BioConfig, got {type(config).__name__}")
+    if hasattr(model, RECORD):
+        raise ModelError(
+            "this model was made by biofx.transform already; transform the original again, or "
+            "use biofx.info to see what was done"
+        )
+    if hasattr(model, "_orig_mod") or isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ModelError(
+            f"this model is wrapped in {type(model).__name__}; transform the model first and wrap "
+            "the result"
+        )
+    lazy = [
+        name or "(the model)"
+        for name, module in model.named_modules()
+        if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+            for tensor in (*module._parameters.values(), *module._buffers.values()))
+    ]
+    if lazy:
+        raise ModelError(
+            f"lazy layers have no weights yet: {', '.join(lazy[:5])}"
+            + (f" and {len(lazy) - 5} more" if len(lazy) > 5 else "")
+            + "; run the model once on real input, then transform it"
+        )
+
+
+def _record(
+    draft: Draft, root: nn.Module, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> Record:
+    sizes = {
+        name: sum(torch.Size(draft.synapses[p].shape).numel() for p in layer.parameters)
+        for name, layer in draft.layers.items()
+    }
+    shown = sum(
+        sizes[name]
+        for name in draft.layers
+        if name in draft.weights and draft.weights[name].in_graph
+    )
+    return Record(
+        config=draft.config,
+        layers=draft.layers,
+        synapses=draft.synapses,
+        opaque=draft.opaque,
+        partly={
+            draft.session.names[module]: capture.partly
+            for module, capture in draft.session.captures.items()
+            if capture.partly
+        },
+        weights_in_graphs=shown / (sum(sizes.values()) or 1),
+        nodes=sum(len(island.graph.nodes) for _, island in islands(root)),
+        shapes=shapes,
+    )
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """What `transform` did to a model.
+
+    Attributes:
+        config: the configuration given.
+        layers: {layer name: Layer} of every module with weights: augmented, split or skipped.
+        opaque: {module name: reason} of the modules that stay Python; "" is the model itself.
+        partly: {module name: reason} of the modules some of whose calls stay Python.
+        synapses: {parameter name: Synapses}; a tied parameter appears once.
+        weights_in_graphs: share of the synapses whose layer is called by a graph, 0 to 1.
+        stale: {module name: reason} of graphs given up since, because a Python attribute that
+            they rest on was changed; those modules run their own forward.
+    """
+
+    model: nn.Module
+    config: BioConfig
+    layers: Mapping[str, Layer]
+    opaque: Mapping[str, str]
+    partly: Mapping[str, str]
+    synapses: Mapping[str, Synapses]
+    weights_in_graphs: float
+
+    @property
+    def stale(self) -> dict[str, str]:
+        """{module name: reason} of graphs that no longer stand."""
+        return {
+            name: island._cell.stale for name, island in islands(self.model) if island._cell.stale
+        }
+
+    @property
+    def diff(self) -> "GraphDiff":
+        """The rewritten graph as a diff; the same as `biofx.diff(model)`."""
+        from biofx.diff import diff
+
+        return diff(self.model)
+
+
+def info(model: nn.Module) -> Transformation:
+    """What `transform` did to this model (wrapped or not).
+
+    Raises:
+        ModelError: the model was not made by `biofx.transform`.
+    """
+    record = record_of(model)
+    return Transformation(
+        model=unwrap(model),
+        config=record.config,
+        layers=record.layers,
+        opaque=record.opaque,
+        partly=record.partly,
+        synapses=record.synapses,
+        weights_in_graphs=record.weights_in_graphs,
+    )
