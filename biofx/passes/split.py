@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from biofx.capture import Captured, install
 from biofx.capture.patches import recording
+from biofx.capture.tracer import CHOOSES_AT_RUN_TIME
 from biofx.errors import ConfigError
 from biofx.passes.draft import Draft, Provenance, WeightLayer, function_name
 from biofx.passes.expansion import group_repeat, group_sum
@@ -103,8 +104,10 @@ class Split(PassBase):
         above = name
         while above:
             above = above.rpartition(".")[0]
-            if above in self.draft.opaque and _mentions_weights(modules[above]):
-                return above
+            module = modules[above]
+            if above in self.draft.opaque and not isinstance(module, CHOOSES_AT_RUN_TIME):
+                if _mentions_weights(module):
+                    return above
         return None
 
     def _note(self, layer: WeightLayer, reason: str) -> None:
@@ -130,6 +133,7 @@ class Split(PassBase):
         else:
             split = self._group(module, op, layer.axes[0], synapses)
         module.__dict__["_needs_graph"] = True
+        self._forbid_fusing(root, layer.name)
         module.__dict__["_synapses"] = (split,)
         self.draft.synapses[split.parameter] = split
         record = self.draft.layers[layer.name]
@@ -138,6 +142,14 @@ class Split(PassBase):
         for node in layer.nodes:
             node.meta["biofx"] = replace(node.meta["biofx"], by="split", new=new)
         return None
+
+    def _forbid_fusing(self, root: nn.Module, name: str) -> None:
+        """Keep a transformer layer from its fused kernel, which reads weights and calls nothing."""
+        while name:
+            name = name.rpartition(".")[0]
+            above = root.get_submodule(name)
+            if isinstance(above, nn.TransformerEncoderLayer):
+                above.__dict__["activation_relu_or_gelu"] = 0
 
     def _group(self, module: Captured, op: fx.Node, axes: Axes, synapses: Synapses) -> Synapses:
         gamma = synapses.config.weight_splitting_Gamma
@@ -262,8 +274,6 @@ def _load_plain_weight(
 
 def _mentions_weights(module: nn.Module) -> bool:
     """Whether the Python code of a module's class reads anything called weight or bias."""
-    if isinstance(module, nn.TransformerDecoderLayer):
-        return False
     for base in type(module).__mro__:
         if base is nn.Module:
             break

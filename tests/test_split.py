@@ -1,0 +1,243 @@
+"""Weight splitting: both modes against the formulas, on every layer type that can be split."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import biofx
+from biofx.passes.expansion import group_repeat, group_sum
+
+
+class Pair(nn.Module):
+    """A layer to split, and an output layer that must stay whole."""
+
+    def __init__(self, layer: nn.Module, channels: int, axis: int) -> None:
+        super().__init__()
+        self.layer, self.axis = layer, axis
+        self.out = nn.Linear(channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(x).movedim(self.axis, -1))
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(6, 8), (5, 6), -1),
+    "linear without bias": (lambda: nn.Linear(6, 8, bias=False), (5, 6), -1),
+    "linear on 3-D": (lambda: nn.Linear(6, 8), (2, 5, 6), -1),
+    "linear on 1-D": (lambda: nn.Linear(6, 8), (6,), -1),
+    "conv1d": (lambda: nn.Conv1d(3, 8, 3), (2, 3, 9), -2),
+    "conv2d": (lambda: nn.Conv2d(3, 8, 3, padding=1, stride=2), (2, 3, 9, 9), -3),
+    "conv2d unbatched": (lambda: nn.Conv2d(3, 8, 3), (3, 9, 9), -3),
+    "conv2d circular": (
+        lambda: nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"),
+        (2, 3, 9, 9),
+        -3,
+    ),
+    "conv2d same": (lambda: nn.Conv2d(3, 8, 3, padding="same"), (2, 3, 9, 9), -3),
+    "conv2d grouped": (lambda: nn.Conv2d(4, 8, 3, groups=2), (2, 4, 9, 9), -3),
+    "conv2d depthwise": (lambda: nn.Conv2d(8, 8, 3, groups=8), (2, 8, 9, 9), -3),
+    "conv3d": (lambda: nn.Conv3d(2, 8, 2), (2, 2, 4, 4, 4), -4),
+    "conv_transpose1d": (lambda: nn.ConvTranspose1d(3, 8, 3, stride=2), (2, 3, 9), -2),
+    "conv_transpose2d": (lambda: nn.ConvTranspose2d(3, 8, 3, output_padding=0), (2, 3, 5, 5), -3),
+    "conv_transpose2d grouped": (lambda: nn.ConvTranspose2d(4, 8, 3, groups=2), (2, 4, 5, 5), -3),
+    "conv_transpose3d": (lambda: nn.ConvTranspose3d(2, 8, 2), (2, 2, 3, 3, 3), -4),
+}
+PHI = {"identity": lambda x: x, "relu": F.relu, "tanh": torch.tanh}
+
+
+def make(name: str) -> tuple[nn.Module, Tensor, int]:
+    torch.manual_seed(0)
+    build, shape, axis = LAYERS[name]
+    return Pair(build(), 8, axis).double(), torch.randn(shape, dtype=torch.float64), axis
+
+
+def config(**fields: object) -> biofx.BioConfig:
+    return biofx.BioConfig(weight_splitting_Gamma=2).replace(**fields)
+
+
+@pytest.mark.parametrize("phi", PHI)
+@pytest.mark.parametrize("gamma", [2, 4])
+@pytest.mark.parametrize("name", LAYERS)
+def test_group_mode_sums_groups_and_repeats_the_sums(name: str, gamma: int, phi: str) -> None:
+    model, x, axis = make(name)
+    bio = biofx.transform(
+        model,
+        config(weight_splitting_Gamma=gamma, weight_splitting_activation_function=phi),
+    )
+    assert biofx.info(bio).layers["layer"].action == "split"
+    units = PHI[phi](model.layer(x)).movedim(axis, -1)
+    sums = torch.stack([units[..., i : i + gamma].sum(-1) for i in range(0, 8, gamma)], -1)
+    expected = torch.stack([sums[..., i // gamma] for i in range(8)], -1).movedim(-1, axis)
+    torch.testing.assert_close(bio.layer(x), expected)
+    torch.testing.assert_close(bio(x), model.out(expected.movedim(axis, -1)))
+    assert list(bio.state_dict()) == list(model.state_dict())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_expand_mode_keeps_the_function_and_multiplies_the_synapses(name: str) -> None:
+    model, x, _ = make(name)
+    bio = biofx.transform(model, config(weight_splitting_mode="expand"))
+    layer = biofx.info(bio).layers["layer"]
+    if name == "conv_transpose2d grouped":
+        assert layer.reason == "not split: a grouped transposed convolution cannot be expanded"
+        return
+    assert layer.action == "split"
+    torch.testing.assert_close(bio(x), model(x))
+    assert bio.layer.weight.numel() == 2 * model.layer.weight.numel()
+    synapses = biofx.info(bio).synapses["layer.weight"]
+    assert synapses.gamma == 2
+    assert synapses.shape == tuple(bio.layer.weight.shape)
+    assert bio.out.weight is model.out.weight
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_group_mode_has_the_gradients_of_the_plain_computation(name: str) -> None:
+    model, x, axis = make(name)
+    bio = biofx.transform(model, config())
+    bio(x).square().sum().backward()
+    got = bio.layer.weight.grad.clone()
+    model.zero_grad()
+    units = model.layer(x)
+    units = group_repeat(group_sum(units, 2, axis), 2, axis)
+    model.out(units.movedim(axis, -1)).square().sum().backward()
+    torch.testing.assert_close(got, model.layer.weight.grad)
+
+
+@pytest.mark.parametrize("mode", ["group", "expand"])
+def test_copies_and_pickles_of_split_models(mode: str) -> None:
+    model, x, _ = make("linear")
+    bio = biofx.transform(model, config(weight_splitting_mode=mode))
+    for twin in (copy.deepcopy(bio), pickle.loads(pickle.dumps(bio))):
+        assert torch.equal(twin(x), bio(x))
+        twin.layer.weight.data.zero_()
+        assert not torch.equal(twin(x), bio(x))
+
+
+def test_a_plain_checkpoint_loads_into_an_expanded_model() -> None:
+    model, x, _ = make("conv2d")
+    bio = biofx.transform(model, config(weight_splitting_mode="expand"))
+    torch.manual_seed(1)
+    other = Pair(nn.Conv2d(3, 8, 3, padding=1, stride=2), 8, -3).double()
+    bio.load_state_dict(other.state_dict())
+    torch.testing.assert_close(bio(x), other(x))
+    again = biofx.transform(model, config(weight_splitting_mode="expand"))
+    again.load_state_dict(bio.state_dict())
+    assert torch.equal(again(x), bio(x))
+
+
+def test_splitting_adds_nodes_that_say_where_they_come_from() -> None:
+    model, _, _ = make("linear")
+    bio = biofx.transform(model, config())
+    inserted = {
+        node.meta["biofx"].new: node.meta["biofx"]
+        for node in bio.layer.graph.nodes
+        if getattr(node.meta.get("biofx"), "status", None) == "inserted"
+    }
+    assert set(inserted) == {"group_sum", "group_repeat"}
+    assert all(p.by == "split" and p.reason == "Γ=2" for p in inserted.values())
+
+
+REASONS = {
+    "output layer": (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "1", "output layer"),
+    "indivisible": (
+        nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 4), nn.Linear(4, 2)),
+        "0",
+        "Γ=2 does not divide its 5 output units",
+    ),
+    "embedding": (
+        nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 2)),
+        "0",
+        "is a lookup, not a sum",
+    ),
+    "parametrized": (
+        nn.Sequential(
+            nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 2)
+        ),
+        "0",
+        "parametrized",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_a_layer_that_is_not_split_says_why(case: str) -> None:
+    model, name, reason = REASONS[case]
+    bio = biofx.transform(model, config())
+    layer = biofx.info(bio).layers[name]
+    assert (layer.action, layer.reason) == ("augmented", f"not split: {reason}")
+
+
+def test_gamma_that_divides_nothing_is_an_error() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    with pytest.raises(biofx.ConfigError, match="does not divide its 5 output units"):
+        biofx.transform(model, config(weight_splitting_Gamma=3))
+
+
+def test_phi_with_parameters_is_an_error() -> None:
+    model, _, _ = make("linear")
+    with pytest.raises(biofx.ConfigError, match="must have no parameters"):
+        biofx.transform(model, config(weight_splitting_activation_function=nn.PReLU()))
+    with pytest.raises(biofx.ConfigError, match="not a function of torch.nn.functional"):
+        biofx.transform(model, config(weight_splitting_activation_function="rleu"))
+
+
+class ReadsWeight(nn.Module):
+    """Uses a layer's weight without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.linear(self.fc(x), self.fc.weight))
+
+
+class ReadsWeightInPython(ReadsWeight):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > 0 else self.fc(x @ self.fc.weight.T)
+
+
+@pytest.mark.parametrize("make_model", [ReadsWeight, ReadsWeightInPython])
+def test_a_weight_that_is_read_without_its_layer_is_not_split(make_model: type) -> None:
+    bio = biofx.transform(make_model(), config())
+    assert biofx.info(bio).layers["fc"].action == "augmented"
+    assert "without calling it" in biofx.info(bio).layers["fc"].reason
+
+
+def test_overrides_and_excludes_split_single_layers() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    settings = biofx.BioConfig(overrides={"1": {"weight_splitting_Gamma": 2}}, exclude=("2",))
+    layers = biofx.info(biofx.transform(model, settings)).layers
+    assert [layers[str(i)].action for i in range(4)] == [
+        "augmented",
+        "split",
+        "skipped",
+        "augmented",
+    ]
+
+
+def test_a_transformer_layer_does_not_bypass_its_split_layers() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    model = nn.Sequential(
+        nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 2)
+    )
+    bio = biofx.transform(model, config())
+    assert biofx.info(bio).layers["0.layers.0.linear1"].action == "split"
+    x = torch.randn(3, 5, 8)
+    trained = bio.train()(x)
+    with torch.no_grad():  # where the plain module would take its fused path
+        evaluated = bio.eval()(x)
+    torch.testing.assert_close(trained, evaluated)
+    assert not torch.allclose(evaluated, model.eval()(x), atol=1e-3)
+
+
+def test_a_split_layer_refuses_calls_that_it_was_not_split_for() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(2, 4, 3), nn.Conv2d(4, 2, 1))
+    bio = biofx.transform(model, config())
+    with pytest.raises(biofx.ModelError, match="was split when captured"):
+        bio[0](torch.randn(1, 2, 4, 4), [6, 6])
