@@ -12,7 +12,7 @@ from torch import nn
 import biofx
 from biofx.capture import Captured
 from biofx.errors import ModelError
-from tests.architectures import ARCHITECTURES, Architecture, seed, with_tags
+from tests.architectures import Architecture, seed, with_tags
 from tests.fidelity import assert_same, run
 from tests.strategies import random_networks
 
@@ -53,7 +53,7 @@ def check_faithful(architecture: Architecture, *, train: bool, example: bool) ->
         assert_same(expected, found, f"run {draw}, {'train' if mode else 'eval'} mode:")
 
 
-# --- promise 1: faithful ---------------------------------------------------------------------------
+# --- promise 1: faithful
 
 
 @ALL
@@ -88,7 +88,7 @@ def test_many_random_networks_keep_their_function(architecture: Architecture) ->
     test_random_networks_keep_their_function.hypothesis.inner_test(architecture)
 
 
-# --- promise 2: total ------------------------------------------------------------------------------
+# --- promise 2: total
 
 
 # Opaque for a reason that stands, though plain FX would trace through. FX inlines a child's code
@@ -125,7 +125,7 @@ def test_result_is_of_the_users_class_with_its_keys(architecture: Architecture) 
     assert [name for name, _ in bio.named_modules()] == [name for name, _ in model.named_modules()]
 
 
-# --- promise 3: nothing silent ---------------------------------------------------------------------
+# --- promise 3: nothing silent
 
 
 @ALL
@@ -160,7 +160,7 @@ def test_every_module_without_a_graph_has_a_reason(architecture: Architecture) -
             assert name in opaque, f"{name} ({type(module).__name__}) is Python without a word"
 
 
-# --- promise 4: the original is untouched ----------------------------------------------------------
+# --- promise 4: the original is untouched
 
 
 def snapshot(model: nn.Module) -> list:
@@ -203,7 +203,9 @@ def test_original_is_untouched_and_shares_its_tensors(architecture: Architecture
     assert all(mine[name] is theirs[name] for name in mine)
     shared = dict(bio.named_buffers())
     assert all(buffer is shared[name] for name, buffer in model.named_buffers())
-    assert_same(run(make(architecture), architecture, train=True), run(model, architecture, train=True))
+    assert_same(
+        run(make(architecture), architecture, train=True), run(model, architecture, train=True)
+    )
 
 
 @ALL

@@ -42,7 +42,8 @@ def first_difference(bench: Bench, path: tuple[str, ...]) -> str | None:
     for call, output in expected.items():
         name = call[0] or "(the model)"
         if call not in found:
-            return f"module {name!r}, which is not called"
+            log = _operations(bench, bench.bio, path, call)
+            return f"module {name!r}" + (f", node {log.node!r}" if log.node else "")
         problem = difference(output, found[call], bench.tolerance)
         if problem is None:
             continue
@@ -81,8 +82,8 @@ def _detached(value: Any) -> Any:
 
 def _node(bench: Bench, path: tuple[str, ...], call: Call) -> str | None:
     """The first node of a captured module whose operations differ from the original's."""
-    expected = _operations(bench, bench.model, path, call)
-    found = _operations(bench, bench.bio, path, call)
+    expected = _operations(bench, bench.model, path, call).operations
+    found = _operations(bench, bench.bio, path, call).operations
     for i, (node, operation, value) in enumerate(found):
         if i >= len(expected):
             return node
@@ -92,10 +93,8 @@ def _node(bench: Bench, path: tuple[str, ...], call: Call) -> str | None:
     return found[-1][0] if len(found) < len(expected) and found else None
 
 
-def _operations(
-    bench: Bench, model: nn.Module, path: tuple[str, ...], call: Call
-) -> list[tuple[str, str, Any]]:
-    """(node, operation, result) of everything that one call of one module computes."""
+def _operations(bench: Bench, model: nn.Module, path: tuple[str, ...], call: Call) -> "_Log":
+    """What one call of one module computes."""
     name, wanted = call
     twin = _warmed(bench, model, path)
     module = twin.get_submodule(name)
@@ -104,7 +103,7 @@ def _operations(
         module.__dict__["forward"] = partial(_interpreted, module, log)
     with log.during(module, wanted):
         bench._once(twin, path[-1])
-    return log.operations
+    return log
 
 
 def _interpreted(island: Captured, log: "_Log", *args: Any, **kwargs: Any) -> Any:
@@ -116,10 +115,10 @@ def _interpreted(island: Captured, log: "_Log", *args: Any, **kwargs: Any) -> An
 
 
 class _Log(TorchDispatchMode):
-    """Notes every operation and its result while one call of a module lasts."""
+    """Notes (node, operation, result) of everything that happens while one call lasts."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[tuple[str, str, Any]] = []
         self.node = ""
 
@@ -141,11 +140,11 @@ class _Log(TorchDispatchMode):
             nonlocal calls
             calls += 1
             if calls == wanted:
-                self.__enter__()
+                self.__enter__()  # type: ignore[no-untyped-call]
 
         def after(*_: Any) -> None:
             if calls == wanted:
-                self.__exit__(None, None, None)
+                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
         hooks: list[Callable[[], None]] = [
             module.register_forward_pre_hook(before).remove,

@@ -75,7 +75,11 @@ def difference(expected: Any, found: Any, tolerance: float = 0) -> str | None:
         where = path.rstrip(":#")
         if path not in theirs:
             return f"{where or 'the value'} is missing"
-        problem = _leaf_difference(leaf, theirs[path], tolerance)
+        problem: str | None = None
+        if path.endswith(":") and leaf is not theirs[path]:
+            problem = f"a {leaf.__name__} became a {theirs[path].__name__}"
+        else:
+            problem = _leaf_difference(leaf, theirs[path], tolerance)
         if problem is not None:
             return f"{where}: {problem}" if where else problem
     extra = next((path for path in theirs if path not in mine), None)
@@ -93,7 +97,8 @@ def _leaf_difference(expected: Any, found: Any, tolerance: float) -> str | None:
         same = bool(expected == found) or (expected != expected and found != found)
     except Exception:
         return None
-    if same or type(expected).__eq__ is object.__eq__:
+    compares_by_identity = type(expected).__eq__ is object.__eq__  # type: ignore[comparison-overlap]
+    if same or compares_by_identity:
         return None
     return f"{expected!r} became {found!r}"[:200]
 

@@ -136,9 +136,7 @@ def recording(session: Any) -> Iterator[None]:
         wrapped = fx.Tracer()._autowrap_function_ids
         _symbolic_trace._patch_wrapped_functions(patcher)
         _symbolic_trace._autowrap_check(patcher, vars(math), wrapped)
-        session.autowrap = partial(
-            _symbolic_trace._autowrap_check, patcher, function_ids=wrapped
-        )
+        session.autowrap = partial(_symbolic_trace._autowrap_check, patcher, function_ids=wrapped)
         _patch(undo, nn.Module, "__getattribute__", _noting_getattribute(tracer))
         yield
 

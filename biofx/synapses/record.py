@@ -108,7 +108,7 @@ RECORD = "_biofx"
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The transformed module inside `torch.compile`'s and `DistributedDataParallel`'s wrappers."""
-    while not hasattr(model, RECORD):
+    while RECORD not in vars(model):
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
         if not isinstance(inner, nn.Module):
             raise ModelError(

@@ -1,0 +1,237 @@
+"""`Attachment`: one optimizer's hooks, and what happens between them."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from biofx.errors import PlasticityError
+from biofx.plasticity.apply import Eager
+from biofx.plasticity.engine import Engine, Site
+from biofx.plasticity.shards import local
+from biofx.synapses import unwrap
+
+Mode = Literal["update", "gradient"]
+Named = list[tuple[str, nn.Parameter, dict[str, Any]]]
+
+
+@dataclass
+class _Step:
+    """What the pre-hook leaves for the post-hook."""
+
+    frame: FrameType
+    depth: int = 0
+    skipped: bool = False
+    observed: bool = False
+    sites: list[tuple[Site, nn.Parameter, dict[str, Any]]] | None = None
+    before: dict[str, Tensor] | None = None
+
+
+class Attachment:
+    """Hooks one optimizer and counts its steps.
+
+    Args:
+        optimizer: a `torch.optim.Optimizer`.
+        engine: the rules.
+        mode: where factors act.
+        applier: how they are applied.
+    """
+
+    def __init__(self, optimizer: Optimizer, engine: Engine, *, mode: Mode, applier: Eager) -> None:
+        self.optimizer = optimizer
+        self.engine = engine
+        self.mode = mode
+        self.applier = applier
+        self.steps = 0
+        self._step: _Step | None = None
+        self._known: tuple[tuple[int, ...], Named] = ((), [])
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+
+    def detach(self) -> None:
+        """Remove the hooks; a step under way finishes as a plain one."""
+        for handle in self._handles:
+            handle.remove()
+        self._step = None
+
+    def prepare(self) -> None:
+        """Bind the parameters that are trained now; others follow when they are."""
+        for name, parameter, _ in self.named():
+            if parameter.requires_grad:
+                self.engine.bind(name, parameter)
+
+    def named(self) -> Named:
+        """(name, parameter, its param group) of the model's synapses in this optimizer."""
+        groups = self.optimizer.param_groups
+        ids = tuple(id(p) for group in groups for p in group["params"])
+        if ids != self._known[0]:
+            model = unwrap(self.engine.model)
+            names = {id(model.get_parameter(name)): name for name in self.engine.synapses}
+            found = [
+                (names[id(parameter)], parameter, group)
+                for group in groups
+                for parameter in group["params"]
+                if id(parameter) in names
+            ]
+            if not found:
+                raise PlasticityError(
+                    f"the optimizer ({type(self.optimizer).__name__}) shares no weight with the "
+                    "model: make it from the parameters of the model that was transformed, after "
+                    "fully_shard"
+                )
+            self._known = (ids, found)
+        return self._known[1]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if self._step is not None and _alive(self._step.frame):
+            # The step of a base class, called by its subclass. (A step that raised is not on the
+            # stack any more.)
+            self._step.depth += 1
+            return None
+        self._step = step = _Step(_outside(sys._getframe(1)))
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and bool(found_inf):
+            step.skipped = True
+            return None
+        # args[0] is the optimizer itself: the hook sees the unbound call
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if callable(closure):
+            if self.mode == "update":
+                step.before = {
+                    name: local(parameter).clone()
+                    for name, parameter, _ in self.named()
+                    if parameter.requires_grad
+                }
+            watched = self._watch(closure, step)
+            if len(args) > 1:
+                return (args[0], watched, *args[2:]), kwargs
+            return args, {**kwargs, "closure": watched}
+        self._gradients(step)
+        return None
+
+    def _watch(self, closure: Callable[[], Any], step: _Step) -> Callable[[], Any]:
+        def watched() -> Any:
+            loss = closure()
+            # LBFGS calls again at points on its way: only the first gradient is at w_before.
+            if not step.observed:
+                self._gradients(step)
+            elif self.mode == "gradient":
+                self._scale(step)
+            return loss
+
+        return watched
+
+    @torch.no_grad()
+    def _gradients(self, step: _Step) -> None:
+        step.observed = True
+        optimizer = self.optimizer
+        scale = getattr(optimizer, "grad_scale", None)
+        unscale = None if scale is None else scale.double().reciprocal().float()
+        step.sites = [
+            (
+                self.engine.site(
+                    name,
+                    parameter,
+                    step=self.steps + 1,
+                    grad=parameter.grad,
+                    unscale=unscale,
+                ),
+                parameter,
+                group,
+            )
+            for name, parameter, group in self.named()
+            if parameter.requires_grad and parameter.grad is not None
+        ]
+        sites = [site for site, _, _ in step.sites]
+        self.engine.observe(sites)
+        self.engine.collect(sites)
+        if self.mode == "gradient":
+            self._scale(step)
+        elif step.before is None:
+            step.before = {
+                site.binding.name: site.weight.clone()
+                for site, _, group in step.sites
+                if not site.resting and not _plain_sgd(optimizer, group, site)
+            }
+
+    def _scale(self, step: _Step) -> None:
+        for site, _, _ in step.sites or ():
+            if not site.resting:
+                self.applier.scale(site)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        step = self._step
+        if step is None:
+            return
+        if step.depth:
+            step.depth -= 1
+            return
+        self._step = None
+        if step.skipped:
+            return
+        if not step.observed:
+            self._gradients(step)  # a closure that was never called
+        sites = step.sites or []
+        before = step.before or {}
+        for site, _, group in sites if self.mode == "update" else ():
+            if site.resting:
+                continue
+            if site.binding.name in before:
+                self.applier.blend(site, before[site.binding.name])
+            else:
+                self.applier.correct(site, _rate(group, site.weight.device))
+        self.steps += 1
+        for site, parameter, _ in sites:
+            # Only now: optimizers make their state during the first step.
+            site.remember(_state(optimizer, parameter))
+        replaced = self.engine.settle([site for site, _, _ in sites])
+        if replaced and isinstance(optimizer, torch.optim.LBFGS):
+            # Its curvature history is of the whole parameter vector, which has just changed.
+            optimizer.state.clear()
+
+
+def _state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    state: dict[str, Any] = optimizer.state.get(parameter, {})
+    return state
+
+
+def _plain_sgd(optimizer: Optimizer, group: dict[str, Any], site: Site) -> bool:
+    """Whether the optimizer is known to add −lr·g, g as it stands in `.grad`, and nothing else."""
+    return (
+        type(optimizer) is torch.optim.SGD
+        and group["momentum"] == 0
+        and group["weight_decay"] == 0
+        and not hasattr(optimizer, "grad_scale")
+        and site.grad is not None
+        and not site.grad.is_sparse
+    )
+
+
+def _rate(group: dict[str, Any], device: torch.device) -> Tensor:
+    sign = 1.0 if group["maximize"] else -1.0
+    return torch.as_tensor(group["lr"], dtype=torch.float64).mul(sign).to(torch.float32).to(device)
+
+
+def _alive(frame: FrameType) -> bool:
+    """Whether a frame is still on this thread's stack."""
+    current: FrameType | None = sys._getframe(1)
+    while current is not None and current is not frame:
+        current = current.f_back
+    return current is not None
+
+
+def _outside(frame: FrameType) -> FrameType:
+    """The frame itself, or the nearest one around it that is not the compiler's."""
+    while "_dynamo" in frame.f_code.co_filename and frame.f_back is not None:
+        frame = frame.f_back
+    return frame

@@ -1,0 +1,346 @@
+"""The rules of a scheduler, bound to parameters, run stage by stage over many of them at once."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from biofx.errors import PlasticityError
+from biofx.plasticity.checkpoint import restore
+from biofx.plasticity.rule import Context, Expression, Rule, Stage
+from biofx.plasticity.shards import Shard, is_sharded, local, sample, sample_places, shard_of
+from biofx.plasticity.statistics import Request, measure
+from biofx.synapses import Synapses, unwrap
+
+
+@dataclass
+class Binding:
+    """One parameter and the rules that serve it, each with its context and state.
+
+    `layout` is the device mesh and the placements of a DTensor. For the metrics of the last step:
+    `numbers`, the factors as `expressions`, and `samples` of factors that are none.
+    """
+
+    name: str
+    shard: Shard
+    pairs: list[tuple[Rule, Context]]
+    layout: tuple[Any, Any] | None = None
+    stepped: bool = False
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+    expressions: Sequence[Expression] = ()
+    samples: Sequence[Tensor] = ()
+
+    def note(self, site: "Site") -> None:
+        """Remember the factors of a step."""
+        self.stepped = True
+        self.expressions, self.samples = site.expressions, ()
+        if site.factors:
+            places = sample_places(site.weight)
+            self.samples = [sample(f, site.weight.shape, places) for f in site.factors]
+
+
+@dataclass
+class Site:
+    """One parameter at one step: its local tensors, and the factors of its update."""
+
+    binding: Binding
+    weight: Tensor
+    grad: Tensor | None
+    expressions: list[Expression] = field(default_factory=list)
+    factors: list[Tensor] = field(default_factory=list)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def resting(self) -> bool:
+        """Whether every factor is 1."""
+        return not (self.expressions or self.factors)
+
+    def remember(self, optimizer_state: Mapping[str, Any]) -> None:
+        """Show the rules what the optimizer keeps for this parameter."""
+        for _, context in self.binding.pairs:
+            context.optimizer_state = optimizer_state
+
+    def release(self) -> None:
+        """The step is over: hold no gradient, and take the rules' numbers for the metrics."""
+        self.grad = None
+        for _, context in self.binding.pairs:
+            self.binding.numbers.update(context.events)
+            context.events.clear()
+            context.grad = context.fresh = context.activity = None
+            context.optimizer_state = context.statistics = {}
+
+
+class Engine:
+    """Rules bound to the synapses of one model.
+
+    Args:
+        model: a transformed model, wrapped or not.
+        synapses: {parameter name: Synapses}.
+        rules: in the order in which they act.
+        seed: of all random draws.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        synapses: Mapping[str, Synapses],
+        *,
+        rules: Sequence[Rule],
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.synapses = synapses
+        self.rules = tuple(rules)
+        self.seed = seed
+        # Whether rules may change the weights of a parameter when they first see it.
+        self.initialises = True
+        self.bindings: dict[str, Binding] = {}
+        # States from a checkpoint, of parameters that have not been trained since (frozen ones).
+        self.waiting: dict[str, dict[str, dict[str, Any]]] = {}
+        names = [rule.name for rule in self.rules]
+        # Two rules of one class are told apart by their place.
+        self.keys = [
+            name if names.count(name) == 1 else f"{name}.{place}"
+            for place, name in enumerate(names)
+        ]
+        for rule in self.rules:
+            served = [entry for entry in synapses.values() if rule.serves(entry)]
+            for entry in served:
+                rule.settings(entry)  # refuses bad hyperparameters
+            if not (served or rule.configured):
+                raise PlasticityError(
+                    f"{rule.name} serves no parameter: only={rule.only} matches none of "
+                    f"{', '.join(list(synapses)[:8])}"
+                )
+
+    def bind(self, name: str, parameter: Tensor) -> Binding:
+        """The binding of a parameter; prepares rules for one that was not seen before."""
+        shard = shard_of(parameter, name)
+        binding = self.bindings.get(name)
+        if binding is not None:
+            if binding.shard.size != shard.size or binding.shard.offsets != shard.offsets:
+                raise PlasticityError(
+                    f"{name} was sharded anew after its scheduler was made; make the scheduler "
+                    "after fully_shard or parallelize_module"
+                )
+            return binding
+        entry = self.synapses[name]
+        if tuple(entry.shape) != shard.shape:
+            raise PlasticityError(
+                f"{name} has shape {shard.shape}, but the model was transformed when it had "
+                f"{tuple(entry.shape)}; transform the model again"
+            )
+        weight = local(parameter)
+        pairs: list[tuple[Rule, Context]] = [
+            (
+                rule,
+                Context(
+                    synapses=entry,
+                    shard=shard,
+                    weight=weight,
+                    timing=rule.timing(entry),
+                    seed=self.seed,
+                ),
+            )
+            for rule in self.rules
+            if rule.serves(entry)
+        ]
+        layout = (
+            (parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
+            if is_sharded(parameter)
+            else None
+        )
+        binding = Binding(name, shard, pairs, layout)
+        for rule, context in pairs:
+            if rule.needs_activity(entry):
+                self._activity(binding)
+            rule.prepare(context)
+            if self.initialises:
+                rule.initialise(context)
+        waiting = self.waiting.pop(name, None)
+        if waiting is not None:
+            restore(self, binding, waiting)
+        self.bindings[name] = binding
+        return binding
+
+    def site(
+        self,
+        name: str,
+        parameter: Tensor,
+        *,
+        step: int,
+        grad: Tensor | None = None,
+        unscale: Tensor | None = None,
+    ) -> Site:
+        """One parameter at one step, as it stands now, with its gradient."""
+        binding = self.bind(name, parameter)
+        weight = local(parameter)
+        grad = None if grad is None else local(grad)
+        for _, context in binding.pairs:
+            context.weight, context.grad = weight, grad
+            context.step, context.seed, context.unscale = step, self.seed, unscale
+        return Site(binding, weight, grad)
+
+    @torch.no_grad()
+    def observe(self, sites: Sequence[Site], *kinds: type[Rule]) -> None:
+        """Gradients are known, weights have not moved: update the rules' states.
+
+        Args:
+            sites: parameters at this step.
+            kinds: classes of the rules meant; none means all.
+        """
+        # What the factors need is measured in the same go.
+        self._measure(sites, ("observe", "factor"), kinds)
+        self._collect_activity(sites, kinds)
+        for site in sites:
+            for rule, context in _chosen(site, kinds):
+                if rule.active(context, "observe"):
+                    rule.observe(context)
+
+    @torch.no_grad()
+    def collect(self, sites: Sequence[Site], *kinds: type[Rule]) -> None:
+        """Find the factors of each parameter: `Site.expressions` and `Site.factors`."""
+        self._measure(sites, ("factor",), kinds)
+        for site in sites:
+            for rule, context in _chosen(site, kinds):
+                if not rule.active(context, "factor"):
+                    continue
+                expression = rule.expression(context)
+                if expression is not None:
+                    site.expressions.append(expression)
+                    continue
+                factor = rule.factor(context)
+                if factor is not None:
+                    _check_factor(factor, rule, site.binding)
+                    site.factors.append(factor)
+            site.binding.note(site)
+
+    @torch.no_grad()
+    def settle(self, sites: Sequence[Site], *kinds: type[Rule]) -> bool:
+        """Weights have moved: let the rules change them.
+
+        Returns:
+            Whether synapses were replaced by new ones.
+        """
+        for site in sites:
+            site.statistics.clear()
+        self._measure(sites, ("after_step",), kinds)
+        replaced = False
+        for site in sites:
+            fresh: Tensor | None = None
+            for rule, context in _chosen(site, kinds):
+                if not rule.active(context, "after_step"):
+                    continue
+                context.fresh = fresh
+                mask = rule.after_step(context)
+                if mask is not None:
+                    fresh = mask if fresh is None else fresh | mask
+            if fresh is not None:
+                _forget(site, fresh)
+                replaced = True
+            site.release()
+        return replaced
+
+    def _measure(
+        self, sites: Iterable[Site], stages: tuple[Stage, ...], kinds: tuple[type[Rule], ...]
+    ) -> None:
+        requests = []
+        for site in sites:
+            names: dict[str, None] = {}
+            rules = []
+            for rule, context in _chosen(site, kinds):
+                context.statistics = site.statistics
+                wanted = [
+                    name
+                    for stage in stages
+                    if rule.active(context, stage)
+                    for name in rule.needs(context, stage)
+                    if name not in site.statistics
+                ]
+                if wanted:
+                    names.update(dict.fromkeys(wanted))
+                    rules.append(rule.name)
+            if names:
+                requests.append(
+                    Request(
+                        site.binding.name,
+                        site.weight,
+                        site.binding.shard,
+                        tuple(names),
+                        " and ".join(rules),
+                        site.statistics,
+                    )
+                )
+        measure(requests)
+
+    def _collect_activity(self, sites: Iterable[Site], kinds: tuple[type[Rule], ...]) -> None:
+        """Hand the counts since the last step to the rules that need them, over all processes."""
+        users: list[Context] = []
+        counts: list[Tensor] = []
+        for site in sites:
+            for rule, context in _chosen(site, kinds):
+                if rule.needs_activity(context.synapses):
+                    buffers = self._activity(site.binding)
+                    users.append(context)
+                    counts.append(torch.stack(buffers).sum(0).to(torch.float32))
+                    torch._foreach_zero_(buffers)
+        if counts and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            whole = torch.cat(counts)
+            dist.all_reduce(whole)
+            counts = list(torch.split(whole, [len(part) for part in counts]))
+        for context, part in zip(users, counts, strict=True):
+            context.activity = part
+
+    def drop_activity(self) -> None:
+        """Forget what was counted since the last step: a checkpoint has been loaded."""
+        for binding in self.bindings.values():
+            for rule, context in binding.pairs:
+                if rule.needs_activity(context.synapses):
+                    torch._foreach_zero_(self._activity(binding))
+
+    def _activity(self, binding: Binding) -> list[Tensor]:
+        """The counters of the layers that use a parameter, one per post-synaptic unit."""
+        synapses = self.synapses[binding.name]
+        axis = synapses.post_axis
+        units = synapses.shape[axis] * (1 if axis == 0 else synapses.groups)
+        buffers = []
+        for layer in synapses.layers:
+            module = unwrap(self.model).get_submodule(layer)
+            counts = getattr(module, "activity", None)
+            if not isinstance(counts, Tensor) or tuple(counts.shape) != (units,):
+                raise PlasticityError(
+                    f"{binding.name}: its layer {layer} ({type(module).__name__}) does not count "
+                    f"the activity of its {units} output units, which ACTIVITY needs: transform "
+                    "the model with fuzzy_lr_distribution=ACTIVITY, or leave this layer out"
+                )
+            buffers.append(counts)
+        return buffers
+
+
+def _chosen(site: Site, kinds: tuple[type[Rule], ...]) -> list[tuple[Rule, Context]]:
+    pairs = site.binding.pairs
+    return [pair for pair in pairs if isinstance(pair[0], kinds)] if kinds else pairs
+
+
+def _check_factor(factor: Tensor, rule: Rule, binding: Binding) -> None:
+    bad = int((~torch.isfinite(factor)).sum())
+    if bad:
+        raise PlasticityError(
+            f"{rule.name} gave {bad} of {factor.numel()} factors that are not finite for "
+            f"{binding.name}; nothing was written"
+        )
+
+
+def _forget(site: Site, fresh: Tensor) -> None:
+    """New synapses start without a past: neither in the rules nor in the optimizer."""
+    pairs = site.binding.pairs
+    for rule, context in pairs:
+        rule.replaced(context, fresh)
+    for value in pairs[0][1].optimizer_state.values():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            part = local(value)
+            if part.shape == fresh.shape and (is_sharded(value) or value.dim() > 0):
+                part.masked_fill_(fresh, 0)

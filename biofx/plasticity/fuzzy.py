@@ -1,0 +1,354 @@
+"""Fuzzy learning rates: every synapse learns at its own pace."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from biofx.config import Distribution
+from biofx.errors import PlasticityError
+from biofx.plasticity import random
+from biofx.plasticity.rule import (
+    STATIC,
+    Context,
+    Expression,
+    Rule,
+    Stage,
+    pick,
+    require,
+    scalar,
+    within,
+)
+from biofx.synapses import Synapses
+
+
+def fuzzy_factors(
+    draw: Tensor, nu: Tensor, *, low: Tensor, high: Tensor, distribution: Distribution
+) -> Tensor:
+    """Plasticity factors f with mean 1 and spread ν, from standard random numbers.
+
+    UNIFORM f = 1 + ν(2u − 1); NORMAL f = 1 + νz; LOGNORMAL f = exp(νz − ν²/2); GAMMA f = ν²·g with
+    g ~ Gamma(1/ν²); BETA f = 1 + ν(2b − 1) with b ~ Beta(1/ν, 1/ν).
+
+    Args:
+        draw: u, z, g or b; of the weight's shape.
+        nu: ν, of shape () or broadcastable to `draw`.
+        low, high: clamp of the factors, of shape ().
+        distribution: one of the five above.
+
+    Returns:
+        Factors of `draw`'s shape in [low, high], without a unit.
+
+    Source:
+        Hofmann et al. 2025, Methods, "Fuzzy learning rates" (uniform); the others keep its mean
+        and, but for BETA, name ν as the standard deviation (LOGNORMAL: of the logarithm).
+    """
+    if distribution in (Distribution.UNIFORM, Distribution.BETA):
+        factors = 1 + nu * (2 * draw - 1)
+    elif distribution == Distribution.NORMAL:
+        factors = 1 + nu * draw
+    elif distribution == Distribution.LOGNORMAL:
+        factors = torch.exp(nu * draw - 0.5 * nu * nu)
+    elif distribution == Distribution.GAMMA:
+        factors = nu * nu * draw
+    else:
+        raise ValueError(f"{distribution} is not drawn directly")
+    return factors.clamp(low, high)
+
+
+def layer_adaptive_nu(nu: float, rank: int, ranks: int) -> float:
+    """ν of a layer by its topological rank: ν for the first, ν/2 for the last of `ranks`."""
+    return nu * (1 - 0.5 * rank / max(ranks - 1, 1))
+
+
+def weight_adaptive_nu(weight: Tensor, nu: Tensor, *, mean_abs: Tensor) -> Tensor:
+    """ν·clamp(2 − |w|/mean|w|, ½, 1½) per synapse; small synapses vary more. Shape of `weight`."""
+    ratio = torch.where(mean_abs > 0, weight.abs() / mean_abs, 0.0)
+    return nu * (2 - ratio).clamp(0.5, 1.5)
+
+
+def activity_nu(counts: Tensor, nu: Tensor) -> Tensor:
+    """ν·(2 − clamp(1 + 0.1(c/mean c − 1), 0.8, 1.2)) per unit; active units vary less.
+
+    Args:
+        counts: c, how often each output unit was active, of shape (units,).
+        nu: ν, of shape ().
+    """
+    mean = counts.mean()
+    ratio = torch.where(mean > 0, counts / mean, 1.0)
+    return nu * (2 - (1 + 0.1 * (ratio - 1)).clamp(0.8, 1.2))
+
+
+def temporal_step(
+    factors: Tensor, decay: Tensor, *, low: Tensor, high: Tensor, noise: Tensor | float = 0.0
+) -> Tensor:
+    """One evolution of TEMPORAL factors: 1 + (f − 1)·decay + noise, clamped. Shape of `factors`."""
+    return (1 + (factors - 1) * decay + noise).clamp(low, high)
+
+
+# Expressions (see rule.Expression): module-level, for their identity is that of the kernel.
+
+
+def _uniform(
+    weight: Tensor, index: Tensor, *, key: Tensor, nu: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    draw = random.uniform(key, index)
+    return fuzzy_factors(draw, nu, low=low, high=high, distribution=Distribution.UNIFORM)
+
+
+def _normal(
+    weight: Tensor, index: Tensor, *, key: Tensor, nu: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    draw = random.normal(key, index)
+    return fuzzy_factors(draw, nu, low=low, high=high, distribution=Distribution.NORMAL)
+
+
+def _lognormal(
+    weight: Tensor, index: Tensor, *, key: Tensor, nu: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    draw = random.normal(key, index)
+    return fuzzy_factors(draw, nu, low=low, high=high, distribution=Distribution.LOGNORMAL)
+
+
+def _gamma(
+    weight: Tensor, index: Tensor, *, key: Tensor, nu: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    draw = random.gamma(key, index, 1 / (nu * nu))
+    return fuzzy_factors(draw, nu, low=low, high=high, distribution=Distribution.GAMMA)
+
+
+def _beta(
+    weight: Tensor, index: Tensor, *, key: Tensor, nu: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    draw = random.beta(key, index, 1 / nu)
+    return fuzzy_factors(draw, nu, low=low, high=high, distribution=Distribution.BETA)
+
+
+def _stored(weight: Tensor, index: Tensor, *, factors: Tensor) -> Tensor:
+    return factors
+
+
+DRAWN = {
+    Distribution.UNIFORM: _uniform,
+    Distribution.NORMAL: _normal,
+    Distribution.LOGNORMAL: _lognormal,
+    Distribution.GAMMA: _gamma,
+    Distribution.BETA: _beta,
+    Distribution.LAYER_ADAPTIVE: _uniform,
+    Distribution.ACTIVITY: _uniform,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuzzyLearningRates(Rule):
+    """Each synapse's update is multiplied by its own factor, drawn once (see `fuzzy_factors`).
+
+    Static factors are not stored but drawn again, the same, at each step. TEMPORAL (if `dynamic`)
+    and WEIGHT_ADAPTIVE factors are kept: 4 bytes per synapse.
+
+    Args:
+        nu, distribution, low, high, dynamic, decay, update_every: as the fields
+            `fuzzy_learning_rate_factor_nu`, `fuzzy_lr_distribution`, `fuzzy_lr_min`,
+            `fuzzy_lr_max`, `fuzzy_lr_dynamic`, `fuzzy_lr_decay` and `fuzzy_lr_update_freq` of
+            `BioConfig`; None takes the layer's configured value.
+
+    TEMPORAL evolves, and WEIGHT_ADAPTIVE and ACTIVITY factors are drawn again, after every
+    `update_every`-th step if `dynamic`; otherwise they stay as the first step made them.
+    """
+
+    nu: float | None = None
+    distribution: Distribution | str | None = None
+    low: float | None = None
+    high: float | None = None
+    dynamic: bool | None = None
+    decay: float | None = None
+    update_every: int | None = None
+
+    @override
+    def interval(self, synapses: Synapses) -> int:
+        return 0 if synapses.config.fuzzy_lr_distribution == Distribution.BASELINE else 1
+
+    @override
+    def settings(self, synapses: Synapses) -> dict[str, Any]:
+        plan = _resolve(self, synapses)
+        if plan.distribution == Distribution.LAYER_ADAPTIVE:
+            return {**super().settings(synapses), **vars(plan), "nu": _layer_nu(synapses, plan.nu)}
+        return {**super().settings(synapses), **vars(plan)}
+
+    @override
+    def active(self, context: Context, stage: Stage) -> bool:
+        # Factors evolve by the clock, whether or not the rule's schedule lets them act.
+        return stage != "factor" or super().active(context, stage)
+
+    @override
+    def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:
+        plan = _resolve(self, context.synapses)
+        weights = stage == "observe" and plan.distribution == Distribution.WEIGHT_ADAPTIVE
+        return ("mean_abs",) if weights and _due(context, plan) else ()
+
+    @override
+    def needs_activity(self, synapses: Synapses) -> bool:
+        return _resolve(self, synapses).distribution == Distribution.ACTIVITY
+
+    @override
+    def prepare(self, context: Context) -> None:
+        plan = _resolve(self, context.synapses)
+        shape = context.weight.shape
+        if plan.distribution == Distribution.WEIGHT_ADAPTIVE:
+            context.state["factors"] = torch.ones(
+                shape, dtype=torch.float32, device=context.weight.device
+            )
+            context.state["drawn"] = STATIC
+        elif plan.distribution == Distribution.ACTIVITY:
+            units = context.units(context.synapses.post_axis)
+            context.state["counts"] = torch.zeros(units, device=context.weight.device)
+            context.state["nu"] = torch.zeros(units, device=context.weight.device)
+            context.state["drawn"] = STATIC
+        elif plan.distribution == Distribution.TEMPORAL and plan.dynamic:
+            context.state["factors"] = _uniform(
+                context.weight, context.index, **self._inputs(context, plan)
+            )
+
+    @override
+    def observe(self, context: Context) -> None:
+        plan = _resolve(self, context.synapses)
+        if plan.distribution == Distribution.ACTIVITY and context.activity is not None:
+            context.state["counts"] += context.activity
+        if "drawn" not in context.state or not _due(context, plan):
+            return
+        context.state["drawn"] = context.step
+        device = context.weight.device
+        nu = scalar(plan.nu, device)
+        if plan.distribution == Distribution.ACTIVITY:
+            context.state["nu"] = activity_nu(context.state["counts"], nu)
+            return
+        mean_abs = context.statistics["mean_abs"]
+        context.state["factors"].copy_(
+            fuzzy_factors(
+                context.uniform("fuzzy"),
+                weight_adaptive_nu(context.weight.float(), nu, mean_abs=mean_abs),
+                low=scalar(plan.low, device),
+                high=scalar(plan.high, device),
+                distribution=Distribution.UNIFORM,
+            )
+        )
+
+    @override
+    def expression(self, context: Context) -> Expression | None:
+        plan = _resolve(self, context.synapses)
+        if plan.nu == 0 or plan.distribution == Distribution.BASELINE:
+            return None
+        if "factors" in context.state:
+            return Expression(_stored, {"factors": context.state["factors"]})
+        distribution = plan.distribution
+        if distribution == Distribution.TEMPORAL:
+            distribution = Distribution.UNIFORM
+        if distribution == Distribution.LAYER_ADAPTIVE:
+            plan = _Plan(**{**vars(plan), "nu": _layer_nu(context.synapses, plan.nu)})
+        inputs = self._inputs(context, plan)
+        token = (distribution, plan, context.state.get("drawn"))
+        if distribution == Distribution.ACTIVITY:
+            inputs["key"] = context.key("fuzzy", step=context.state["drawn"])
+            inputs["nu"] = context.per_unit(context.state["nu"], context.synapses.post_axis)
+        return Expression(DRAWN[distribution], inputs, token)
+
+    @override
+    def after_step(self, context: Context) -> None:
+        plan = _resolve(self, context.synapses)
+        if plan.distribution != Distribution.TEMPORAL or not plan.dynamic:
+            return
+        if context.step % plan.update_every:
+            return
+        device = context.weight.device
+        noise: Tensor | float = 0.0
+        if context.step % (10 * plan.update_every) == 0:
+            noise = 0.1 * plan.nu * (2 * context.uniform("fuzzy.noise") - 1)
+        factors = context.state["factors"]
+        low, high = scalar(plan.low, device), scalar(plan.high, device)
+        decay = scalar(plan.decay, device)
+        factors.copy_(temporal_step(factors, decay, low=low, high=high, noise=noise))
+
+    def _inputs(self, context: Context, plan: "_Plan") -> dict[str, Tensor]:
+        device = context.weight.device
+        return {
+            "key": context.key("fuzzy", step=STATIC),
+            "nu": scalar(plan.nu, device),
+            "low": scalar(plan.low, device),
+            "high": scalar(plan.high, device),
+        }
+
+
+@dataclass(frozen=True)
+class _Plan:
+    nu: float
+    distribution: Distribution
+    low: float
+    high: float
+    dynamic: bool
+    decay: float
+    update_every: int
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(*fields: Any) -> _Plan:
+    plan = _Plan(*fields)
+    rule = FuzzyLearningRates.__name__
+    within("[0, inf)", rule, nu=plan.nu)
+    within("[0, 1]", rule, low=plan.low)
+    within("[1, inf)", rule, high=plan.high)
+    within("(0, 1]", rule, decay=plan.decay)
+    within("[1, inf)", rule, update_every=plan.update_every)
+    require(
+        plan.update_every == int(plan.update_every),
+        rule,
+        f"update_every={plan.update_every!r} must be a whole number",
+    )
+    return plan
+
+
+def _resolve(rule: FuzzyLearningRates, synapses: Synapses) -> _Plan:
+    config = synapses.config
+    chosen = pick(rule.distribution, config.fuzzy_lr_distribution)
+    try:
+        distribution = Distribution(chosen)
+    except ValueError:
+        names = ", ".join(Distribution)
+        raise PlasticityError(
+            f"FuzzyLearningRates: distribution={chosen!r} is not one of {names}"
+        ) from None
+    return _plan(
+        pick(rule.nu, config.fuzzy_learning_rate_factor_nu),
+        distribution,
+        pick(rule.low, config.fuzzy_lr_min),
+        pick(rule.high, config.fuzzy_lr_max),
+        pick(rule.dynamic, config.fuzzy_lr_dynamic),
+        pick(rule.decay, config.fuzzy_lr_decay),
+        pick(rule.update_every, config.fuzzy_lr_update_freq),
+    )
+
+
+def _layer_nu(synapses: Synapses, nu: float) -> float:
+    config = synapses.config
+    rank, ranks = synapses.rank, synapses.ranks
+    if config.fuzzy_lr_layer_index >= 0:
+        rank = config.fuzzy_lr_layer_index
+    if config.fuzzy_lr_total_layers > 0:
+        ranks = config.fuzzy_lr_total_layers
+    require(
+        rank < ranks,
+        "FuzzyLearningRates",
+        f"{synapses.parameter}: fuzzy_lr_layer_index={rank} must be below the number of layers, "
+        f"{ranks} (fuzzy_lr_total_layers)",
+    )
+    return layer_adaptive_nu(nu, rank, ranks)
+
+
+def _due(context: Context, plan: _Plan) -> bool:
+    """Whether factors that depend on weights or activity are to be drawn at this step."""
+    drawn = context.state["drawn"]
+    if drawn == STATIC:
+        return True
+    return plan.dynamic and context.step - drawn >= plan.update_every

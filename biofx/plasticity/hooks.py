@@ -1,0 +1,98 @@
+"""`GradientHooks`: factors without an optimizer, applied to each gradient as it arrives."""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from biofx.errors import PlasticityError
+from biofx.plasticity.apply import Eager
+from biofx.plasticity.engine import Engine, Site
+from biofx.plasticity.shards import is_sharded
+from biofx.synapses import unwrap
+
+
+class GradientHooks:
+    """Hooks the gradients of all parameters that carry synapses.
+
+    Each incoming gradient is scaled before it is added to `.grad`, so that accumulation over
+    micro-batches gives f·Σg. Factors stay the same until `step`.
+
+    Args:
+        engine: the rules.
+        applier: how factors are applied.
+
+    Raises:
+        PlasticityError: parameters are sharded, or a rule that judges gradients would see each
+            process's own.
+    """
+
+    def __init__(self, engine: Engine, applier: Eager) -> None:
+        self.engine = engine
+        self.applier = applier
+        self.steps = 0
+        self._sites: dict[str, Site] = {}
+        self._handles: dict[str, tuple[int, RemovableHandle]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Hook parameters that have begun to require gradients, or were replaced."""
+        model = unwrap(self.engine.model)
+        many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        for name in self.engine.synapses:
+            parameter = model.get_parameter(name)
+            known = self._handles.get(name)
+            if not parameter.requires_grad or (known is not None and known[0] == id(parameter)):
+                continue
+            if is_sharded(parameter):
+                raise PlasticityError(
+                    f"{name} is sharded: pass the optimizer to GradScheduler, whose steps see the "
+                    "gradients of the shards"
+                )
+            binding = self.engine.bind(name, parameter)
+            judges = [rule.name for rule, _ in binding.pairs if rule.judges_gradients]
+            if many and judges:
+                raise PlasticityError(
+                    f"{judges[0]} would judge each process's own gradients: pass the optimizer to "
+                    "GradScheduler, whose steps see the averaged ones"
+                )
+            if known is not None:
+                known[1].remove()
+            handle = parameter.register_hook(self._hook(name, parameter))
+            self._handles[name] = (id(parameter), handle)
+
+    def _hook(self, name: str, parameter: nn.Parameter) -> Callable[[Tensor], Tensor | None]:
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        @torch.no_grad()
+        def scale(grad: Tensor) -> Tensor | None:
+            site = self._sites.get(name)
+            if site is None:
+                site = self.engine.site(name, parameter, step=self.steps + 1, grad=grad)
+                self.engine.observe([site])
+                self.engine.collect([site])
+                self._sites[name] = site
+            if site.resting:
+                return None
+            site.grad = grad.clone()
+            self.applier.scale(site)
+            scaled, site.grad = site.grad, None
+            return scaled
+
+        return scale  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """The weights have been updated: apply the rest, and begin the next step."""
+        sites = list(self._sites.values())
+        self._sites = {}
+        self.steps += 1
+        self.engine.settle(sites)
+        self.refresh()
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for _, handle in self._handles.values():
+            handle.remove()
+        self._handles = {}

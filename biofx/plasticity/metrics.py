@@ -1,0 +1,65 @@
+"""What `GradScheduler.metrics` tells of each parameter."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biofx.plasticity.engine import Binding
+from biofx.plasticity.shards import sample, sample_places
+
+EDGES = tuple(round(0.1 * tick, 1) for tick in range(21))
+
+
+def summarise(binding: Binding, weight: Tensor, *, lr: float | None = None) -> dict[str, Any]:
+    """Statistics of the last step's factors, and what the rules report.
+
+    Args:
+        binding: a parameter that has taken a step.
+        weight: its local weights, as they are now.
+        lr: the learning rate of its param group.
+    """
+    factors = sampled_factors(binding, weight)
+    quantiles = torch.quantile(factors, torch.tensor([0.05, 0.5, 0.95]))
+    low, middle, high = quantiles.tolist()
+    # The last bin holds everything from 2 on.
+    bins = (factors * 10).floor().clamp(0, len(EDGES) - 1).long()
+    shares = torch.bincount(bins, minlength=len(EDGES)) / factors.numel()
+    found: dict[str, Any] = {
+        "factor_mean": float(factors.mean()),
+        "factor_std": float(factors.std(correction=0)),
+        "factor_q05": low,
+        "factor_q50": middle,
+        "factor_q95": high,
+        "rate_histogram": {"edges": EDGES, "share": shares.tolist()},
+    }
+    if lr is not None:
+        found["rate_mean"] = lr * found["factor_mean"]
+    for name, number in binding.numbers.items():
+        found[name] = float(number)
+    for rule, context in binding.pairs:
+        found.update(rule.report(context))
+    return found
+
+
+def sampled_factors(binding: Binding, weight: Tensor) -> Tensor:
+    """The product of all factors on a sample of the local synapses, float32 on the CPU."""
+    if not weight.numel():
+        return torch.ones(1)
+    place = sample_places(weight)
+    shard = binding.shard
+    index = torch.zeros((), dtype=torch.int64, device=weight.device)
+    for line, offset, whole in zip(place, shard.offsets, shard.shape, strict=True):
+        index = index * whole + line + offset
+    if shard.numel < 2**31:
+        index = index.to(torch.int32)
+    chosen = weight[place].float()
+    product = torch.ones_like(chosen)
+    for expression in binding.expressions:
+        inputs = {
+            name: sample(value, weight.shape, place) for name, value in expression.inputs.items()
+        }
+        product = product * expression.function(chosen, index, **inputs)
+    for factor in binding.samples:
+        product = product * factor
+    return product.float().cpu()

@@ -1,0 +1,288 @@
+"""`Rule`: what a plasticity rule is, and `Context`: what it sees of one parameter at one step."""
+
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from biofx.errors import PlasticityError
+from biofx.plasticity import random
+from biofx.plasticity.schedule import Schedule
+from biofx.plasticity.shards import Shard
+from biofx.synapses import Synapses
+
+STATIC = 0  # the step that keys draws made once and for all
+EVERY_STEP = Schedule()
+Stage = Literal["observe", "factor", "after_step"]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A factor as a pure function, so that the factors of several rules can share one kernel.
+
+    Attributes:
+        function: ``function(weight, index, **inputs) -> factors``, elementwise, in float32; at
+            module level, for it is the identity of the kernel.
+        inputs: tensors of shape () or broadcastable to the weight; new values never recompile.
+        token: equal tokens promise equal factors; None if they depend on the weights.
+    """
+
+    function: Callable[..., Tensor]
+    inputs: Mapping[str, Tensor]
+    token: Hashable = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Context:
+    """One parameter at one step, as a rule sees it.
+
+    Under FSDP and tensor parallelism, tensors are the local shard; statistics are global.
+
+    Attributes:
+        synapses: what is known of the parameter.
+        shard: where the local part lies in the whole; ``shard.numel`` counts all synapses.
+        weight: the weights, of shape ``shard.size``, in the parameter's own type and memory. In
+            `Rule.factor` those before the update; in `Rule.after_step` the updated ones, to be
+            changed in place.
+        grad: the gradient as the optimizer gets it, or None. Multiply by `unscale` to undo the
+            scale of a `GradScaler` whose optimizer unscales by itself.
+        unscale: None, or a tensor of shape ().
+        step: optimizer steps counted from 1.
+        timing: the schedule that holds for this parameter.
+        seed: the scheduler's seed.
+        state: the rule's own tensors and numbers for this parameter; kept in checkpoints. Tensors
+            of shape ``shard.size`` are sharded like the parameter.
+        optimizer_state: the optimizer's state of this parameter, ``{}`` without one.
+        activity: how often each post-synaptic unit was active since the last step, or None.
+        fresh: mask of the synapses that an earlier rule replaced at this step, or None.
+        statistics: what `Rule.needs` asked for, tensors of shape (): "mean_abs" is mean|w|,
+            "max_abs" is max|w|, "log_mean" and "log_std" are the moments of ln|w| over w ≠ 0.
+        events: numbers of this step for `GradScheduler.metrics`, tensors of shape ().
+    """
+
+    synapses: Synapses
+    shard: Shard
+    weight: Tensor
+    grad: Tensor | None = None
+    unscale: Tensor | None = None
+    step: int = 0
+    timing: Schedule = EVERY_STEP
+    seed: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+    optimizer_state: Mapping[str, Any] = field(default_factory=dict)
+    activity: Tensor | None = None
+    fresh: Tensor | None = None
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    events: dict[str, Tensor] = field(default_factory=dict)
+
+    def key(self, stream: str, *, step: int | None = None) -> Tensor:
+        """The key of this parameter's draws for one purpose at one step, int64 of shape ()."""
+        step = self.step if step is None else step
+        name = self.synapses.parameter
+        return random.key_tensor(
+            random.stream_key(self.seed, step, name, stream), self.weight.device
+        )
+
+    @property
+    def index(self) -> Tensor:
+        """Global index of each local synapse, of shape ``shard.size``."""
+        return self.shard.index(self.weight.device)
+
+    def uniform(self, stream: str = "", *, draw: int = 0) -> Tensor:
+        """Uniforms on [0, 1), float32, one per local synapse, new at each step."""
+        return random.uniform(self.key(stream), self.index, draw=draw)
+
+    def normal(self, stream: str = "", *, draw: int = 0) -> Tensor:
+        """Standard normals, float32, one per local synapse, new at each step."""
+        return random.normal(self.key(stream), self.index, draw=draw)
+
+    def per_unit(self, values: Tensor, axis: int) -> Tensor:
+        """Spread values per unit over the local synapses.
+
+        Args:
+            values: one value per unit along `axis`, of shape (units,): see `units`.
+            axis: the post- or pre-synaptic axis.
+
+        Returns:
+            A tensor that broadcasts against `weight`.
+        """
+        rows, groups = self.shard, self.synapses.groups
+        start, count = rows.offsets[axis], rows.size[axis]
+        ones = [1] * len(rows.shape)
+        if groups == 1 or axis == 0:
+            ones[axis] = count
+            return values[start : start + count].view(ones)
+        # Axis 1 of a grouped convolution counts units within a group; axis 0 tells the group.
+        first = torch.arange(rows.size[0], device=values.device) + rows.offsets[0]
+        second = torch.arange(count, device=values.device) + start
+        group = first // (rows.shape[0] // groups)
+        ones[0], ones[1] = rows.size[0], count
+        return values[group[:, None] * rows.shape[1] + second].view(ones)
+
+    def units(self, axis: int) -> int:
+        """Units along the post- or pre-synaptic axis, over all groups of a convolution."""
+        return self.shard.shape[axis] * (1 if axis == 0 else self.synapses.groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A plasticity rule: hyperparameters, and functions of a `Context`.
+
+    A rule holds no state of its own: what it must remember goes into ``context.state``, which
+    checkpoints keep. Write one by overriding what you need; a factor is usually all:
+
+        >>> class SmallFirst(Rule):
+        ...     '''Synapses above the mean learn at half the rate.'''
+        ...
+        ...     def needs(self, context, stage):
+        ...         return ("mean_abs",) if stage == "factor" else ()
+        ...
+        ...     def factor(self, context):
+        ...         large = context.weight.abs() > context.statistics["mean_abs"]
+        ...         return torch.where(large, 0.5, 1.0)
+        >>> SmallFirst(schedule=Schedule(start=100), only=("encoder.*",)).name
+        'SmallFirst'
+
+    Per step, for each parameter that has a gradient: `observe`, then `factor`, then the optimizer
+    moves the weights, then `after_step`. Factors of several rules multiply. Draw random numbers
+    with ``context.uniform(...)``, never with ``torch.rand``, to stay reproducible and the same on
+    every rank.
+
+    Args:
+        schedule: when the rule acts; None takes the configuration's interval, else every step.
+        only: one or more globs over parameter names; other parameters are left alone.
+        configured: act only where the layer's own configuration turns the rule on.
+    """
+
+    schedule: Schedule | None = None
+    only: str | tuple[str, ...] = ("*",)
+    configured: bool = False
+
+    # Whether `observe` reads gradients: those must then be the whole step's, over all processes.
+    judges_gradients: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """What checkpoints, metrics and messages call the rule."""
+        return type(self).__name__
+
+    def interval(self, synapses: Synapses) -> int | None:
+        """Steps between applications in the layer's configuration: 0 is off, None unconfigured."""
+        return None
+
+    def serves(self, synapses: Synapses) -> bool:
+        """Whether the rule acts on this parameter."""
+        globs = (self.only,) if isinstance(self.only, str) else self.only
+        if not any(fnmatchcase(synapses.parameter, glob) for glob in globs):
+            return False
+        return not (self.configured and self.interval(synapses) == 0)
+
+    def timing(self, synapses: Synapses) -> Schedule:
+        """The schedule that holds for this parameter."""
+        return self.schedule or Schedule(every=self.interval(synapses) or 1)
+
+    def settings(self, synapses: Synapses) -> dict[str, Any]:
+        """Effective hyperparameters for this parameter: plain values, compared on resuming.
+
+        Refuses, with a `PlasticityError`, those out of range and parameters it cannot serve.
+        """
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("schedule", "only", "configured")
+        }
+        timing = self.timing(synapses)
+        return {**own, "every": timing.every, "start": timing.start, "stop": timing.stop}
+
+    def active(self, context: Context, stage: Stage) -> bool:
+        """Whether this function of the rule is called at this step: when the schedule says so."""
+        return context.timing.due(context.step)
+
+    def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:
+        """Global statistics of the weights that the function reads in ``context.statistics``.
+
+        A parameter for which one is not finite is refused, before anything is written.
+        """
+        return ()
+
+    def needs_activity(self, synapses: Synapses) -> bool:
+        """Whether `observe` reads ``context.activity``."""
+        return False
+
+    def prepare(self, context: Context) -> None:
+        """Once, before the first step: create ``context.state``."""
+
+    def initialise(self, context: Context) -> None:
+        """Once, before the first step: change ``context.weight`` in place."""
+
+    def observe(self, context: Context) -> None:
+        """Gradients are known, weights have not moved: update the rule's state."""
+
+    def expression(self, context: Context) -> Expression | None:
+        """The factor as an `Expression`; None leaves the parameter alone."""
+        return None
+
+    def factor(self, context: Context) -> Tensor | None:
+        """Factors of the local synapses' updates, broadcastable to the weight; None means 1."""
+        expression = self.expression(context)
+        if expression is None:
+            return None
+        return expression.function(context.weight.float(), context.index, **expression.inputs)
+
+    def after_step(self, context: Context) -> Tensor | None:
+        """Change ``context.weight`` in place after the update.
+
+        Returns:
+            None, or a boolean mask of synapses that were replaced by new ones: their optimizer
+            state is zeroed and every rule is told through `replaced`.
+        """
+        return None
+
+    def replaced(self, context: Context, mask: Tensor) -> None:
+        """Some synapses are new (boolean mask of shape ``shard.size``): forget the old ones."""
+
+    def report(self, context: Context) -> dict[str, float]:
+        """What `GradScheduler.metrics` adds for this parameter."""
+        return {}
+
+
+def pick(own: Any, configured: Any) -> Any:
+    """A rule's own hyperparameter if it was given, else the layer's configured one."""
+    return configured if own is None else own
+
+
+@functools.lru_cache(maxsize=1024)
+def scalar(value: float, device: torch.device) -> Tensor:
+    """A hyperparameter as a float32 tensor of shape (): not a constant of a compiled kernel."""
+    return torch.tensor(value, dtype=torch.float32, device=device)
+
+
+def require(condition: bool, rule: str, message: str) -> None:
+    """Refuse what a rule cannot do.
+
+    Raises:
+        PlasticityError: the condition does not hold.
+    """
+    if not condition:
+        raise PlasticityError(f"{rule}: {message}")
+
+
+def within(interval: str, rule: str, **values: Any) -> None:
+    """Refuse hyperparameters outside an interval, written as in mathematics: ``"(0, 1]"``.
+
+    Raises:
+        PlasticityError: one is not a number, or lies outside.
+    """
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    for name, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (
+            number
+            and (low < value or (low == value and interval[0] == "["))
+            and (value < high or (value == high and interval[-1] == "]"))
+        ):
+            raise PlasticityError(f"{rule}: {name}={value!r} must be a number in {interval}")

@@ -1,0 +1,49 @@
+"""`Schedule`: at which optimizer steps a rule acts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from biofx.errors import PlasticityError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every `every`-th step after the first `start` steps, up to and including step `stop`.
+
+    Steps are counted from 1 and per optimizer; a step that a `GradScaler` skips does not count.
+
+        >>> [step for step in range(1, 13) if Schedule(every=3, start=2, stop=11).due(step)]
+        [5, 8, 11]
+
+    Args:
+        every: steps between applications; the first one is at step `start` + `every`.
+        start: steps to wait.
+        stop: the last step at which the rule may act; None means never to stop.
+
+    Raises:
+        PlasticityError: `every` is not a positive whole number, `start` is negative, or `stop` is
+            not after `start`.
+    """
+
+    every: int = 1
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("every", self.every, 1)
+        _check("start", self.start, 0)
+        if self.stop is not None:
+            _check("stop", self.stop, self.start + 1)
+
+    def due(self, step: int) -> bool:
+        """Whether the rule acts at this step (the first step is 1)."""
+        if step <= self.start or (self.stop is not None and step > self.stop):
+            return False
+        return (step - self.start) % self.every == 0
+
+
+def _check(name: str, value: Any, lowest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise PlasticityError(
+            f"Schedule: {name}={value!r} must be a whole number of at least {lowest}"
+        )

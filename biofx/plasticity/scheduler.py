@@ -1,0 +1,292 @@
+"""`GradScheduler`: applies plasticity rules while a model trains."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from biofx.errors import CheckpointError, PlasticityError
+from biofx.plasticity import checkpoint
+from biofx.plasticity.apply import Eager
+from biofx.plasticity.attachment import Attachment, Mode
+from biofx.plasticity.crystallize import Crystallize
+from biofx.plasticity.dale import DalesPrinciple
+from biofx.plasticity.engine import Engine
+from biofx.plasticity.fuzzy import FuzzyLearningRates
+from biofx.plasticity.hooks import GradientHooks
+from biofx.plasticity.metrics import summarise
+from biofx.plasticity.rejuvenate import Rejuvenate
+from biofx.plasticity.rule import Rule
+from biofx.plasticity.shards import local
+from biofx.plasticity.volume import VolumeDependentRates
+from biofx.synapses import synapses_of, unwrap
+
+# Optimizers that divide the gradient by its own size, or look at its sign alone.
+SCALE_BLIND = (
+    "adam",
+    "adagrad",
+    "adadelta",
+    "rmsprop",
+    "rprop",
+    "adafactor",
+    "lion",
+    "lamb",
+    "muon",
+)
+
+
+def configured_rules() -> list[Rule]:
+    """All rules, each acting where a layer's configuration turns it on; in their order."""
+    return [
+        FuzzyLearningRates(configured=True),
+        VolumeDependentRates(configured=True),
+        Crystallize(configured=True),
+        Rejuvenate(configured=True),
+        DalesPrinciple(configured=True),
+    ]
+
+
+class GradScheduler:
+    """Gives every synapse its own learning rate, and its own fate, while a model trains.
+
+        >>> optimizer = torch.optim.AdamW(bio.parameters())
+        >>> scheduler = GradScheduler(bio, optimizer)
+        >>> for x, y in batches:
+        ...     optimizer.zero_grad()
+        ...     loss(bio(x), y).backward()
+        ...     optimizer.step()  # plasticity acts here
+
+    It hooks `optimizer.step()`, and nothing else in the loop changes: gradient accumulation,
+    clipping, `GradScaler` (a skipped step is no step), closures and learning rate schedulers work
+    as they do without it. Per step: rules judge the gradients, factors are computed, the optimizer
+    moves the weights, each weight's move is multiplied by its factors, and rules that change
+    weights run, in the order of `rules`.
+
+    Where factors act:
+
+    - ``apply="update"``: after the step, w ← w_before + f·(w − w_before), which is a learning rate
+      under every optimizer. `.grad` is never changed. It costs a copy of the weights during the
+      step; plain SGD (no momentum, no weight decay), whose update is known, needs none.
+    - ``apply="gradient"``: before the step, g ← f·g, in place. Optimizers that normalise gradients
+      (Adam and its like) all but undo it, and a warning says so.
+
+    Without an optimizer, each incoming gradient is scaled before it is added to `.grad`, and
+    `step()`, called after the weights were updated, applies the rest. `Crystallize` then judges the
+    first gradient of each step, with a `GradScaler`'s scale in it.
+
+    Several rules on one parameter multiply. The scheduler never touches PyTorch's random state.
+
+    Args:
+        bio: a model made by `biofx.transform`; `torch.compile`d, in `DistributedDataParallel`, or
+            after `fully_shard`.
+        optimizer: one, several (each counts its own steps), or None.
+        rules: any list of rules, in the order in which they act. None: `FuzzyLearningRates`,
+            `VolumeDependentRates`, `Crystallize`, `Rejuvenate`, `DalesPrinciple`, each where the
+            layers' configuration turns it on.
+        seed: of all draws. Every process must be given the same.
+        apply: where factors act.
+        compile: fuse the rules into kernels with `torch.compile`; "auto" does where it pays.
+
+    Raises:
+        ModelError: the model was not made by `biofx.transform`.
+        PlasticityError: the optimizer shares no weight with the model, is scheduled already, a
+            rule cannot serve a layer, or a hyperparameter is out of range.
+    """
+
+    def __init__(
+        self,
+        bio: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        *,
+        rules: Iterable[Rule] | None = None,
+        seed: int = 0,
+        apply: Mode = "update",
+        compile: bool | Literal["auto"] = "auto",
+    ) -> None:
+        synapses = synapses_of(bio)
+        chosen = configured_rules() if rules is None else list(rules)
+        _check_arguments(chosen, seed, apply, compile)
+        optimizers = [_hookable(one) for one in _listed(optimizer)]
+        self._apply: Mode = apply if optimizers else "gradient"
+        self._engine = Engine(bio, synapses, rules=chosen, seed=seed)
+        applier = Eager()
+        self._attachments: list[Attachment] = []
+        self._hooks: GradientHooks | None = None
+        try:
+            for one in optimizers:
+                attachment = Attachment(one, self._engine, mode=apply, applier=applier)
+                self._attachments.append(attachment)
+                attachment.named()
+            self._refuse_shared()
+            with torch.no_grad():
+                for attachment in self._attachments:
+                    attachment.prepare()
+            if not optimizers:
+                self._hooks = GradientHooks(self._engine, applier)
+        except BaseException:
+            self.detach()
+            raise
+        if apply == "gradient":
+            for one in optimizers:
+                _warn_if_blind(one)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps taken, one number per optimizer (one in all without an optimizer)."""
+        if self._hooks is not None:
+            return [self._hooks.steps]
+        return [attachment.steps for attachment in self._attachments]
+
+    def step(self) -> None:
+        """Without an optimizer: the weights have been updated; apply the rest of the rules.
+
+        Raises:
+            PlasticityError: there is an optimizer, whose own `step()` does this, or the scheduler
+                was detached.
+        """
+        if self._hooks is None:
+            raise PlasticityError(
+                "step() is for a GradScheduler without an optimizer; this one "
+                + ("acts in optimizer.step()" if self._attachments else "was detached")
+            )
+        self._hooks.step()
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """What the rules did to each parameter at its last step.
+
+        Returns:
+            {parameter name: {"factor_mean", "factor_std", "factor_q05", "factor_q50", "factor_q95",
+            "rate_histogram": {"edges", "share"} of the factors (the last bin is open), "rate_mean"
+            (factor times learning rate), and, of the rules that act, "crystallized" (share of
+            synapses ever dampened), "turnover" (share replaced at the last rejuvenation),
+            "dale_projected" (weights set to 0 at the last step)}}. Factors are those of at most
+            16,384 evenly spaced synapses, at the weights as they are now; under sharding, numbers
+            are the local shard's.
+        """
+        found = {}
+        with torch.no_grad():
+            for attachment in self._attachments:
+                for name, parameter, group in attachment.named():
+                    binding = self._engine.bindings.get(name)
+                    if binding is not None and binding.stepped:
+                        lr = float(group["lr"]) if "lr" in group else None
+                        found[name] = summarise(binding, local(parameter), lr=lr)
+            if self._hooks is not None:
+                model = unwrap(self._engine.model)
+                for name, binding in self._engine.bindings.items():
+                    if binding.stepped:
+                        found[name] = summarise(binding, local(model.get_parameter(name)))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on as if never stopped: tensors and plain values.
+
+        Loads with ``torch.load(weights_only=True)`` and through `torch.distributed.checkpoint`;
+        states of sharded parameters are DTensors. Tensors share memory with the scheduler's.
+        """
+        return {
+            "version": checkpoint.VERSION,
+            "fingerprint": checkpoint.fingerprint(self._engine, apply=self._apply),
+            "steps": list(self.steps),
+            "state": checkpoint.collect(self._engine),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, as if never stopped.
+
+        Raises:
+            CheckpointError: it was written with another seed, model, configuration or set of
+                rules; the message names the differences.
+        """
+        if not isinstance(state_dict, Mapping) or "fingerprint" not in state_dict:
+            raise CheckpointError("this is not a checkpoint of a GradScheduler")
+        if state_dict.get("version") != checkpoint.VERSION:
+            raise CheckpointError(
+                f"the checkpoint has version {state_dict.get('version')!r}; this biofx reads "
+                f"version {checkpoint.VERSION}"
+            )
+        checkpoint.check(state_dict["fingerprint"], self._engine, apply=self._apply)
+        steps = list(state_dict["steps"])
+        if len(steps) != len(self.steps):
+            raise CheckpointError(
+                f"the checkpoint is of {len(steps)} optimizers, this scheduler has "
+                f"{len(self.steps)}"
+            )
+        checkpoint.spread(self._engine, state_dict["state"])
+        for counter, count in zip(self._counters(), steps, strict=True):
+            counter.steps = int(count)
+
+    def detach(self) -> None:
+        """Remove all hooks; the optimizer is as it was. Doing it again does nothing."""
+        for attachment in self._attachments:
+            attachment.detach()
+        if self._hooks is not None:
+            self._hooks.detach()
+
+    def _counters(self) -> Sequence[Attachment | GradientHooks]:
+        return self._attachments if self._hooks is None else [self._hooks]
+
+    def _refuse_shared(self) -> None:
+        seen: dict[str, int] = {}
+        for place, attachment in enumerate(self._attachments):
+            for name, _, _ in attachment.named():
+                if seen.setdefault(name, place) != place:
+                    raise PlasticityError(
+                        f"{name} is in two of the optimizers; its steps could not be counted"
+                    )
+
+
+def _listed(optimizer: Any) -> list[Any]:
+    if optimizer is None:
+        return []
+    if isinstance(optimizer, Sequence):
+        if not optimizer:
+            raise PlasticityError("the list of optimizers is empty; pass None to have no optimizer")
+        return list(optimizer)
+    return [optimizer]
+
+
+def _hookable(optimizer: Any) -> Optimizer:
+    """The optimizer that takes hooks: inside a wrapper (Accelerate's), if need be."""
+    inner = optimizer
+    while not hasattr(inner, "_optimizer_step_pre_hooks") and hasattr(inner, "optimizer"):
+        inner = inner.optimizer
+    if not isinstance(inner, Optimizer):
+        raise PlasticityError(
+            f"{type(optimizer).__name__} is not a torch.optim.Optimizer and cannot be hooked; pass "
+            "the optimizer inside it, or none and call GradScheduler.step()"
+        )
+    for hook in inner._optimizer_step_post_hooks.values():
+        if isinstance(getattr(hook, "__self__", None), Attachment):
+            raise PlasticityError(
+                f"this {type(inner).__name__} has a GradScheduler already, and factors would be "
+                "applied twice; detach() the first one"
+            )
+    return inner
+
+
+def _check_arguments(rules: Sequence[Any], seed: Any, apply: Any, compile: Any) -> None:
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            hint = " (an instance is needed, not the class)" if isinstance(rule, type) else ""
+            raise PlasticityError(f"rules: {rule!r} is not a biofx.plasticity.Rule{hint}")
+    if not isinstance(seed, int):
+        raise PlasticityError(f"seed={seed!r} must be a whole number")
+    if apply not in ("update", "gradient"):
+        raise PlasticityError(f"apply={apply!r} must be 'update' or 'gradient'")
+    if compile not in (True, False, "auto"):
+        raise PlasticityError(f"compile={compile!r} must be True, False or 'auto'")
+
+
+def _warn_if_blind(optimizer: Optimizer) -> None:
+    name = type(optimizer).__name__
+    if any(blind in name.lower() for blind in SCALE_BLIND):
+        warnings.warn(
+            f"{name} all but ignores the scale of gradients, so that factors on gradients have "
+            'next to no effect; use GradScheduler(..., apply="update")',
+            UserWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,134 @@
+"""Parameters as rules see them: the local part of a tensor and where it lies in the whole."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from biofx.errors import PlasticityError
+from biofx.plasticity.random import counters, shard_counters
+
+SAMPLE = 16_384  # synapses of one parameter that its metrics look at
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether the tensor is a DTensor (`fully_shard`, tensor parallelism)."""
+    # Importing DTensor costs 0.3 s; a tensor can only be one if somebody has imported it.
+    return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of the tensor that lies in this process: detached, sharing its memory."""
+    tensor = tensor.detach()
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Where a process's part of a parameter lies in the whole; a block, whatever the placements.
+
+    Attributes:
+        shape: shape of the whole parameter.
+        size: shape of the local part; `shape` for an ordinary parameter.
+        offsets: where the local part begins, per dimension.
+        groups: process groups over which the parameter is split; a global sum is the sum over all
+            of them, one after the other.
+    """
+
+    shape: tuple[int, ...]
+    size: tuple[int, ...]
+    offsets: tuple[int, ...]
+    groups: tuple[dist.ProcessGroup, ...] = ()
+
+    @property
+    def numel(self) -> int:
+        """Synapses of the whole parameter."""
+        return math.prod(self.shape)
+
+    @property
+    def first(self) -> int | None:
+        """Global index of the first local element, or None if the local ones are not one run."""
+        split = [axis for axis, size in enumerate(self.size) if size != self.shape[axis]]
+        if split and any(self.size[axis] != 1 for axis in range(split[-1])):
+            return None
+        index = 0
+        for whole, offset in zip(self.shape, self.offsets, strict=True):
+            index = index * whole + offset
+        return index
+
+    def index(self, device: torch.device) -> Tensor:
+        """Global (row-major) index of each local element, of shape `size`, int32 or int64."""
+        if self.size == self.shape:
+            return counters(self.shape, device)
+        return shard_counters(self.shape, self.size, offsets=self.offsets, device=device)
+
+    def part(self, whole: Tensor) -> Tensor:
+        """A copy of the local part of a tensor of the whole shape."""
+        for axis, (offset, size) in enumerate(zip(self.offsets, self.size, strict=True)):
+            whole = whole.narrow(axis, offset, size)
+        return whole.clone(memory_format=torch.contiguous_format)
+
+
+def shard_of(parameter: Tensor, name: str) -> Shard:
+    """The shard of a parameter that this process holds.
+
+    Raises:
+        PlasticityError: the parameter is on the meta device, or its placements are not a division
+            into blocks.
+    """
+    if parameter.is_meta:
+        raise PlasticityError(
+            f"{name} has no data yet (meta device); materialise the model before its scheduler "
+            "is made"
+        )
+    shape = tuple(parameter.shape)
+    if not is_sharded(parameter):
+        return Shard(shape, shape, (0,) * len(shape))
+    mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
+    placements: tuple[Any, ...] = parameter.placements  # type: ignore[attr-defined]
+    size = tuple(parameter.to_local().shape)  # type: ignore[attr-defined]
+    blocks = [range(whole) for whole in shape]
+    # `fully_shard` over tensor parallelism gives strided placements: cut after the plain ones.
+    order = sorted(enumerate(placements), key=lambda cut: getattr(cut[1], "split_factor", 1))
+    groups = []
+    for dim, placement in order:
+        if placement.is_replicate() or mesh.size(dim) == 1:
+            continue
+        axis = getattr(placement, "dim", None)
+        if axis is not None:
+            blocks[axis] = _chunk(blocks[axis], mesh.size(dim), mesh.get_local_rank(dim))
+        groups.append(mesh.get_group(dim))
+    if tuple(map(len, blocks)) != size:
+        raise PlasticityError(
+            f"{name}: cannot tell which block of shape {shape} the local part of shape {size} is "
+            f"under the placements {placements}"
+        )
+    return Shard(shape, size, tuple(block.start for block in blocks), tuple(groups))
+
+
+def _chunk(block: range, parts: int, place: int) -> range:
+    """What `torch.chunk` gives to one place; places behind the last chunk get nothing."""
+    size = -(-len(block) // parts)
+    return block[min(place * size, len(block)) : min((place + 1) * size, len(block))]
+
+
+def all_sum(values: Tensor, shard: Shard) -> Tensor:
+    """Sum over all processes that hold a part of the parameter; in place where there are any."""
+    for group in shard.groups:
+        dist.all_reduce(values, group=group)
+    return values
+
+
+def sample_places(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Coordinates of at most `SAMPLE` evenly spaced elements."""
+    count = min(tensor.numel(), SAMPLE)
+    flat = torch.arange(count, device=tensor.device) * tensor.numel() // max(count, 1)
+    return torch.unravel_index(flat, tensor.shape)
+
+
+def sample(values: Tensor, size: torch.Size, places: tuple[Tensor, ...]) -> Tensor:
+    """The values at some places of the shape that they broadcast to; scalars stay scalars."""
+    return values if values.dim() == 0 else values.broadcast_to(size)[places]

@@ -1,0 +1,97 @@
+"""Volume-dependent rates: large synapses are stable, small ones move."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from biofx.plasticity import random
+from biofx.plasticity.rule import Context, Expression, Rule, Stage, pick, scalar, within
+from biofx.synapses import Synapses
+
+
+def volume_factors(
+    weight: Tensor, noise: Tensor, *, base: Tensor, stability: Tensor, variability: Tensor
+) -> Tensor:
+    """f = |N(μ, (variability·μ)²)| with μ = base·exp(−stability·v), volume v = |w|/(1 + |w|).
+
+    Args:
+        weight: w, before the update.
+        noise: standard normals of the weight's shape.
+        base: factor of a synapse of weight 0, before the noise.
+        stability: how fast the factor falls with the volume.
+        variability: standard deviation of the factor relative to its mean.
+
+    Returns:
+        Factors of the weight's shape, ≥ 0.
+
+    Source:
+        Hofmann et al. 2025, Methods, "Volume-dependent learning rates".
+    """
+    size = weight.abs()
+    mean = base * torch.exp(-stability * (size / (1 + size)))
+    return (mean * (1 + variability * noise)).abs()
+
+
+def _volume(
+    weight: Tensor,
+    index: Tensor,
+    *,
+    key: Tensor,
+    base: Tensor,
+    stability: Tensor,
+    variability: Tensor,
+) -> Tensor:
+    noise = random.normal(key, index)
+    return volume_factors(weight, noise, base=base, stability=stability, variability=variability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeDependentRates(Rule):
+    """Multiplies each update by `volume_factors`, drawn anew at each step.
+
+    With the default `base` of 0.1 the effective learning rate is about a tenth of the optimizer's:
+    raise the one or the other.
+
+    Args:
+        base, stability, variability: as `base_lr`, `stability_factor` and `lr_variability` of
+            `BioConfig`; None takes the layer's configured value.
+    """
+
+    base: float | None = None
+    stability: float | None = None
+    variability: float | None = None
+
+    @override
+    def interval(self, synapses: Synapses) -> int:
+        return synapses.config.volume_dependent_every
+
+    @override
+    def settings(self, synapses: Synapses) -> dict[str, Any]:
+        values = self._values(synapses)
+        within("(0, 1]", self.name, base=values["base"])
+        within("[0, inf)", self.name, stability=values["stability"])
+        within("[0, inf)", self.name, variability=values["variability"])
+        return {**super().settings(synapses), **values}
+
+    @override
+    def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:
+        # Only to refuse non-finite weights before anything is written.
+        return ("mean_abs",) if stage == "factor" else ()
+
+    @override
+    def expression(self, context: Context) -> Expression:
+        device = context.weight.device
+        values = self._values(context.synapses)
+        inputs = {name: scalar(value, device) for name, value in values.items()}
+        return Expression(_volume, {"key": context.key("volume"), **inputs})
+
+    def _values(self, synapses: Synapses) -> dict[str, float]:
+        config = synapses.config
+        return {
+            "base": pick(self.base, config.base_lr),
+            "stability": pick(self.stability, config.stability_factor),
+            "variability": pick(self.variability, config.lr_variability),
+        }

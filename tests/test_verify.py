@@ -1,0 +1,284 @@
+"""`verify` agrees where models agree, and names what differs first where they do not."""
+
+import random
+import re
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import biofx
+from biofx.capture.comparison import difference
+from biofx.errors import ModelError, VerificationError
+from tests.architectures import Architecture, seed, with_tags
+from tests.fidelity import assert_same, run
+
+WEIGHTY = with_tags(without=("no_weights", "norms_only"))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return F.relu(self.fc(x)) * 2 + 1
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), Block(), Block()])
+        self.norm = nn.BatchNorm1d(8)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.drop(self.norm(x))
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    seed()
+    return Net()
+
+
+def x() -> torch.Tensor:
+    seed(5)
+    return torch.randn(4, 8)
+
+
+@pytest.mark.parametrize("architecture", WEIGHTY[::3], ids=str)
+def test_it_agrees_with_the_table(architecture: Architecture) -> None:
+    seed()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = architecture.make()
+        bio = biofx.transform(model)
+        seed(1)
+        found = biofx.verify(bio, model, architecture.inputs())
+    assert found.exact
+    assert found.outputs >= len(found.modes) >= 1
+
+
+def test_the_report_counts_what_was_compared(net: nn.Module) -> None:
+    found = biofx.verify(biofx.transform(net), net, x())
+    assert found.modes == ("train", "eval")
+    assert found.outputs == 2
+    assert found.buffers == 6  # mean, variance and count, twice
+    assert found.gradients == 2 * (8 + 1)  # parameters and the input
+    assert str(found) == (
+        "equal bit for bit in train and eval mode: 2 outputs, 18 gradients, 6 buffers"
+    )
+
+
+def test_it_leaves_everything_as_it_was(net: nn.Module) -> None:
+    bio = biofx.transform(net)
+    net.norm.eval()
+    bio.blocks[1].eval()
+    bio(x()).sum().backward()
+    modes = [[m.training for m in model.modules()] for model in (net, bio)]
+    grads = {name: (p.grad, p.grad.clone()) for name, p in net.named_parameters()}
+    buffers = {name: (b, b.clone(), b._version) for name, b in net.named_buffers()}
+    values = {name: (p, p.clone(), p._version) for name, p in net.named_parameters()}
+    inputs = x()
+    states = [random.getstate(), torch.get_rng_state(), [vars(m).keys() for m in bio.modules()]]
+    numpy = sys.modules.get("numpy")
+    drawn = numpy.random.get_state()[1].copy() if numpy else None
+    with torch.no_grad():
+        biofx.verify(bio, net, inputs)
+    assert modes == [[m.training for m in model.modules()] for model in (net, bio)]
+    for model in (net, bio):
+        for name, p in model.named_parameters():
+            grad, value = grads[name]
+            assert p.grad is grad
+            assert torch.equal(grad, value)
+            assert p is values[name][0]
+            assert p._version == values[name][2]
+            assert torch.equal(p, values[name][1])
+        for name, b in model.named_buffers():
+            assert b is buffers[name][0]
+            assert b._version == buffers[name][2]
+            assert torch.equal(b, buffers[name][1])
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+    assert [vars(m).keys() for m in bio.modules()] == states[2]
+    assert numpy is None or (numpy.random.get_state()[1] == drawn).all()
+    assert inputs.grad is None
+    assert not inputs.requires_grad
+
+
+def tamper(bio: nn.Module, name: str, node: str, function) -> None:
+    """Replace what one node of one graph calls."""
+    island = bio.get_submodule(name)
+    found = next(n for n in island.graph.nodes if n.name == node)
+    found.target, found.kwargs = function, {}
+    island.recompile()
+
+
+def test_the_first_differing_node_is_named(net: nn.Module) -> None:
+    bio = biofx.transform(net)
+    tamper(bio, "blocks.1", "relu", F.gelu)
+    with pytest.raises(VerificationError, match="in train mode") as error:
+        biofx.verify(bio, net, x())
+    assert re.search(r"module 'blocks\.1', node 'relu'", str(error.value)), error.value
+
+
+def failing(value):
+    raise RuntimeError("no")
+
+
+def test_the_node_that_fails_is_named(net: nn.Module) -> None:
+    bio = biofx.transform(net)
+    tamper(bio, "blocks.1", "relu", failing)
+    with pytest.raises(
+        VerificationError, match=r"RuntimeError\('no'\); first at module 'blocks.1', node 'relu'"
+    ):
+        biofx.verify(bio, net, x())
+
+
+def test_a_python_module_is_named_where_there_is_no_node(net: nn.Module) -> None:
+    bio = biofx.transform(net)
+    bio.drop.p = 0.25
+    with pytest.raises(VerificationError, match="module 'drop'"):
+        biofx.verify(bio, net, x())
+
+
+def detached_relu(value, *args, **kwargs):
+    return F.relu(value) + F.relu(value).detach() - F.relu(value).detach()
+
+
+def halved_gradient(value, *args, **kwargs):
+    return F.relu(value) * 0.5 + (F.relu(value) * 0.5).detach()
+
+
+def test_a_wrong_gradient_is_found_where_it_arises(net: nn.Module) -> None:
+    bio = biofx.transform(net)
+    tamper(bio, "blocks.1", "relu", halved_gradient)
+    with pytest.raises(
+        VerificationError, match=r"gradient of 'blocks\.1\.fc\.weight' \(and 3 more"
+    ):
+        biofx.verify(bio, net, x())
+
+
+def test_a_wrong_buffer_is_found(net: nn.Module) -> None:
+    bio = biofx.transform(net)
+    bio.norm.momentum = 0.5
+    with pytest.raises(VerificationError, match=r"buffers differ: \['norm.running_mean'\]"):
+        biofx.verify(bio, net, x())
+
+
+def test_a_difference_in_evaluation_mode_only(net: nn.Module) -> None:
+    bio = biofx.transform(net)
+    bio.norm.register_forward_hook(lambda m, a, out: out if m.training else out + 1e-6)
+    with pytest.raises(VerificationError, match="in eval mode, outputs differ"):
+        biofx.verify(bio, net, x())
+
+
+def test_a_last_bit_is_a_difference() -> None:
+    one = torch.tensor([1.0, 2.0])
+    assert difference(one, one.clone()) is None
+    assert difference(one, torch.nextafter(one, one + 1)) is not None
+    assert difference(torch.tensor(0.0), torch.tensor(-0.0)) == "the signs of zeros differ"
+    nan = torch.tensor([1.0, torch.nan])
+    assert difference(nan, nan.clone()) is None
+    assert "2 of 2" in str(difference({"a": (one, 3)}, {"a": (one + 1, 3)}))
+    assert difference((one, 3), (one, 4)) == "[1]: 3 became 4"
+    assert difference((one,), [one]) is not None
+    assert difference(one, one.double()) == "dtype torch.float32 became torch.float64"
+    assert difference(one, one.clone().requires_grad_()) is not None
+    assert difference(torch.zeros(0), torch.zeros(0)) is None
+    assert difference(one.to(torch.complex64), one.to(torch.complex64)) is None
+
+
+def test_split_models() -> None:
+    seed()
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 4))
+    for mode, settings in (("group", {}), ("expand", {})):
+        config = biofx.BioConfig(weight_splitting_Gamma=3, weight_splitting_mode=mode, **settings)
+        bio = biofx.transform(model, config)
+        if mode == "group":
+            with pytest.raises(VerificationError, match=r"on purpose .*: 0; .*expand"):
+                biofx.verify(bio, model, x())
+        else:
+            found = biofx.verify(bio, model, x())
+            assert not found.exact
+            assert 0 < found.tolerance < 0.01
+            assert "to rounding" in str(found)
+            with torch.no_grad():
+                bio[0].weight[0, 0] += 0.5
+            with pytest.raises(VerificationError, match=r"'0\.weight' .* not the same"):
+                biofx.verify(bio, model, x())
+
+
+def test_what_cannot_be_compared(net: nn.Module) -> None:
+    bio = biofx.transform(net)
+    with pytest.raises(ModelError, match="was not made by"):
+        biofx.verify(net, net, x())
+    with pytest.raises(ModelError, match="original, untransformed"):
+        biofx.verify(bio, biofx.transform(net), x())
+    with pytest.raises(ModelError, match="example_inputs"):
+        biofx.verify(bio, net, None)
+    with pytest.raises(ModelError, match="does not run on these inputs"):
+        biofx.verify(bio, net, torch.randn(4, 9))
+    inplace = biofx.transform(Net(), inplace=True)
+    with pytest.raises(ModelError, match="in place"):
+        biofx.verify(inplace, inplace, x())
+    with pytest.raises(VerificationError, match=r"'blocks\.0\.fc\.weight' .* not the same"):
+        biofx.verify(bio, Net(), x())
+
+
+def test_wrapped_and_compiled_models_are_looked_through(net: nn.Module) -> None:
+    bio = torch.compile(biofx.transform(net), backend="eager")
+    assert biofx.verify(bio, net, x()).exact
+
+
+class Twice(nn.Module):
+    """Fails in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        if not self.training:
+            raise NotImplementedError("training only")
+        return self.fc(x)
+
+
+def test_a_mode_in_which_the_original_fails_is_noted() -> None:
+    model = Twice()
+    found = biofx.verify(biofx.transform(model), model, x())
+    assert found.modes == ("train",)
+    assert "eval mode both raise" in str(found)
+
+
+def test_inputs_changed_in_place_are_compared() -> None:
+    class Adds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+
+        def forward(self, x):
+            x += 1
+            return self.fc(x)
+
+    model = Adds()
+    bio = biofx.transform(model)
+    assert biofx.verify(bio, model, x()).exact
+    tamper(bio, "", "iadd", torch.add)
+    with pytest.raises(VerificationError, match="arguments"):
+        biofx.verify(bio, model, x())
+
+
+def test_it_runs_on_copies_that_work(net: nn.Module) -> None:
+    """Verification tells nothing about the models if its copies behave otherwise."""
+    architecture = Architecture(name="net", make=Net, inputs=lambda: ((x(),), {}))
+    bio = biofx.transform(net)
+    biofx.verify(bio, net, x())
+    seed()
+    assert_same(run(Net(), architecture, train=True), run(bio, architecture, train=True))
