@@ -1,0 +1,5 @@
+"""The command line: `biofx inspect` and `biofx export`."""
+
+from biofx.cli.main import main
+
+__all__ = ["main"]

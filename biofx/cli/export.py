@@ -1,0 +1,34 @@
+"""`biofx export`."""
+
+import argparse
+import sys
+
+from biofx.cli.output import check_output
+from biofx.cli.progress import steps
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Transform a model and write it for inference; returns the exit status."""
+    check_output(arguments.output, regular=True)
+    with steps() as step:
+        step("loading torch")
+        from biofx.cli.common import prepare
+
+        _, bio, inputs = prepare(arguments, step)
+        if arguments.weights:
+            step(f"loading {arguments.weights}")
+            from biofx.cli.weights import load_weights
+
+            load_weights(bio, arguments.weights)
+        step(f"writing {arguments.output}")
+        from biofx.export import export as write
+
+        done = write(
+            bio.eval(),
+            arguments.output,
+            format=arguments.format,
+            example_inputs=inputs,
+            fold=arguments.fold,
+        )
+    sys.stdout.write(f"wrote {done.path} ({done.format}, {done.path.stat().st_size:,} bytes)\n")
+    return 0

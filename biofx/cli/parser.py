@@ -1,0 +1,195 @@
+"""The arguments of the commands. Importing this loads no torch."""
+
+import argparse
+import platform
+import sys
+import textwrap
+from importlib import metadata
+from typing import Any
+
+from biofx import __version__
+from biofx.config import Distribution
+
+_TRUST = (
+    "MODEL is imported, so its code runs: use only files that you trust. Weights are loaded with "
+    "weights_only=True, which runs no code."
+)
+_MODEL = """\
+what MODEL may be:
+  model.py            the file's one nn.Module: an instance, else a class that takes no arguments
+  model.py:NAME       an instance, a class or a function that takes no arguments
+  package.module:NAME the same in a module that can be imported from here
+"""
+_INSPECT = f"""\
+{_MODEL}
+examples:
+  biofx inspect model.py
+  biofx inspect model.py:Net --gamma 2 --nu 0.2 --input 1,3,224,224 --verify
+  biofx inspect bert.py:make --input 2,128:int64 --format json -o diff.json
+"""
+_EXPORT = f"""\
+{_MODEL}
+example:
+  biofx export model.py:Net --weights checkpoint.pt -o net.pt
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `arguments.run` is the command."""
+    parser = argparse.ArgumentParser(
+        prog="biofx",
+        description="Give any PyTorch model the plasticity of synapses: look at what changes "
+        "(inspect), write a model that runs without biofx (export).",
+        epilog=f"{_TRUST} Exit status: 0 done, 1 could not do it, 2 wrong usage.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, help="show the versions and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    _add_inspect(commands)
+    _add_export(commands)
+    return parser
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "inspect",
+        "Transform a model and show what changed, node by node, and what did not and why.",
+        _INSPECT,
+    )
+    parser.add_argument(
+        "--format",
+        choices=("rich", "text", "json"),
+        default="rich",
+        help="rich: colours on a terminal; text: none anywhere; json: everything (default: rich)",
+    )
+    parser.add_argument("--full", action="store_true", help="show every node, fold nothing")
+    parser.add_argument(
+        "--width", type=_width, metavar="N", help="columns (default: the terminal's, else 80)"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write there instead of stdout")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare with the original on the --input, in both modes, gradients included",
+    )
+    _add_common(parser)
+    parser.set_defaults(run=_inspect)
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "export",
+        "Write a model for inference to a file that runs where biofx is not installed.",
+        _EXPORT,
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="state dict to load first: .safetensors, or what torch.save wrote",
+    )
+    parser.add_argument(
+        "--format", choices=("torchscript",), default="torchscript", help="(default: torchscript)"
+    )
+    parser.add_argument(
+        "--no-fold",
+        dest="fold",
+        action="store_false",
+        help="leave split layers as they are, rather than simplify what is linear",
+    )
+    _add_common(parser)
+    parser.set_defaults(run=_export)
+
+
+def _command(commands: Any, name: str, what: str, epilog: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=textwrap.fill(what, 80) + "\n\n" + textwrap.fill(_TRUST, 80),
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="FILE.py[:NAME] or package.module[:NAME]")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="SHAPE",
+        help="an example input: [NAME=]1,3,224,224[:DTYPE]; once for each argument, in order. "
+        "Integers are 0 or 1, floats normal",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback when something goes wrong"
+    )
+    group = parser.add_argument_group("settings (any field of BioConfig)")
+    add = group.add_argument
+    add("--config", metavar="FILE.toml", help="settings from a file; the options below win")
+    add(
+        "--gamma", type=int, metavar="N", help="Γ, synapses per connection (weight_splitting_Gamma)"
+    )
+    add("--split", choices=("group", "expand"), help="how they are split (weight_splitting_mode)")
+    add("--nu", type=float, metavar="X", help="ν, spread of the plasticity factors")
+    add(
+        "--distribution",
+        choices=tuple(str(member) for member in Distribution),
+        metavar="NAME",
+        help=f"of the factors: {', '.join(Distribution)}",
+    )
+    add("--dale", action="store_true", default=None, help="obey Dale's principle")
+    add("--crystallize-every", type=int, metavar="N", help="steps between; 0: never")
+    add("--rejuvenate-every", type=int, metavar="N", help="steps between; 0: never")
+    add("--volume-every", type=int, metavar="N", help="volume-dependent rate; 0: never")
+    add("--include", action="append", metavar="GLOB", help="layers that may carry plasticity")
+    add("--exclude", action="append", metavar="GLOB", help="layers that must not")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field, the value as in TOML: --set crystal_thresh=1e-4",
+    )
+
+
+def _width(text: str) -> int:
+    try:
+        width = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of columns") from None
+    if not 40 <= width <= 10_000:
+        raise argparse.ArgumentTypeError("must be between 40 and 10000 columns")
+    return width
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from biofx.cli.inspect import inspect
+
+    return inspect(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from biofx.cli.export import export
+
+    return export(arguments)
+
+
+class _Version(argparse.Action):
+    """Versions of biofx, torch and Python, without loading torch."""
+
+    def __init__(self, option_strings: Any, dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        try:
+            torch = metadata.version("torch")
+        except metadata.PackageNotFoundError:
+            torch = "not installed"
+        python = platform.python_version()
+        sys.stdout.write(f"biofx {__version__} (torch {torch}, Python {python})\n")
+        parser.exit()

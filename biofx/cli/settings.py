@@ -1,0 +1,55 @@
+"""From options to a `BioConfig`."""
+
+import argparse
+import tomllib
+from typing import Any
+
+from biofx.cli.errors import UsageError
+from biofx.config import BioConfig
+from biofx.errors import ConfigError
+
+FIELDS = {
+    "gamma": "weight_splitting_Gamma",
+    "split": "weight_splitting_mode",
+    "nu": "fuzzy_learning_rate_factor_nu",
+    "distribution": "fuzzy_lr_distribution",
+    "dale": "apply_dales_principle",
+    "crystallize_every": "crystallize_every",
+    "rejuvenate_every": "rejuvenate_every",
+    "volume_every": "volume_dependent_every",
+    "include": "include",
+    "exclude": "exclude",
+}
+
+
+def config_of(arguments: argparse.Namespace) -> BioConfig:
+    """The configuration that the options ask for.
+
+    Raises:
+        ConfigError: the file cannot be read or holds a bad field.
+        UsageError: an option's value is bad.
+    """
+    base = BioConfig.from_toml(arguments.config) if arguments.config else BioConfig()
+    changes: dict[str, Any] = {
+        field: getattr(arguments, option)
+        for option, field in FIELDS.items()
+        if getattr(arguments, option) is not None
+    }
+    for assignment in arguments.set:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {assignment}: expected FIELD=VALUE")
+        changes[name.strip()] = _value(text.strip())
+    try:
+        return base.replace(**changes)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
+
+
+def _value(text: str) -> Any:
+    """A value written as in TOML; anything else is a string."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if set(parsed) == {"value"} else text

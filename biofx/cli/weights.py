@@ -1,0 +1,87 @@
+"""`--weights`: state dicts from files, without running code in them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biofx.cli.errors import CommandError, one_line
+
+_NESTED = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load a state dict into a model; all keys and shapes must fit.
+
+    Raises:
+        CommandError: the file cannot be read, or does not fit the model.
+    """
+    state = _plain(_read(path), path)
+    for prefix in _PREFIXES:  # of DistributedDataParallel and torch.compile
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        # "Error(s) in loading …:\n\tsize mismatch for a.weight: copying a param …\n\t…"
+        lines = [line.strip().rstrip(".") for line in str(error).splitlines()[1:]]
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        text = (lines[0] if lines else str(error)) + more
+        raise CommandError(f"{path} does not fit the model: {text}") from error
+    if result.missing_keys or result.unexpected_keys:
+        problems = [
+            _some("lacks", result.missing_keys),
+            _some("also has", result.unexpected_keys),
+        ]
+        text = "; it ".join(filter(None, problems))
+        raise CommandError(f"{path} does not fit the model: it {text}")
+
+
+def _read(path: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        what = "is a directory" if file.is_dir() else "does not exist"
+        raise CommandError(f"cannot read the weights: {path} {what}")
+    if file.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise CommandError(
+                f"{path} needs the package safetensors: pip install 'biofx[weights]'"
+            ) from None
+        try:
+            return load_file(file)
+        except Exception as error:
+            raise CommandError(f"cannot read the weights {path}: {one_line(error)}") from error
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        said = str(error)
+        if "Unsupported global" in said or "Unsupported class" in said or "allowed global" in said:
+            raise CommandError(
+                f"{path} holds more than tensors, which biofx does not load because it could run "
+                "code; save the model's state_dict() instead"
+            ) from error
+        why = one_line(error) if "Weights only" not in said else "torch.save did not write it"
+        raise CommandError(f"cannot read the weights {path}: {why}") from error
+
+
+def _plain(state: Any, path: str) -> dict[str, Tensor]:
+    """The state dict itself, where a checkpoint holds one beside other things."""
+    for key in _NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise CommandError(f"{path} holds a {type(state).__name__}, not a state dict")
+    return dict(state)
+
+
+def _some(verb: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return f"{verb} {', '.join(keys[:3])}{more}"

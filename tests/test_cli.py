@@ -1,0 +1,428 @@
+"""The command line: what it writes, and what it says when it cannot."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import biofx
+from biofx.cli import main
+from biofx.cli.inputs import inputs_of
+
+NET = """
+import torch
+from torch import nn
+
+print("the model says hello")
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(10, 20)
+        self.fc2 = nn.Linear(20, 2)
+
+    def forward(self, x):
+        return self.fc2(self.fc1(x).relu())
+"""
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with model.py; what a command adds to the interpreter is taken back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    (tmp_path / "model.py").write_text(NET, encoding="utf-8")
+    modules = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is None or str(tmp_path) in file:
+            del sys.modules[name]
+
+
+def process(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "biofx", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+    )
+
+
+def fails(capsys: Captured, status: int, *arguments: str) -> str:
+    """Run a command that must fail; returns the one line that it says why in."""
+    before = sorted(Path.cwd().rglob("*"))
+    capsys.readouterr()
+    assert main(arguments) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.removeprefix("the model says hello\n").splitlines()
+    assert not any("Traceback" in line for line in lines)
+    if lines[0].startswith("usage: "):  # argparse shows the usage first
+        lines = [line for line in lines if ": error: " in line]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("biofx")
+    assert sorted(Path.cwd().rglob("*")) == before, "something was left behind"
+    return lines[0]
+
+
+# --- what works ----------------------------------------------------------------------------------
+
+
+def test_in_a_process_of_its_own() -> None:
+    run = process("inspect", "model.py", "--input", "4,10", "--verify")
+    assert run.returncode == 0, run.stderr
+    assert "Linear → BioLinear" in run.stdout
+    assert "verified  equal bit for bit in train and eval mode" in run.stdout
+    assert max(map(len, run.stdout.splitlines())) == 80
+    assert "\x1b" not in run.stdout
+    assert run.stderr == "the model says hello\n"
+    assert [path.name for path in Path.cwd().iterdir()] == ["model.py"]
+
+
+def test_ascii_output_where_the_terminal_has_no_more() -> None:
+    run = process("inspect", "model.py", "--gamma", "2", PYTHONIOENCODING="ascii")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.isascii()
+    assert "Linear -> BioLinear x2" in run.stdout
+    run = process("inspect", "model.py", "--format", "json", PYTHONIOENCODING="ascii")
+    assert json.loads(run.stdout)["model"] == "Net"
+    assert process("inspect", "--help", PYTHONIOENCODING="ascii").returncode == 0
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"'{sys.executable}' -m biofx inspect model.py --full | true"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert run.returncode == 0
+    assert run.stderr == "the model says hello\n"
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("form", ["rich", "text"])
+def test_formats_and_widths(capsys: Captured, form: str, width: int) -> None:
+    arguments = ["inspect", "model.py", "--format", form, "--width", str(width), "--gamma", "2"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) == width
+    assert "group_sum(weight, bias)" in out
+
+
+def test_full(capsys: Captured) -> None:
+    assert main(["inspect", "model.py", "--full", "--gamma", "2"]) == 0
+    assert "├─ group_sum(weight)" in capsys.readouterr().out
+
+
+def test_json_is_the_diff(capsys: Captured, folder: Path) -> None:
+    arguments = ["inspect", "model.py", "--format", "json", "--input", "4,10", "--gamma", "2"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert main([*arguments, "-o", "diff.json"]) == 0
+    assert json.loads((folder / "diff.json").read_text(encoding="utf-8")) == found
+    assert "Γ" in (folder / "diff.json").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == ""
+    namespace: dict[str, type[nn.Module]] = {}
+    exec(NET, namespace)
+    config = biofx.BioConfig(weight_splitting_Gamma=2)
+    bio = biofx.transform(namespace["Net"](), config, example_inputs=torch.zeros(4, 10))
+    assert found == json.loads(json.dumps(biofx.diff(bio).to_dict()))
+
+
+def test_output_file(folder: Path, capsys: Captured) -> None:
+    target = folder / "diff.txt"
+    target.write_text("old", encoding="utf-8")
+    target.chmod(0o640)
+    link = folder / "link.txt"
+    link.symlink_to(target)
+    assert main(["inspect", "model.py", "-o", "link.txt"]) == 0
+    assert link.is_symlink()
+    assert "Linear → BioLinear" in target.read_text(encoding="utf-8")
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert main(["inspect", "model.py", "-o", os.devnull]) == 0
+    assert not Path(os.devnull).is_file()
+    assert {path.name for path in folder.iterdir()} == {"model.py", "diff.txt", "link.txt"}
+    assert capsys.readouterr().out == ""
+
+
+def test_settings_of_every_kind(capsys: Captured, folder: Path) -> None:
+    (folder / "bio.toml").write_text(
+        'fuzzy_learning_rate_factor_nu = 0.1\ncrystal_thresh = 0.5\nexclude = ["fc1"]\n',
+        encoding="utf-8",
+    )
+    arguments = [
+        *("inspect", "model.py", "--format", "json", "--config", "bio.toml", "--nu", "0.3"),
+        *("--distribution", "lognormal", "--split", "expand", "--dale"),
+        *("--crystallize-every", "1", "--rejuvenate-every", "50", "--volume-every", "2"),
+        *("--set", "rejuvenate_law=lognormal", "--set", "base_lr = 0.2", "--include", "fc*"),
+    ]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["config"] == {
+        "fuzzy_learning_rate_factor_nu": 0.3,
+        "fuzzy_lr_distribution": "lognormal",
+        "crystal_thresh": 0.5,
+        "exclude": ["fc1"],
+        "include": ["fc*"],
+        "weight_splitting_mode": "expand",
+        "apply_dales_principle": True,
+        "crystallize_every": 1,
+        "rejuvenate_every": 50,
+        "volume_dependent_every": 2,
+        "rejuvenate_law": "lognormal",
+        "base_lr": 0.2,
+    }
+
+
+def test_inputs_of_every_kind(capsys: Captured, folder: Path) -> None:
+    (folder / "many.py").write_text(
+        "from torch import nn\n"
+        "class Many(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embed, self.fc = nn.Embedding(2, 4), nn.Linear(4, 2)\n"
+        "    def forward(self, ids, scale, *, mask=None):\n"
+        "        return self.fc(self.embed(ids)) * scale * mask[..., None]\n",
+        encoding="utf-8",
+    )
+    texts = ["2,3:int64", ":float32", "mask=2,3:bool"]
+    assert main(["inspect", "many.py", *(f"--input={text}" for text in texts)]) == 0
+    out = capsys.readouterr().out
+    assert "ids 2×3, scale scalar, mask 2×3" in out
+    assert "captured  for mask=Tensor" in out
+    (ids, scale), kwargs = inputs_of(texts) or ((), {})
+    assert (ids.dtype, ids.shape) == (torch.int64, (2, 3))
+    assert (scale.dtype, scale.shape) == (torch.float32, ())
+    assert (kwargs["mask"].dtype, kwargs["mask"].shape) == (torch.bool, (2, 3))
+    args, _ = inputs_of(["2×3:float16", "4:complex64", "0,3"]) or ((), {})
+    assert [arg.dtype for arg in args] == [torch.float16, torch.complex64, torch.float32]
+    assert [tuple(arg.shape) for arg in args] == [(2, 3), (4,), (0, 3)]
+
+
+def test_export_writes_what_loads_without_biofx(folder: Path, capsys: Captured) -> None:
+    model = nn.Sequential(nn.Linear(10, 20))
+    namespace: dict[str, type[nn.Module]] = {}
+    exec(NET, namespace)
+    model = namespace["Net"]()
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, folder / "weights.pt")
+    capsys.readouterr()
+    arguments = ["export", "model.py:Net", "--weights", "weights.pt", "-o", "net.pt"]
+    assert main([*arguments, "--input", "4,10"]) == 0
+    assert "wrote net.pt (torchscript, " in capsys.readouterr().out
+    code = (
+        "import sys; sys.modules['biofx'] = None\n"
+        "import torch; print(torch.jit.load('net.pt')(torch.ones(1, 10)).tolist())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    with torch.no_grad():
+        assert json.loads(run.stdout) == model.eval()(torch.ones(1, 10)).tolist()
+    assert {path.name for path in folder.iterdir()} == {"model.py", "net.pt", "weights.pt"}
+
+
+def test_export_of_split_layers_takes_plain_and_wide_weights(folder: Path) -> None:
+    namespace: dict[str, type[nn.Module]] = {}
+    exec(NET, namespace)
+    model = namespace["Net"]()
+    config = biofx.BioConfig(weight_splitting_Gamma=2, weight_splitting_mode="expand")
+    torch.save(model.state_dict(), folder / "plain.pt")
+    bio = biofx.transform(model, config)
+    torch.save({f"module.{k}": v for k, v in bio.state_dict().items()}, folder / "wide.pt")
+    outputs = []
+    for name in ("plain", "wide"):
+        options = ["--gamma", "2", "--split", "expand", "--no-fold"]
+        arguments = ["export", "model.py", "--weights", f"{name}.pt", "-o", f"{name}.out"]
+        assert main([*arguments, *options]) == 0
+        outputs.append(torch.jit.load(folder / f"{name}.out")(torch.ones(1, 10)))
+    with torch.no_grad():
+        torch.testing.assert_close(outputs[0], model(torch.ones(1, 10)))
+    torch.testing.assert_close(outputs[0], outputs[1])
+
+
+def test_safetensors(folder: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    namespace: dict[str, type[nn.Module]] = {}
+    exec(NET, namespace)
+    safetensors.save_file(namespace["Net"]().state_dict(), folder / "w.safetensors")
+    assert main(["export", "model.py", "--weights", "w.safetensors", "-o", "net.pt"]) == 0
+
+
+def test_version_and_help_do_not_need_torch(capsys: Captured) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"biofx {biofx.__version__} (torch ")
+    for command in ("inspect", "export"):
+        assert main([command, "--help"]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "its code runs: use only files that you trust" in out
+        assert "weights_only=True" in out
+    assert main(["--help"]) == 0
+    assert "weights_only=True" in capsys.readouterr().out
+
+
+# --- what does not -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a command"),
+        (["inspcet", "model.py"], "invalid choice: 'inspcet'"),
+        (["inspect"], "required: MODEL"),
+        (["export", "model.py"], "required: -o"),
+        (["inspect", "model.py", "--format", "dot"], "invalid choice: 'dot'"),
+        (["inspect", "model.py", "--width", "10"], "between 40 and 10000"),
+        (["inspect", "model.py", "--width", "wide"], "not a number of columns"),
+        (["inspect", "model.py", "--verify"], "--verify needs an example input"),
+        (["inspect", "model.py", "--gamma", "two"], "invalid int value"),
+        (["inspect", "model.py", "--gamma", "-1"], "must be a whole number of at least 0"),
+        (["inspect", "model.py", "--distribution", "cauchy"], "invalid choice: 'cauchy'"),
+        (["inspect", "model.py", "--set", "gama=2"], "no field 'gama'"),
+        (["inspect", "model.py", "--set", "base_lr"], "expected FIELD=VALUE"),
+        (["inspect", "model.py", "--set", "base_lr=7"], "base_lr=7 must be a number in"),
+        (["inspect", "model.py", "--input", "3;4"], "expected sizes with commas"),
+        (["inspect", "model.py", "--input", ""], "expected sizes with commas"),
+        (["inspect", "model.py", "--input", "3:float23"], "no dtype 'float23'"),
+        (["inspect", "model.py", "--input", "x=3,10", "--input", "3"], "come before those with"),
+        (["inspect", "model.py", "--input", "x=3", "--input", "x=3"], "given twice"),
+        (["inspect", "model.py", "--input", "9999999999999999999"], "--input 9999999999999999999"),
+    ],
+)
+def test_wrong_usage(capsys: Captured, arguments: list[str], message: str) -> None:
+    assert message in fails(capsys, 2, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["inspect", "model.py", "--input", "3,11"],
+            "Net fails on --input 3,11: RuntimeError: mat1",
+        ),
+        (["inspect", "model.py", "--input", "3,10", "--input", "3"], "Net fails on --input 3,10 "),
+        (
+            ["inspect", "model.py", "--config", "nope.toml"],
+            "cannot read the configuration nope.toml",
+        ),
+        (["inspect", "model.py", "--config", "model.py"], "model.py is not valid TOML"),
+        (
+            ["inspect", "model.py", "--gamma", "7"],
+            "no layer can be split: fc1: Γ=7 does not divide",
+        ),
+        (["inspect", "model.py", "--exclude", "*"], ""),
+        (["inspect", "model.py", "-o", "no/such/file"], "there is no directory no/such"),
+        (["inspect", "model.py", "-o", "."], "cannot write .: it is a directory"),
+        (["export", "model.py", "-o", "no/such/file"], "there is no directory no/such"),
+        (["export", "model.py", "-o", os.devnull], "it is not a regular file"),
+        (["export", "model.py", "-o", "x.pt", "--weights", "no.pt"], "no.pt does not exist"),
+        (["export", "model.py", "-o", "x.pt", "--weights", "."], ". is a directory"),
+        (["export", "model.py", "-o", "x.pt", "--weights", "model.py"], "cannot read the weights"),
+    ],
+)
+def test_it_could_not_be_done(capsys: Captured, arguments: list[str], message: str) -> None:
+    if "--exclude" in arguments:  # nothing left to transform is no error: the diff says why
+        assert main(arguments) == 0
+        assert "excluded by the user" in capsys.readouterr().out
+        return
+    assert message in fails(capsys, 1, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"fc1.weight": torch.ones(20, 10)}, "it lacks fc1.bias, fc2.weight, fc2.bias"),
+        ({"a": torch.ones(1)}, "fc1.weight, fc1.bias, fc2.weight and 1 more; it also has a"),
+        ({"fc1.weight": torch.ones(3, 3)}, "size mismatch for fc1.weight"),
+        ([1, 2], "holds a list, not a state dict"),
+        ({1: 2}, "not a state dict"),
+        ({"fc1.weight": 3}, "fc1.weight"),
+    ],
+)
+def test_weights_that_do_not_fit(capsys: Captured, state: object, message: str) -> None:
+    torch.save(state, "weights.pt")
+    line = fails(capsys, 1, "export", "model.py", "-o", "x.pt", "--weights", "weights.pt")
+    assert message in line
+
+
+def test_weights_that_would_run_code(capsys: Captured) -> None:
+    torch.save(nn.Linear(2, 2), "weights.pt")
+    line = fails(capsys, 1, "export", "model.py", "-o", "x.pt", "--weights", "weights.pt")
+    assert "holds more than tensors" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01garbage", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_weights_that_are_no_weights(capsys: Captured, name: str, content: bytes) -> None:
+    if name.endswith("safetensors"):
+        pytest.importorskip("safetensors")
+    Path(name).write_bytes(content)
+    line = fails(capsys, 1, "export", "model.py", "-o", "x.pt", "--weights", name)
+    assert f"cannot read the weights {name}" in line
+
+
+def test_safetensors_without_the_package(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    Path("w.safetensors").write_bytes(b"")
+    line = fails(capsys, 1, "export", "model.py", "-o", "x.pt", "--weights", "w.safetensors")
+    assert "pip install 'biofx[weights]'" in line
+
+
+def test_split_layers_cannot_be_verified_but_are_shown(capsys: Captured) -> None:
+    assert main(["inspect", "model.py", "--gamma", "2", "--input", "3,10", "--verify"]) == 1
+    captured = capsys.readouterr()
+    assert "CHANGED by 1 layer" in captured.out
+    assert "biofx inspect: error: " in captured.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_writable(capsys: Captured, folder: Path) -> None:
+    (folder / "locked").mkdir(mode=0o500)
+    assert "locked is not writable" in fails(capsys, 1, "inspect", "model.py", "-o", "locked/x")
+
+
+def test_a_full_disk_leaves_nothing(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *args: object, **kwargs: object) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    Path("kept.txt").write_text("old", encoding="utf-8")
+    monkeypatch.setattr(Path, "write_text", full)
+    line = fails(capsys, 1, "inspect", "model.py", "-o", "kept.txt")
+    assert "cannot write kept.txt: No space left on device" in line
+    assert Path("kept.txt").read_text(encoding="utf-8") == "old"
+
+
+def test_what_nobody_expected(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("one\ntwo")
+
+    monkeypatch.setattr(import_module("biofx.transform"), "transform", broken)
+    line = fails(capsys, 1, "inspect", "model.py")
+    assert line == "biofx: error: unexpected ZeroDivisionError: one (--debug shows where)"
+    assert main(["inspect", "model.py", "--debug"]) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_quiet(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module("biofx.transform"), "transform", interrupted)
+    assert main(["inspect", "model.py"]) == 130
+    assert capsys.readouterr().err == "the model says hello\n"
