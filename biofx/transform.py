@@ -99,8 +99,10 @@ def _check(model: nn.Module, config: BioConfig) -> None:
     lazy = [
         name or "(the model)"
         for name, module in model.named_modules()
-        if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer)
-            for tensor in (*module._parameters.values(), *module._buffers.values()))
+        if any(
+            isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+            for tensor in (*module._parameters.values(), *module._buffers.values())
+        )
     ]
     if lazy:
         raise ModelError(
@@ -164,9 +166,7 @@ class Transformation:
     @property
     def stale(self) -> dict[str, str]:
         """{module name: reason} of graphs that no longer stand."""
-        return {
-            name: island._cell.stale for name, island in islands(self.model) if island._cell.stale
-        }
+        return {name: reason for name, i in islands(self.model) if (reason := i.stale)}
 
     @property
     def diff(self) -> "GraphDiff":

@@ -97,7 +97,6 @@ STILL_PYTHON = {
     "instance_forward": "its forward is replaced on the instance",
     "weak_parent_reference": "calls a Linear that is not one of its submodules",
     "hidden_parent_reference": "calls a Linear that is not one of its submodules",
-    "tensor_attribute": "uses a tensor that Python code made",
     "list_of_tensors": "passes an intermediate value to code outside torch (TypeError)",
 }
 OUTSIDE_GRAPHS = {"unused_layers"}  # layers that nothing calls

@@ -181,7 +181,7 @@ def test_phi_with_parameters_is_an_error() -> None:
     model, _, _ = make("linear")
     with pytest.raises(biofx.ConfigError, match="must have no parameters"):
         biofx.transform(model, config(weight_splitting_activation_function=nn.PReLU()))
-    with pytest.raises(biofx.ConfigError, match="not a function of torch.nn.functional"):
+    with pytest.raises(biofx.ConfigError, match=r"not a function of torch\.nn\.functional"):
         biofx.transform(model, config(weight_splitting_activation_function="rleu"))
 
 

@@ -2,7 +2,7 @@
 
 from biofx.capture.clone import clone
 from biofx.capture.islands import Captured, install
+from biofx.capture.leaves import is_leaf
 from biofx.capture.session import Capture, Session
-from biofx.capture.tracer import is_leaf
 
 __all__ = ["Capture", "Captured", "Session", "clone", "install", "is_leaf"]

@@ -40,7 +40,9 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
         module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
     ]
     for module in modules:
-        memo[id(module)] = object.__new__(type(module))
+        memo[id(module)] = fresh = object.__new__(type(module))
+        for name in _REGISTRIES:
+            memo[id(module.__dict__[name])] = fresh.__dict__[name] = {}
     for module in model.modules():
         memo.setdefault(id(module), module)
         if isinstance(module, torch.jit.ScriptModule):
@@ -56,11 +58,20 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
         fresh = memo[id(module)].__dict__
         for name, value in module.__dict__.items():
             if name in _REGISTRIES:
-                fresh[name] = {key: memo.get(id(item), item) for key, item in value.items()}
+                fresh[name].update((key, memo.get(id(item), item)) for key, item in value.items())
             else:
                 fresh[name] = _copied(value, memo)
+        for slot in _slots(type(module)):
+            if hasattr(module, slot):
+                object.__setattr__(memo[id(module)], slot, _copied(getattr(module, slot), memo))
     result: nn.Module = memo[id(model)]
     return result
+
+
+def _slots(cls: type) -> Iterator[str]:
+    for base in cls.__mro__:
+        slots = vars(base).get("__slots__", ())
+        yield from (slots,) if isinstance(slots, str) else slots
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:

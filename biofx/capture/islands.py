@@ -13,6 +13,7 @@ from torch.fx.graph_module import GraphModule, _forward_from_src
 
 from biofx.capture.session import Capture
 from biofx.capture.signature import GuardedCodeGen
+from biofx.capture.world import World
 from biofx.errors import ModelError
 from biofx.synapses import BioLayer, Cell, Watched, become, rebuild
 
@@ -26,6 +27,7 @@ class Captured(Watched, GraphModule):
 
     _one_class_each = True
     _cell: Cell
+    _world: World
     _tracer_cls: Any
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -41,17 +43,22 @@ class Captured(Watched, GraphModule):
         type(self).forward = _forward_from_src(code.src, code.globals, {})
         return code
 
+    @property
+    def stale(self) -> str | None:
+        """Why the graph does not stand any more: something that it rests on has changed."""
+        return self._cell.stale or self._world.moved()
+
     def fits(self, arguments: Mapping[str, Any]) -> bool:
         """Whether a call with these arguments (by name) would run the graph."""
         codegen = self._graph._codegen
         guard = codegen.call.guard() if isinstance(codegen, GuardedCodeGen) else "True"
-        return not self._cell.stale and bool(eval(guard, {"torch": torch}, dict(arguments)))
+        return not self.stale and bool(eval(guard, {"torch": torch}, dict(arguments)))
 
     def _own_forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.__dict__.get("_needs_graph"):
             raise ModelError(
                 f"{type(self)._base.__name__} was split when captured and cannot run otherwise: "
-                + (self._cell.stale or "this call passes other kinds of arguments")
+                + (self.stale or "this call passes other kinds of arguments")
                 + "; call biofx.transform again on the original model"
             )
         return type(self)._base.forward(self, *args, **kwargs)
@@ -104,6 +111,7 @@ def install(module: nn.Module, capture: Capture) -> None:
     become(module, *mixins)
     module.__dict__.update(
         _cell=capture.cell,
+        _world=capture.world,
         _tracer_cls=None,
         _tracer_extras={},
         meta={},

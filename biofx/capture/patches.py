@@ -11,7 +11,6 @@ import math
 import random
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -19,6 +18,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx import _symbolic_trace
+
+from biofx.capture.recording import Recording
+from biofx.capture.world import Missing
 
 _LOCK = threading.RLock()
 
@@ -35,7 +37,12 @@ _RECORDED = ("finfo", "iinfo")
 _MODES_READ = (
     "is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enabled",
     "is_autocast_cache_enabled", "get_autocast_dtype", "get_rng_state", "initial_seed",
+    "get_default_dtype", "get_default_device", "get_num_threads", "get_float32_matmul_precision",
+    "are_deterministic_algorithms_enabled", "is_deterministic_algorithms_warn_only_enabled",
 )  # fmt: skip
+_REGISTRIES = ("_modules", "_parameters", "_buffers")
+# Where nn.Module and FX themselves look at a module's registries and hooks.
+_BOOKKEEPERS = ("torch.nn.modules.module", "torch.fx._symbolic_trace", "torch.fx.proxy")
 _CONTEXTS: tuple[tuple[Any, str], ...] = (
     (torch.no_grad, "__enter__"),
     (torch.enable_grad, "__enter__"),
@@ -46,115 +53,44 @@ _CONTEXTS: tuple[tuple[Any, str], ...] = (
 )
 
 
-class Reads:
-    """Which Python attributes a forward reads, and whether it changed a container it read."""
-
-    def __init__(self) -> None:
-        self.pairs: list[tuple[nn.Module, str]] = []
-        self.active = False
-        self._seen: set[tuple[int, str]] = set()
-        self._containers: list[tuple[Any, Any]] = []
-
-    def __enter__(self) -> None:
-        self.active = True
-
-    def __exit__(self, *_: object) -> None:
-        self.active = False
-
-    def note(self, module: nn.Module, name: str, value: Any) -> None:
-        if (id(module), name) in self._seen:
-            return
-        self._seen.add((id(module), name))
-        self.pairs.append((module, name))
-        if name not in ("_modules", "_parameters", "_buffers"):
-            self.snapshot(value)
-
-    def snapshot(self, value: Any, depth: int = 3) -> None:
-        """Remember what is in a container, and in the containers in it."""
-        if type(value) in (list, set, deque) or isinstance(value, dict):
-            self._containers.append((value, value.copy()))
-            if depth and len(value) < 1000:
-                for item in value.values() if isinstance(value, dict) else value:
-                    self.snapshot(item, depth - 1)
-
-    def restore(self) -> bool:
-        """Put changed containers back; True if there were any."""
-        changed = False
-        for value, before in self._containers:
-            now = list(value.items()) if isinstance(value, dict) else list(value)
-            then = list(before.items()) if isinstance(before, dict) else list(before)
-            if len(now) == len(then) and all(_same(a, b) for a, b in zip(now, then, strict=True)):
-                continue
-            changed = True
-            value.clear()
-            if isinstance(value, dict | set):
-                value.update(before)
-            else:
-                value.extend(before)
-        return changed
-
-
-def _same(a: Any, b: Any) -> bool:
-    if type(a) is tuple and type(b) is tuple and len(a) == len(b) == 2:
-        return (a[0] is b[0] or a[0] == b[0]) and a[1] is b[1]
-    return a is b
-
-
 @contextlib.contextmanager
 def recording(session: Any) -> Iterator[None]:
     """Patch torch for the time of one capture. One capture at a time, whatever the threads."""
     with _LOCK, contextlib.ExitStack() as undo:
-        owner = threading.get_ident()
-
-        def tracer() -> Any:
-            """The tracer of the forward that runs now, in this thread."""
-            return session.stack[-1] if session.stack and threading.get_ident() == owner else None
-
+        active = Recording(session, undo)
+        session.recording = active
+        tracer, patch = active.tracer, active.patch
         for name in _FACTORIES:
             if hasattr(torch, name):
-                _patch(undo, torch, name, _factory(getattr(torch, name), tracer))
+                patch(torch, name, _factory(getattr(torch, name), tracer))
         for name in _RECORDED:
-            _patch(undo, torch, name, _record_if_proxied(getattr(torch, name), tracer))
+            patch(torch, name, _record_if_proxied(getattr(torch, name), tracer))
         for name in _MODES_READ:
             if hasattr(torch, name):
                 refuse = _refuser(getattr(torch, name), tracer, f"reads torch.{name}()")
-                _patch(undo, torch, name, refuse)
+                patch(torch, name, refuse)
         for owner_class, method in _CONTEXTS:
             what = f"enters torch.{owner_class.__name__}"
             entered = _refuser(vars(owner_class)[method], tracer, what, by_torch_too=True)
-            _patch(undo, owner_class, method, entered)
+            patch(owner_class, method, entered)
         apply = vars(torch.autograd.Function)["apply"].__func__
         what = "calls a custom autograd function"
         refuse = _refuser(apply, tracer, what, by_torch_too=True)
-        _patch(undo, torch.autograd.Function, "apply", classmethod(refuse))
-        _patch(undo, nn.Module, "__setattr__", _refusing_setattr(tracer))
-        _patch(undo, nn.Module, "__getattr__", _recording_getattr(tracer))
-        _patch(undo, nn.Module, "__call__", _recording_call(tracer))
-        _patch(undo, _symbolic_trace, "_is_fx_tracing_flag", True)
+        patch(torch.autograd.Function, "apply", classmethod(refuse))
+        for method in ("parameters", "named_parameters", "buffers", "named_buffers"):
+            patch(nn.Module, method, _recording_tensors(method, tracer))
+        patch(nn.Module, "__setattr__", _refusing_setattr(tracer))
+        patch(nn.Module, "__getattr__", _recording_getattr(tracer))
+        patch(nn.Module, "__call__", _recording_call(tracer))
+        patch(_symbolic_trace, "_is_fx_tracing_flag", True)
         # functions that users (fx.wrap) or FX itself (math) want recorded as they are
         patcher = undo.enter_context(_symbolic_trace._new_patcher())
         wrapped = fx.Tracer()._autowrap_function_ids
         _symbolic_trace._patch_wrapped_functions(patcher)
         _symbolic_trace._autowrap_check(patcher, vars(math), wrapped)
         session.autowrap = partial(_symbolic_trace._autowrap_check, patcher, function_ids=wrapped)
-        _patch(undo, nn.Module, "__getattribute__", _noting_getattribute(tracer))
+        patch(nn.Module, "__getattribute__", _noting_getattribute(tracer))
         yield
-
-
-_MISSING = object()
-
-
-def _patch(undo: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
-    before = vars(owner).get(name, _MISSING)
-
-    def restore() -> None:
-        if before is _MISSING:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
-
-    setattr(owner, name, value)
-    undo.callback(restore)
 
 
 def _user_code(depth: int = 2) -> bool:
@@ -162,16 +98,10 @@ def _user_code(depth: int = 2) -> bool:
     return not name.startswith(("torch.", "biofx."))
 
 
-def _bookkeeping() -> bool:
-    """Whether nn.Module itself is looking at its registries (named_parameters and the like)."""
-    name = sys._getframe(2).f_globals.get("__name__")
-    return name in ("torch.nn.modules.module", "torch.fx._symbolic_trace", "torch.fx.proxy")
-
-
 def _factory(function: Callable[..., Any], tracer: Callable[[], Any]) -> Callable[..., Any]:
     def make(*args: Any, **kwargs: Any) -> Any:
         active = tracer()
-        if active is None or not active.reads.active or not _user_code():
+        if active is None or not _user_code():
             return function(*args, **kwargs)
         proxy = active.create_proxy("call_function", function, args, kwargs)
         proxy.kind = "tensor"
@@ -201,7 +131,7 @@ def _refuser(
 ) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         active = tracer()
-        if active is not None and active.reads.active and (by_torch_too or _user_code()):
+        if active is not None and (by_torch_too or _user_code()):
             raise active.refuse(what)
         return function(*args, **kwargs)
 
@@ -214,7 +144,7 @@ def _recording_getattr(tracer: Callable[[], Any]) -> Callable[..., Any]:
     def get_attribute(module: nn.Module, name: str) -> Any:
         value = plain(module, name)
         active = tracer()
-        if active is None or not active.reads.active:
+        if active is None:
             return value
         return active.getattr(name, value, active.attributes)
 
@@ -226,7 +156,7 @@ def _recording_call(tracer: Callable[[], Any]) -> Callable[..., Any]:
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         active = tracer()
-        if active is None or not active.reads.active:
+        if active is None:
             return plain(module, *args, **kwargs)
         return active.call_module(module, plain, args, kwargs)
 
@@ -238,11 +168,28 @@ def _refusing_setattr(tracer: Callable[[], Any]) -> Callable[..., None]:
 
     def set_attribute(module: nn.Module, name: str, value: Any) -> None:
         active = tracer()
-        if active is not None and active.reads.active:
+        if active is not None:
             raise active.refuse(f"assigns its attribute {name!r}")
         plain(module, name, value)
 
     return set_attribute
+
+
+def _recording_tensors(method: str, tracer: Callable[[], Any]) -> Callable[..., Any]:
+    """`parameters()` and its kin, giving proxies: a dtype read from one must not be baked in."""
+    plain = getattr(nn.Module, method)
+
+    def tensors(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        active = tracer()
+        if active is None or not _user_code():
+            return plain(module, *args, **kwargs)
+        items = list(plain(module, *args, **kwargs))
+        active.reads.rest_on_tensors(module)
+        if method.startswith("named"):
+            return iter([(name, active.tensor(value)) for name, value in items])
+        return iter([active.tensor(value) for value in items])
+
+    return tensors
 
 
 def _noting_getattribute(tracer: Callable[[], Any]) -> Callable[..., Any]:
@@ -250,20 +197,29 @@ def _noting_getattribute(tracer: Callable[[], Any]) -> Callable[..., Any]:
 
     def get_attribute(module: nn.Module, name: str) -> Any:
         active = tracer()
-        if active is None or not active.reads.active:
+        if active is None:
             return plain(module, name)
-        if name == "training" and _user_code():
-            return active.training_flag(module)
+        reader = str(sys._getframe(1).f_globals.get("__name__", ""))
+        if reader.startswith("biofx.") or (name.startswith("_") and reader in _BOOKKEEPERS):
+            return plain(module, name)
+        by_user = not reader.startswith("torch.")
         held = plain(module, "__dict__")
+        if name in held:
+            value = held[name]
+            if name == "training" and by_user:
+                return active.training_flag(module)
+            active.reads.note(module, name, value)
+            return active.held(module, name, value) if by_user else value
+        if name == "__dict__" and by_user:
+            raise active.refuse("reads its __dict__")
         try:
             value = plain(module, name)
         except AttributeError:
-            for registry in ("_modules", "_parameters", "_buffers"):
-                if name in held[registry]:
-                    active.reads.note(module, name, held[registry][name])
-            raise
-        if name in held and not (name.startswith("_") and _bookkeeping()):
+            value = next((held[r][name] for r in _REGISTRIES if name in held[r]), Missing)
             active.reads.note(module, name, value)
+            raise
+        if by_user and not name.startswith("__"):
+            active.reads.note_class(module, name, value)
         return value
 
     return get_attribute

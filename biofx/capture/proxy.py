@@ -1,15 +1,14 @@
 """`BioProxy`: the stand-in for a value while a forward is traced. It records or it refuses."""
 
-import dis
 import sys
-from functools import cache
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, Literal
 
 import torch
 from torch import fx
 
 from biofx.capture import inplace
+from biofx.capture.code import calls, instruction_of
 
 # "tensor": certainly a Tensor.  "value": some result of an operation, never None.
 # "unknown": came out of Python code that was not traced; may be anything, None too.
@@ -17,6 +16,8 @@ Kind = Literal["tensor", "value", "unknown"]
 
 # What a parameter or buffer can tell at capture time because it cannot change afterwards.
 _STATIC = frozenset({"shape", "ndim", "dim", "ndimension", "size", "numel", "is_complex"})
+# Attributes of a tensor that may be None.
+_MAYBE_NONE = frozenset({"grad", "grad_fn", "_base", "_grad", "_grad_fn", "_backward_hooks"})
 _OWN = frozenset({"tracer", "node", "kind", "static", "root", "attr", "_node"})
 
 
@@ -61,7 +62,7 @@ class BioProxy(fx.Proxy):
             return getattr(self.static, name)
         frame = sys._getframe(1)
         # hasattr(x, "…") or getattr(x, "…", default): only a Tensor's attributes are known
-        asked = not _inside_torch(frame) and _opname(frame).startswith("CALL")
+        asked = not _inside_torch(frame) and calls(frame)
         if asked and not (self.kind == "tensor" and hasattr(torch.Tensor, name)):
             raise self._refuse(f"asks whether an intermediate value has {name!r}")
         return BioAttribute(self, name)
@@ -81,7 +82,7 @@ class BioProxy(fx.Proxy):
 
     def __iter__(self) -> Any:
         frame = sys._getframe(1)
-        instruction = _instruction(frame)
+        instruction = instruction_of(frame)
         if instruction is not None and instruction.opname == "UNPACK_SEQUENCE":
             return (self[i] for i in range(instruction.argval))  # type: ignore[index]
         if self.static is not None:
@@ -114,6 +115,13 @@ class BioProxy(fx.Proxy):
     def __format__(self, spec: str) -> str:
         raise self._refuse("formats an intermediate value as text")
 
+    def __repr__(self) -> str:
+        if _inside_torch(sys._getframe(1)):
+            return super().__repr__()
+        raise self._refuse("formats an intermediate value as text")
+
+    __str__ = __repr__
+
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise self._refuse("converts an intermediate value to NumPy")
 
@@ -132,7 +140,9 @@ class BioAttribute(BioProxy):
         self.root = root
         self.attr = attr
         self.tracer = root.tracer
-        self.kind = "unknown" if root.kind == "unknown" else "value"
+        self.kind = "unknown" if root.kind == "unknown" or attr in _MAYBE_NONE else "value"
+        if self.kind == "unknown":
+            self.tracer.unknown = True
         self.static = None
         self._node: fx.Node | None = None
 
@@ -171,58 +181,6 @@ def _inside_torch(frame: FrameType | None) -> bool:
     return name.startswith(("torch.", "biofx.capture.")) and not name.startswith("torch.nn.modules")
 
 
-def _instruction(frame: FrameType) -> dis.Instruction | None:
-    for instruction in dis.get_instructions(frame.f_code):
-        if instruction.offset == frame.f_lasti:
-            return instruction
-    return None
-
-
-def _opname(frame: FrameType) -> str:
-    instruction = _instruction(frame)
-    return instruction.opname if instruction is not None else ""
-
-
-@cache
-def compares_unknown_with_none(code: CodeType) -> bool:
-    """Whether a forward compares something other than its own arguments or `self.…` with None.
-
-    `is` cannot be intercepted, so a forward that holds values of unknown origin and compares
-    anything computed with None would bake a guess into the graph.
-    """
-    instructions = list(dis.get_instructions(code))
-    stored = {i.argval for i in instructions if i.opname == "STORE_FAST"}
-    arguments = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - stored
-    for position, instruction in enumerate(instructions):
-        is_test = instruction.opname == "IS_OP" or "NONE" in instruction.opname.split("_")
-        if not is_test or not instruction.opname.startswith(("IS_OP", "POP_JUMP")):
-            continue
-        operand = position - 1
-        if instruction.opname == "IS_OP":  # the constant lies between operand and comparison
-            operand -= 1
-        while operand > 0 and instructions[operand].opname == "LOAD_ATTR":
-            operand -= 1
-        base = instructions[operand]
-        attributes = instructions[operand + 1].opname == "LOAD_ATTR"
-        safe = base.opname == "LOAD_FAST" and (
-            (attributes and base.argval == "self") or base.argval in arguments
-        )
-        if not safe:
-            return True
-    return any(
-        compares_unknown_with_none(constant)
-        for constant in code.co_consts
-        if isinstance(constant, CodeType)
-    )
-
-
-@cache
-def catches_exceptions(code: CodeType) -> bool:
-    """Whether a forward has `except` clauses, which would swallow a refusal to be traced."""
-    names = [instruction.opname for instruction in dis.get_instructions(code)]
-    return names.count("PUSH_EXC_INFO") > names.count("WITH_EXCEPT_START")
-
-
 # Functions and methods that give one tensor when they get one.
 _ONE_TENSOR = frozenset({
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish",
@@ -231,7 +189,7 @@ _ONE_TENSOR = frozenset({
     "alpha_dropout", "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
     "conv_transpose2d", "conv_transpose3d", "batch_norm", "layer_norm", "group_norm",
     "instance_norm", "rms_norm", "normalize", "local_response_norm", "embedding",
-    "embedding_bag", "interpolate", "upsample", "grid_sample", "affine_grid", "pad",
+    "interpolate", "upsample", "grid_sample", "affine_grid", "pad",
     "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d", "lp_pool1d", "lp_pool2d", "unfold", "fold", "pixel_shuffle",
     "pixel_unshuffle", "scaled_dot_product_attention", "one_hot", "cross_entropy", "mse_loss",
@@ -259,6 +217,8 @@ def returns_tensor(node: fx.Node) -> bool:
     name = name.removeprefix("i") if node.target in inplace.OPERATORS else name
     if name not in _ONE_TENSOR or "return_indices" in node.kwargs:
         return False
+    if name in ("where", "type") and len(node.args) == 1:
+        return False  # the indices; a string
     operands = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
     for item in node.args:
         if isinstance(item, list | tuple):

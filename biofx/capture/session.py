@@ -9,25 +9,15 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.graph_module import GraphModule
 
 from biofx.capture import patches
-from biofx.capture.proxy import catches_exceptions
+from biofx.capture.code import facts
+from biofx.capture.leaves import CHOOSES_AT_RUN_TIME, bases_of, is_leaf
+from biofx.capture.recording import Recording
 from biofx.capture.signature import Call, GuardedCodeGen, Pattern, Unpatterned
-from biofx.capture.tracer import (
-    CHOOSES_AT_RUN_TIME,
-    ModuleTracer,
-    Refusal,
-    bases_of,
-    is_leaf,
-)
-from biofx.synapses import Cell
-
-_GRAPH_NAMES = frozenset(
-    name
-    for name in (*vars(GraphModule), "meta", "shape_env")
-    if not name.startswith("__") and not hasattr(nn.Module, name)
-)
+from biofx.capture.tracer import ModuleTracer, Refusal
+from biofx.capture.world import World
+from biofx.synapses import Cell, original_class
 
 
 @dataclass
@@ -38,14 +28,16 @@ class Capture:
         graph: the forward; targets are relative to the module.
         call: the pattern of arguments that it was traced for.
         result: the pattern of what it returns.
+        world: other values that it rests on.
         cell: shared with every module whose Python attributes were read.
-        reads: (module, attribute) pairs read while tracing.
+        reads: (module, attribute) pairs read while tracing, by the modules inside too.
         partly: why some calls still run the module's Python forward, or None.
     """
 
     graph: fx.Graph
     call: Call
     result: Pattern
+    world: World
     cell: Cell = field(default_factory=Cell)
     reads: list[tuple[nn.Module, str]] = field(default_factory=list)
     partly: str | None = None
@@ -68,6 +60,7 @@ class Session:
         self.captures: dict[nn.Module, Capture] = {}
         self.opaque: dict[nn.Module, str] = {}
         self.stack: list[ModuleTracer] = []
+        self.recording: Recording
         self.autowrap: Callable[[dict[str, Any]], None] = lambda names: None
 
     def run(self, arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None) -> None:
@@ -128,21 +121,23 @@ class Session:
             if tracer.refusal is not None:
                 raise Refusal(tracer.refusal)
             assert tracer.result is not None
-            capture = Capture(graph, call, tracer.result, reads=tracer.reads.pairs)
+            capture = Capture(
+                graph, call, tracer.result, world=tracer.reads.world, reads=tracer.reads.pairs
+            )
             if patches.restore_random_state(state):
                 raise Refusal("draws random numbers in Python")
         except Exception as error:
             self._give_up(module, tracer.refusal or reason_of(error))
             return None
         finally:
-            if tracer.reads.restore():
+            if tracer.reads.snapshots.restore():
                 self.captures.pop(module, None)
                 self._give_up(module, "changes a Python container while it runs")
             patches.restore_random_state(state)
             self.stack.pop()
         if module in self.opaque:  # found out while restoring
             return None
-        graph.set_codegen(GuardedCodeGen(call))
+        graph.set_codegen(GuardedCodeGen(call, world=bool(capture.world)))
         self.captures[module] = capture
         return capture
 
@@ -163,19 +158,29 @@ def why_untraceable(module: nn.Module) -> str | None:
         return "overrides __call__"
     if not isinstance(inspect.unwrap(type(module).forward), FunctionType):
         return "its forward is not a Python function"
-    clash = _clash(type(module)) or _GRAPH_NAMES & {
+    own: Any = original_class(module)
+    clash = _clash(own) or _graph_names() & {
         *vars(module), *module._modules, *module._parameters, *module._buffers
     }  # fmt: skip
     if clash:
         return f"its attribute {min(clash)!r} means something else on a GraphModule"
-    if catches_exceptions(inspect.unwrap(type(module).forward).__code__):
+    if facts(inspect.unwrap(type(module).forward).__code__).catches:
         return "catches exceptions"
     return None
 
 
 @cache
-def _clash(cls: type) -> frozenset[str]:
-    return _GRAPH_NAMES & set(dir(cls))
+def _graph_names() -> frozenset[str]:
+    """Names that mean something on a module with a graph, and nothing on others."""
+    from biofx.capture.islands import Captured
+
+    own = {*dir(Captured), *Captured.__annotations__, "meta", "shape_env"}
+    return frozenset(n for n in own if not n.startswith("__") and not hasattr(nn.Module, n))
+
+
+@cache
+def _clash(cls: Any) -> frozenset[str]:
+    return _graph_names() & set(dir(cls))
 
 
 def reason_of(error: BaseException) -> str:

@@ -45,6 +45,10 @@ class Pattern:
         # a "value" may well be a tensor when the time comes: the guard will see
         return other.form != "constant" and bool(self.items) == bool(other.items)
 
+    def has_unknown(self) -> bool:
+        """Whether some part of it came out of Python code that was not traced."""
+        return self.form == "unknown" or any(item.has_unknown() for item in self.items)
+
     def guard(self, path: str) -> list[str]:
         """Python conditions under which the value at `path` fits."""
         if self.form == "tensor":
@@ -71,7 +75,7 @@ class Pattern:
             for key, item in zip(self.keys, self.items, strict=True):
                 conditions += item.guard(f"{path}.{key}")
             return conditions
-        conditions = [f"isinstance({path}, {self.form})"]
+        conditions = [f"type({path}) is {self.form}"]
         if self.form == "dict":
             conditions.append(f"list({path}) == {list(self.keys)!r}")
             keys = [repr(key) for key in self.keys]
@@ -97,12 +101,12 @@ def pattern_of(value: Any) -> Pattern:
         return Pattern("tensor" if value.static is not None else value.kind)
     if isinstance(value, torch.Tensor):
         return Pattern("tensor")
-    if isinstance(value, CONSTANTS):
+    if type(value) in CONSTANTS:
         return Pattern("constant", constant=value)
     if type(value) in (tuple, list):
         form: Any = type(value).__name__
         return Pattern(form, items=tuple(pattern_of(item) for item in value))
-    if type(value) is dict and all(isinstance(key, str | int | bool | None) for key in value):
+    if type(value) is dict and all(type(key) in (str, int, bool, type(None)) for key in value):
         items = tuple(pattern_of(item) for item in value.values())
         return Pattern("dict", items=items, keys=tuple(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -153,7 +157,7 @@ def _all_constant(pattern: Pattern) -> bool:
 def _default_ok(value: Any) -> bool:
     if type(value) in (tuple, list):
         return all(_default_ok(item) for item in value)
-    return isinstance(value, CONSTANTS)
+    return type(value) in CONSTANTS
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,11 @@ class Call:
                 assumed[parameter.name] = torch.empty(0)
         return cls.of(signature, assumed)
 
+    @property
+    def unsure(self) -> bool:
+        """Whether an argument of unknown origin may turn out not to fit."""
+        return any(pattern.has_unknown() for pattern in self.patterns.values())
+
     def fits(self, other: "Call") -> bool:
         """Whether the other call may use a graph traced for this one."""
         return all(self.patterns[name].fits(other.patterns[name]) for name in self.patterns)
@@ -266,17 +275,19 @@ def split_inputs(example: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]] | No
 class GuardedCodeGen(CodeGen):
     """Generates a forward with the user's own signature and the guard in front."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, *, world: bool = False) -> None:
         super().__init__()
         self.call = call
+        self.world = world
 
     def gen_fn_def(
         self, free_vars: list[str], maybe_return_annotation: str, *, expanded_def: bool = False
     ) -> str:
         head = super().gen_fn_def(free_vars, maybe_return_annotation, expanded_def=expanded_def)
+        world = "self._world.moved() or " if self.world else ""
         return (
             f"{head}\n"
-            f"    if self._cell.stale or not ({self.call.guard()}):\n"
+            f"    if self._cell.stale or {world}not ({self.call.guard()}):\n"
             f"        return self._own_forward({self.call.forwarded()})"
         )
 

@@ -10,30 +10,17 @@ from typing import Any, Protocol
 import torch
 from torch import fx, nn
 
-from biofx.capture import patches
+from biofx.capture.code import facts
+from biofx.capture.leaves import CHOOSES_AT_RUN_TIME, RETURNS_MORE, bases_of, is_leaf
 from biofx.capture.proxy import (
     BioAttribute,
     BioProxy,
     Kind,
-    compares_unknown_with_none,
     returns_tensor,
 )
+from biofx.capture.reads import Reads
+from biofx.capture.recording import Recording
 from biofx.capture.signature import Call, Pattern, Unpatterned, pattern_of, placeholders, value_of
-
-# torch.nn modules whose forward chooses between implementations at run time.
-CHOOSES_AT_RUN_TIME = (
-    nn.Transformer,
-    nn.TransformerEncoder,
-    nn.TransformerDecoder,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-)
-# torch.nn leaves that do not simply return one tensor.
-_RETURNS_MORE = (
-    nn.MultiheadAttention, nn.RNNBase, nn.LSTMCell, nn.AdaptiveLogSoftmaxWithLoss,
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d,
-)  # fmt: skip
 
 
 class Refusal(fx.proxy.TraceError):
@@ -42,6 +29,8 @@ class Refusal(fx.proxy.TraceError):
 
 class Capturer(Protocol):
     """What a tracer asks of the session it belongs to: the capture of a child."""
+
+    recording: Recording
 
     def capture(
         self, module: nn.Module, arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None
@@ -60,9 +49,9 @@ class ModuleTracer(fx.Tracer):
         self.call = call
         self.refusal: str | None = None
         self.result: Pattern | None = None
-        self.reads = patches.Reads()
+        self.reads = Reads(session.recording, self.refuse)
         self.unknown = False
-        self.attributes: dict[str, Any] = {}  # proxies of parameters and buffers read so far
+        self.attributes: dict[str, Any] = {}  # proxies of what was read so far, by qualified name
         self._flags: dict[str, BioProxy] = {}
         self._called: nn.Module | None = None
 
@@ -74,16 +63,6 @@ class ModuleTracer(fx.Tracer):
         run, _ = self.create_args_for_root(type(root).forward, True)
         self.create_node("output", "output", (self.create_arg(run()),), {})
         return self.graph
-
-    @cached_property
-    def tensor_attrs(self) -> dict[Any, str]:  # type: ignore[override]
-        """Tensors held as plain attributes: {tensor: qualified name}."""
-        return {
-            value: f"{name}.{key}" if name else key
-            for name, module in self.root.named_modules()
-            for key, value in vars(module).items()
-            if isinstance(value, torch.Tensor)
-        }
 
     def refuse(self, what: str) -> Refusal:
         """Remember the refusal (the forward may catch the exception) and give the exception."""
@@ -101,7 +80,7 @@ class ModuleTracer(fx.Tracer):
             module = self._called
             assert module is not None
             if type(module).__module__.startswith("torch.nn.modules"):
-                simple = not isinstance(module, _RETURNS_MORE + CHOOSES_AT_RUN_TIME)
+                simple = not isinstance(module, RETURNS_MORE + CHOOSES_AT_RUN_TIME)
                 return "tensor" if simple and not module._forward_hooks else "unknown"
             self.unknown = True
             return "unknown"
@@ -128,11 +107,60 @@ class ModuleTracer(fx.Tracer):
             target = target.__wrapped__
         return super().create_node(kind, target, *args, **kwargs)
 
+    @cached_property
+    def tensors(self) -> dict[int, str]:
+        """Qualified names of the parameters and buffers, by their ids."""
+        held = (*self.root.named_buffers(), *self.root.named_parameters())
+        return {id(value): name for name, value in held}
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        value = super().getattr(attr, attr_val, parameter_proxy_cache)
-        if isinstance(value, BioProxy) and isinstance(attr_val, torch.Tensor):
-            value.kind, value.static = "tensor", attr_val
-        return value
+        return self.tensor(attr_val) if isinstance(attr_val, torch.Tensor) else attr_val
+
+    def tensor(self, value: torch.Tensor) -> Any:
+        """A parameter or buffer as a live attribute of the graph."""
+        name = self.tensors.get(id(value))
+        return value if name is None else self._live(name, value)
+
+    def held(self, module: nn.Module, name: str, value: Any) -> Any:
+        """A tensor that is a plain attribute, or a container that holds tensors, alive."""
+        if not _holds_tensor(value) or name.startswith("_"):
+            return value
+        path = self.path_of_module(module)
+        target = f"{path}.{name}" if path else name
+        if isinstance(value, torch.Tensor):
+            return self._live(target, value)
+        if target not in self.attributes:
+            node = self.create_proxy("get_attr", target, (), {})
+            self.attributes[target] = fresh = self._elements(node, value)
+            self.reads.snapshots.take(fresh)
+        return self.attributes[target]
+
+    def _live(self, target: str, value: torch.Tensor) -> BioProxy:
+        known = self.attributes.get(target)
+        if known is None or known.static is not value:
+            known = self.create_proxy("get_attr", target, (), {})
+            known.kind, known.static = "tensor", value
+            known.node.meta["biofx_kind"] = "tensor"
+            self.attributes[target] = known
+        return known  # type: ignore[no-any-return]
+
+    def _elements(self, node: Any, value: Any) -> Any:
+        """A container with proxies for its tensors."""
+        if isinstance(value, torch.Tensor):
+            node.kind, node.static = "tensor", value
+            node.node.meta["biofx_kind"] = "tensor"
+            return node
+        if not _holds_tensor(value):
+            return value
+        if type(value) is dict:
+            return {k: self._elements(self._take("item", node, k, "value"), v) if _holds_tensor(v)
+                    else v for k, v in value.items()}  # fmt: skip
+        if type(value) not in (list, tuple):
+            raise self.refuse(f"reads a {type(value).__name__} that holds tensors")
+        return type(value)(
+            self._elements(self._take("item", node, i, "value"), v) if _holds_tensor(v) else v
+            for i, v in enumerate(value)
+        )
 
     def training_flag(self, module: nn.Module) -> Any:
         """`module.training` as a live attribute of the graph."""
@@ -148,9 +176,12 @@ class ModuleTracer(fx.Tracer):
                 raise self.refuse("uses a value of another module's forward")
             return a.node
         if isinstance(a, torch.Tensor):
-            held = isinstance(a, nn.Parameter) or a in self.tensor_attrs
-            if not held and not any(a is buffer for buffer in self.root.buffers()):
+            name = self.tensors.get(id(a))
+            if name is None:
                 raise self.refuse("uses a tensor that Python code made")
+            return self._live(name, a).node
+        if isinstance(a, torch.Generator):
+            raise self.refuse("draws from a generator of its own")
         return super().create_arg(a)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -192,13 +223,15 @@ class ModuleTracer(fx.Tracer):
         capture = None
         if not is_leaf(m):
             capture = self.session.capture(m, (args, kwargs))
+            if capture is not None:
+                self.reads.include(capture.reads, capture.world)
             if capture is None and any(map(_is_mutable, (*args, *kwargs.values()))):
                 # Python code may change the container; a graph passes on a fresh one.
                 raise self.refuse(f"passes a list or dict to {path!r}, which has no graph")
         unknown = self.unknown
         self._called = m
         proxy = self.create_proxy("call_module", path, args, kwargs)
-        if capture is None or m._forward_hooks:
+        if capture is None or m._forward_hooks or capture.call.unsure:
             return proxy
         self.unknown = unknown
         proxy.kind = proxy.node.meta["biofx_kind"] = "value"
@@ -224,7 +257,7 @@ class ModuleTracer(fx.Tracer):
             kind: Kind = pattern.form if pattern.form in ("tensor", "unknown") else "value"
             nodes[name].meta["biofx_kind"] = kind
             values[name] = value_of(pattern, BioProxy(nodes[name], self, kind=kind), self._take)
-            self.reads.snapshot(values[name])
+            self.reads.snapshots.take(values[name])
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for parameter in self.call.parameters:
@@ -239,13 +272,17 @@ class ModuleTracer(fx.Tracer):
                 args.append(value)
 
         def run() -> Any:
+            self.reads.scan_forward(root_fn)
             with self.reads:
                 result = root_fn(self.root, *args, **kwargs)
             try:
                 self.result = pattern_of(result)
             except Unpatterned as error:
                 raise self.refuse(f"returns {error}") from None
-            if self.unknown and compares_unknown_with_none(inspect.unwrap(root_fn).__code__):
+            if self.unknown and (
+                self.reads.compares_unknown
+                or facts(inspect.unwrap(root_fn).__code__).compares_with_none
+            ):
                 raise self.refuse("compares with None what a module without a graph returned")
             return result
 
@@ -256,15 +293,10 @@ def _is_mutable(value: Any) -> bool:
     return type(value) is list or type(value) is dict
 
 
-def is_leaf(module: nn.Module) -> bool:
-    """Modules of torch.nn are nodes of a graph, not graphs; `Sequential` is the exception."""
-    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn."))
-    if isinstance(module, torch.jit.ScriptModule):
+def _holds_tensor(value: Any, depth: int = 3) -> bool:
+    if isinstance(value, torch.Tensor):
         return True
-    composite = isinstance(module, (nn.Sequential, *CHOOSES_AT_RUN_TIME))
-    return own and not composite and type(module).__name__ != "Module"
-
-
-def bases_of(module: nn.Module) -> list[type]:
-    """The classes below `nn.Module` that a module is made of."""
-    return [base for base in type(module).__mro__ if base is not nn.Module and base is not object]
+    if depth and isinstance(value, list | tuple | dict):
+        items = value.values() if isinstance(value, dict) else value
+        return any(_holds_tensor(item, depth - 1) for item in items)
+    return False

@@ -70,8 +70,8 @@ class _Builder:
                 notes.append(f"stays Python: {self.record.opaque[name]}")
         if name in self.record.partly:
             notes.append(f"partly Python: {self.record.partly[name]}")
-        if isinstance(module, Captured) and module._cell.stale:
-            notes.append(f"its graph was given up: {module._cell.stale}")
+        if isinstance(module, Captured) and module.stale:
+            notes.append(f"its graph was given up: {module.stale}")
         node.notes = tuple(notes)
         if name in self.made:
             node.again = True

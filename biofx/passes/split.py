@@ -10,8 +10,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.nn import functional as F
 
 from biofx.capture import Captured, install
+from biofx.capture.leaves import CHOOSES_AT_RUN_TIME
 from biofx.capture.patches import recording
-from biofx.capture.tracer import CHOOSES_AT_RUN_TIME
 from biofx.errors import ConfigError
 from biofx.passes.draft import Draft, Provenance, WeightLayer, function_name
 from biofx.passes.expansion import group_repeat, group_sum
@@ -105,9 +105,9 @@ class Split(PassBase):
         while above:
             above = above.rpartition(".")[0]
             module = modules[above]
-            if above in self.draft.opaque and not isinstance(module, CHOOSES_AT_RUN_TIME):
-                if _mentions_weights(module):
-                    return above
+            python = above in self.draft.opaque and not isinstance(module, CHOOSES_AT_RUN_TIME)
+            if python and _mentions_weights(module):
+                return above
         return None
 
     def _note(self, layer: WeightLayer, reason: str) -> None:

@@ -29,6 +29,10 @@ class Derived(nn.Module):
     _mixins: tuple[type["Derived"], ...] = ()
     _one_class_each = False  # FX needs a class of its own for every graph module
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # a derived class is none of the user's: it must not enter a registry of theirs
+        pass
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         state = self.__getstate__()  # type: ignore[no-untyped-call]
         return rebuild, (type(self)._base, type(self)._mixins), state
@@ -42,7 +46,7 @@ class Watched(Derived):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__.get("_watchers", ()):
+        if name in self.__dict__.get("_biofx_watchers", ()):
             before = self.__dict__.get(name, _MISSING)
             for registry in ("_modules", "_parameters", "_buffers"):
                 if before is _MISSING:
@@ -61,19 +65,37 @@ class Watched(Derived):
             self._outdate(name, "_modules")
         super().add_module(name, module)
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As `nn.Module.register_parameter`; graphs that saw another value become stale."""
+        if not _interchangeable(self._parameters.get(name, _MISSING), param):
+            self._outdate(name)
+        super().register_parameter(name, param)
+
+    def register_buffer(
+        self, name: str, tensor: torch.Tensor | None, persistent: bool = True
+    ) -> None:
+        """As `nn.Module.register_buffer`; graphs that saw another value become stale."""
+        if not _interchangeable(self._buffers.get(name, _MISSING), tensor):
+            self._outdate(name)
+        super().register_buffer(name, tensor, persistent)
+
     def _outdate(self, *names: str) -> None:
         for name in names:
-            for cell in self.__dict__.get("_watchers", {}).get(name, ()):
+            for cell in self.__dict__.get("_biofx_watchers", {}).get(name, ()):
                 cell.stale = cell.stale or f"attribute {name!r} changed after capture"
 
 
 def _interchangeable(before: Any, after: Any) -> bool:
     """Whether a graph that was traced with `before` also stands for `after`."""
-    for kind in (nn.Module, nn.Parameter, torch.Tensor):
-        if isinstance(before, kind) or isinstance(after, kind):
-            return isinstance(before, kind) and isinstance(after, kind)
     if before is after:
         return True
+    if isinstance(before, nn.Module) and isinstance(after, nn.Module):
+        # a graph knows what a layer of torch gives; another module may give anything
+        cls = original_class(before)
+        return cls is original_class(after) and cls.__module__.startswith("torch.nn.modules.")
+    if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor):
+        alike = before.shape == after.shape and before.is_complex() == after.is_complex()
+        return alike and isinstance(before, nn.Parameter) == isinstance(after, nn.Parameter)
     try:
         return type(before) is type(after) and bool(before == after)
     except Exception:
@@ -125,4 +147,4 @@ def watch(reads: Mapping[nn.Module, Mapping[str, Iterable[Cell]]]) -> None:
             continue
         if not isinstance(module, Watched):
             become(module, Watched)
-        module.__dict__["_watchers"] = {name: tuple(cells) for name, cells in names.items()}
+        module.__dict__["_biofx_watchers"] = {name: tuple(cells) for name, cells in names.items()}

@@ -1,0 +1,150 @@
+"""One capture of one model: who records, which objects are watched, what to put back."""
+
+import functools
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import (
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    WrapperDescriptorType,
+)
+from typing import Any
+
+import torch
+
+from biofx.capture.world import Missing
+
+CACHED = type(functools.lru_cache(lambda: None))
+
+
+class Recording:
+    """One capture of one model: who records, and what has to be put back afterwards."""
+
+    def __init__(self, session: Any, undo: ExitStack) -> None:
+        self.session = session
+        self.undo = undo
+        self.owner = threading.get_ident()
+        self.tracked: dict[int, tuple[Any, bool]] = {}  # id: (object, belongs to a global)
+        self._classes: set[type] = set()
+
+    def tracer(self) -> Any:
+        """The tracer of the forward that runs now, in this thread; None outside of forwards."""
+        if self.session.stack and threading.get_ident() == self.owner:
+            tracer = self.session.stack[-1]
+            if tracer.reads.active:
+                return tracer
+        return None
+
+    def patch(self, owner: Any, name: str, value: Any) -> None:
+        """Set an attribute until the capture is over."""
+        before = vars(owner).get(name, Missing)
+
+        def restore() -> None:
+            if before is Missing:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+        setattr(owner, name, value)
+        self.undo.callback(restore)
+
+    def substitute(self, names: dict[str, Any], name: str, value: Any) -> None:
+        """Let a global variable mean something else until the capture is over."""
+        before = names.get(name, Missing)
+
+        def restore() -> None:
+            if before is Missing:
+                names.pop(name, None)
+            else:
+                names[name] = before
+
+        names[name] = value
+        self.undo.callback(restore)
+
+    def track(self, value: Any, outer: bool) -> bool:
+        """Notice from now on which fields of an object are read; False if that is impossible."""
+        self.tracked[id(value)] = (value, outer)
+        cls = type(value)
+        if cls in self._classes:
+            return True
+        try:
+            self.patch(cls, "__getattribute__", _tracking_getattribute(self, cls))
+            self.patch(cls, "__setattr__", _tracking_setattr(self, cls))
+        except TypeError:  # a class written in C
+            return False
+        self._classes.add(cls)
+        return True
+
+
+def class_attribute(cls: type, name: str) -> Any:
+    """What a class says about a name, descriptors unbound; `Missing` if nothing."""
+    for base in cls.__mro__:
+        if name in vars(base):
+            return vars(base)[name]
+    return Missing
+
+
+def reads_function(reads: Any, attribute: Any) -> bool:
+    """Whether a class attribute is code; what runs when it is read is scanned."""
+    if attribute is Missing:
+        return False
+    if isinstance(attribute, property):
+        if isinstance(attribute.fget, FunctionType):
+            reads.scan(attribute.fget)
+        return True
+    if isinstance(attribute, functools.cached_property):
+        raise reads.refuse(f"reads a cached property ({attribute.attrname})")
+    if isinstance(attribute, staticmethod | classmethod):
+        attribute = attribute.__func__
+    if isinstance(attribute, FunctionType):
+        reads.scan(attribute)
+        return True
+    if isinstance(attribute, CACHED):
+        raise reads.refuse(f"calls a cached function ({attribute.__name__})")
+    return isinstance(attribute, GetSetDescriptorType | WrapperDescriptorType | type) or (
+        hasattr(attribute, "__get__") and not isinstance(attribute, MemberDescriptorType)
+    )
+
+
+def from_library(depth: int) -> bool:
+    """Whether the code that calls is torch's own (or this package's)."""
+    name = str(sys._getframe(depth + 1).f_globals.get("__name__", ""))
+    return name.startswith(("torch.", "biofx."))
+
+
+def _tracking_getattribute(recording: Recording, cls: type) -> Callable[..., Any]:
+    plain: Any = cls.__getattribute__
+
+    def get_attribute(value: Any, name: str) -> Any:
+        found = plain(value, name)
+        tracer = recording.tracer()
+        known = recording.tracked.get(id(value))
+        if tracer is None or known is None or known[0] is not value or from_library(1):
+            return found
+        if name == "__dict__":
+            raise tracer.refuse(f"reads the __dict__ of a {cls.__name__}")
+        if name.startswith("__") or reads_function(tracer.reads, class_attribute(cls, name)):
+            return found
+        if isinstance(found, torch.Tensor):
+            raise tracer.refuse(f"reads {name!r} of a {cls.__name__}, a tensor")
+        tracer.reads.world.attribute(value, name, found, outer=known[1])
+        tracer.reads.rest_on(found, f"{name!r} of a {cls.__name__}", outer=known[1])
+        return found
+
+    return get_attribute
+
+
+def _tracking_setattr(recording: Recording, cls: type) -> Callable[..., None]:
+    plain: Any = cls.__setattr__
+
+    def set_attribute(value: Any, name: str, new: Any) -> None:
+        tracer = recording.tracer()
+        known = recording.tracked.get(id(value))
+        if tracer is not None and known is not None and known[0] is value:
+            raise tracer.refuse(f"assigns {name!r} of a {cls.__name__}")
+        plain(value, name, new)
+
+    return set_attribute
