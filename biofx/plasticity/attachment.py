@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.apply import Eager
+from biofx.plasticity.apply import Applier
 from biofx.plasticity.engine import Engine, Site
 from biofx.plasticity.shards import local
 from biofx.synapses import unwrap
@@ -42,7 +42,9 @@ class Attachment:
         applier: how they are applied.
     """
 
-    def __init__(self, optimizer: Optimizer, engine: Engine, *, mode: Mode, applier: Eager) -> None:
+    def __init__(
+        self, optimizer: Optimizer, engine: Engine, *, mode: Mode, applier: Applier
+    ) -> None:
         self.optimizer = optimizer
         self.engine = engine
         self.mode = mode

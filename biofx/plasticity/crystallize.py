@@ -1,6 +1,6 @@
 """Crystallization: synapses that have settled, or are being torn, lose their plasticity."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,57 +11,56 @@ from typing_extensions import override
 from biofx.plasticity.rule import Context, Expression, Rule, Stage, pick, scalar, within
 from biofx.synapses import Synapses
 
-# The smallest normal float32: a factor that has come down to it does not fall further.
-NEGLIGIBLE = 2.0**-126
-
 
 def crystallize(
-    times: Tensor,
+    factors: Tensor,
     weight: Tensor,
     *,
     grad: Tensor,
-    threshold: Tensor,
     mean_abs: Tensor,
-    limit: int,
+    threshold: Tensor,
+    dampening: Tensor,
+    floor: Tensor,
 ) -> Tensor:
-    """Count once more the synapses with |g| < threshold·|w| or |g| > mean|w|.
+    """f ← max(dampening·f, floor) where |g| < threshold·|w| or |g| > mean|w|.
 
     Args:
-        times: how often each synapse has been dampened, an integer tensor.
-        weight, grad: w and its unscaled gradient g, float32, of the same shape.
-        threshold: a gradient below this multiple of the weight counts as settled, shape ().
-        mean_abs: mean |w| of the whole parameter, shape ().
-        limit: where counting stops.
+        factors: f, 1 for a synapse that never crystallized.
+        weight, grad: w and its unscaled gradient g, of the shape of `factors`.
+        mean_abs: mean |w| of the whole parameter, of shape ().
+        threshold: a gradient below this multiple of the weight counts as settled, of shape ().
+        dampening, floor: of shape ().
 
     Returns:
-        The new counts, of the type and shape of `times`.
+        The new factors, without a unit.
 
     Source:
         Hofmann et al. 2025, Methods, "Synaptic stabilization (crystallization)".
     """
     size = grad.abs()
     settled = (size < threshold * weight.abs()) | (size > mean_abs)
-    return times + (settled & (times < limit)).to(times.dtype)
+    # A floor above f (a checkpoint with another one is refused) would raise it: never.
+    return torch.where(
+        settled, torch.minimum(factors, (factors * dampening).maximum(floor)), factors
+    )
 
 
-def crystal_factors(times: Tensor, dampening: Tensor, *, floor: Tensor) -> Tensor:
-    """f = max(dampeningⁿ, floor) of a synapse dampened n times; float32, shape of `times`."""
-    return torch.exp2(times.float() * torch.log2(dampening)).maximum(floor)
+def _judged(index: Tensor, tensors: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor]:
+    grad = tensors["grad"].float() * inputs["unscale"]
+    values = {name: value for name, value in inputs.items() if name != "unscale"}
+    return (crystallize(tensors["factors"], tensors["weight"].float(), grad=grad, **values),)
 
 
-def _crystal(
-    weight: Tensor, index: Tensor, *, times: Tensor, dampening: Tensor, floor: Tensor
-) -> Tensor:
-    return crystal_factors(times, dampening, floor=floor)
+def _kept(weight: Tensor, index: Tensor, *, factors: Tensor) -> Tensor:
+    return factors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crystallize(Rule):
     """Each time a synapse meets the condition of `crystallize`, its factor is dampened for good.
 
-    Kept per synapse is how often that has happened: one byte, unless a dampening above 0.71 needs
-    two. The schedule says when synapses are judged; their factors hold at every step. A synapse
-    that `Rejuvenate` replaces starts afresh.
+    The schedule says when synapses are judged; their factors, 4 bytes per synapse, hold at every
+    step. A synapse that `Rejuvenate` replaces starts afresh, with a factor of 1.
 
     Args:
         threshold, dampening, floor: as `crystal_thresh`, `dampening_factor` and `crystal_floor` of
@@ -96,58 +95,42 @@ class Crystallize(Rule):
 
     @override
     def prepare(self, context: Context) -> None:
-        dtype = torch.uint8 if self._limit(context.synapses) < 256 else torch.int16
-        context.state["times"] = torch.zeros(
-            context.weight.shape, dtype=dtype, device=context.weight.device
+        context.state["factors"] = torch.ones(
+            context.weight.shape, dtype=torch.float32, device=context.weight.device
         )
 
     @override
     def observe(self, context: Context) -> None:
         if context.grad is None:
             return
-        grad = (context.grad.to_dense() if context.grad.is_sparse else context.grad).float()
-        if context.unscale is not None:
-            grad = grad * context.unscale
-        times = context.state["times"]
+        grad = context.grad.to_dense() if context.grad.is_sparse else context.grad
+        device = grad.device
         values = self._values(context.synapses)
-        times.copy_(
-            crystallize(
-                times,
-                context.weight.float(),
-                grad=grad,
-                threshold=scalar(values["threshold"], grad.device),
-                mean_abs=context.statistics["mean_abs"],
-                limit=self._limit(context.synapses),
-            )
+        factors = context.state["factors"]
+        context.kernels.map(
+            _judged,
+            {"factors": factors, "weight": context.weight, "grad": grad},
+            writes=("factors",),
+            shard=context.shard,
+            inputs={
+                "mean_abs": context.statistics["mean_abs"],
+                "unscale": scalar(1.0, device) if context.unscale is None else context.unscale,
+                **{name: scalar(value, device) for name, value in values.items()},
+            },
         )
 
     @override
     def expression(self, context: Context) -> Expression:
-        values = self._values(context.synapses)
-        device = context.weight.device
-        inputs = {
-            "times": context.state["times"],
-            "dampening": scalar(values["dampening"], device),
-            "floor": scalar(values["floor"], device),
-        }
-        return Expression(_crystal, inputs)
+        return Expression(_kept, {"factors": context.state["factors"]})
 
     @override
     def replaced(self, context: Context, mask: Tensor) -> None:
-        context.state["times"].masked_fill_(mask, 0)
+        context.kernels.fill([context.state["factors"]], mask, 1.0, shard=context.shard)
 
     @override
     def report(self, context: Context) -> dict[str, float]:
-        times = context.state["times"]
-        return {"crystallized": int(torch.count_nonzero(times)) / max(times.numel(), 1)}
-
-    def _limit(self, synapses: Synapses) -> int:
-        """Dampenings after which the factor is at its floor, or negligible."""
-        values = self._values(synapses)
-        if values["dampening"] == 1:
-            return 1
-        lowest = math.log(max(values["floor"], NEGLIGIBLE))
-        return min(math.ceil(lowest / math.log(values["dampening"])), 2**15 - 1)
+        factors = context.state["factors"]
+        return {"crystallized": float((factors < 1).float().mean()) if factors.numel() else 0.0}
 
     def _values(self, synapses: Synapses) -> dict[str, float]:
         config = synapses.config

@@ -1,5 +1,6 @@
 """Dale's principle: all outgoing synapses of a unit have one sign."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +33,13 @@ def project_dale(weight: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     """
     wrong = weight * signs < 0
     return torch.where(wrong, 0.0, weight), wrong
+
+
+def _projected(index: Tensor, tensors: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor, ...]:
+    weight, signs = tensors["weight"].float(), inputs["signs"]
+    if "fresh" in inputs:
+        weight = torch.where(inputs["fresh"], weight.abs() * signs, weight)
+    return project_dale(weight, signs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +79,19 @@ class DalesPrinciple(Rule):
 
     @override
     def after_step(self, context: Context) -> None:
-        signs = self._signs(context).to(context.weight.dtype)
         weight = context.weight
+        wrong = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
+        inputs = {"signs": self._signs(context)}
         if context.fresh is not None:
-            weight = torch.where(context.fresh, weight.abs() * signs, weight)
-        weight, wrong = project_dale(weight, signs)
-        context.weight.copy_(weight)
-        context.events["dale_projected"] = wrong.sum()
+            inputs["fresh"] = context.fresh
+        context.kernels.map(
+            _projected,
+            {"weight": weight, "wrong": wrong},
+            writes=("weight", "wrong"),
+            shard=context.shard,
+            inputs=inputs,
+        )
+        context.events["dale_projected"] = torch.count_nonzero(wrong)
 
     def _signs(self, context: Context) -> Tensor:
         synapses = context.synapses

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.checkpoint import restore
+from biofx.plasticity.kernels import Kernels
 from biofx.plasticity.rule import Context, Expression, Rule, Stage
 from biofx.plasticity.shards import Shard, is_sharded, local, sample, sample_places, shard_of
 from biofx.plasticity.statistics import Request, measure
@@ -81,6 +82,7 @@ class Engine:
         synapses: {parameter name: Synapses}.
         rules: in the order in which they act.
         seed: of all random draws.
+        kernels: how the rules' functions are evaluated.
     """
 
     def __init__(
@@ -90,11 +92,13 @@ class Engine:
         *,
         rules: Sequence[Rule],
         seed: int,
+        kernels: Kernels,
     ) -> None:
         self.model = model
         self.synapses = synapses
         self.rules = tuple(rules)
         self.seed = seed
+        self.kernels = kernels
         # Whether rules may change the weights of a parameter when they first see it.
         self.initialises = True
         self.bindings: dict[str, Binding] = {}
@@ -143,6 +147,7 @@ class Engine:
                     weight=weight,
                     timing=rule.timing(entry),
                     seed=self.seed,
+                    kernels=self.kernels,
                 ),
             )
             for rule in self.rules
@@ -239,7 +244,7 @@ class Engine:
                 if mask is not None:
                     fresh = mask if fresh is None else fresh | mask
             if fresh is not None:
-                _forget(site, fresh)
+                _forget(site, fresh, self.kernels)
                 replaced = True
             site.release()
         return replaced
@@ -274,7 +279,7 @@ class Engine:
                         site.statistics,
                     )
                 )
-        measure(requests)
+        measure(requests, self.kernels)
 
     def _collect_activity(self, sites: Iterable[Site], kinds: tuple[type[Rule], ...]) -> None:
         """Hand the counts since the last step to the rules that need them, over all processes."""
@@ -334,13 +339,15 @@ def _check_factor(factor: Tensor, rule: Rule, binding: Binding) -> None:
         )
 
 
-def _forget(site: Site, fresh: Tensor) -> None:
+def _forget(site: Site, fresh: Tensor, kernels: Kernels) -> None:
     """New synapses start without a past: neither in the rules nor in the optimizer."""
     pairs = site.binding.pairs
     for rule, context in pairs:
         rule.replaced(context, fresh)
-    for value in pairs[0][1].optimizer_state.values():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            part = local(value)
-            if part.shape == fresh.shape and (is_sharded(value) or value.dim() > 0):
-                part.masked_fill_(fresh, 0)
+    states = [
+        local(value)
+        for value in pairs[0][1].optimizer_state.values()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim()
+    ]
+    states = [state for state in states if state.shape == fresh.shape]
+    kernels.fill(states, fresh, 0.0, shard=site.binding.shard)

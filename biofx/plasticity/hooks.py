@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.apply import Eager
+from biofx.plasticity.apply import Applier
 from biofx.plasticity.engine import Engine, Site
 from biofx.plasticity.shards import is_sharded
 from biofx.synapses import unwrap
@@ -29,7 +29,7 @@ class GradientHooks:
             process's own.
     """
 
-    def __init__(self, engine: Engine, applier: Eager) -> None:
+    def __init__(self, engine: Engine, applier: Applier) -> None:
         self.engine = engine
         self.applier = applier
         self.steps = 0

@@ -8,11 +8,12 @@ from torch import nn
 
 from biofx.errors import PlasticityError
 from biofx.plasticity import checkpoint
-from biofx.plasticity.apply import Eager
+from biofx.plasticity.apply import Applier
 from biofx.plasticity.crystallize import Crystallize
 from biofx.plasticity.dale import DalesPrinciple
 from biofx.plasticity.engine import Engine, Site
 from biofx.plasticity.fuzzy import FuzzyLearningRates
+from biofx.plasticity.kernels import Kernels
 from biofx.plasticity.rejuvenate import Rejuvenate
 from biofx.plasticity.rule import Rule
 from biofx.plasticity.volume import VolumeDependentRates
@@ -37,7 +38,7 @@ class ManualPlasticity:
         self._calls: dict[str, int] = {}
         self._state: checkpoint.States = {}
         self._engine: Engine | None = None
-        self._applier = Eager()
+        self._applier = Applier(Kernels())
 
     def __getstate__(self) -> dict[str, Any]:
         state = self._state if self._engine is None else checkpoint.collect(self._engine)
@@ -45,7 +46,7 @@ class ManualPlasticity:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._engine, self._applier = None, Eager()
+        self._engine, self._applier = None, Applier(Kernels())
 
     def fuzzy_learning_rates(self, model: nn.Module) -> None:
         """g ← f·g with the fuzzy factors, dampened where synapses have crystallized.
@@ -129,7 +130,13 @@ class ManualPlasticity:
         model = unwrap(model)
         if self._engine is None or self._engine.model is not model:
             state = self.__getstate__()["_state"]
-            self._engine = Engine(model, synapses_of(model), rules=_rules(), seed=self.seed)
+            self._engine = Engine(
+                model,
+                synapses_of(model),
+                rules=_rules(),
+                seed=self.seed,
+                kernels=self._applier.kernels,
+            )
             self._engine.initialises = False
             checkpoint.spread(self._engine, state)
         engine = self._engine

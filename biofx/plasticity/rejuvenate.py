@@ -1,6 +1,6 @@
 """Rejuvenation: weak synapses disappear and new ones form (spontaneous spine remodelling)."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,13 +18,24 @@ BINS = 4096
 LEVELS = 2  # of 12 bits each: their steps are still exact in float32
 
 
-def removal_probability(weight: Tensor, max_abs: Tensor, *, d: Tensor) -> Tensor:
-    """P(|N(0, σ²)| > |w|) = erfc(|w|/(σ√2)) with σ = max|w|/d; shape of `weight`.
+def resilience(weight: Tensor, noise: Tensor, *, max_abs: Tensor, d: Tensor) -> Tensor:
+    """|w|/|σz| with σ = max|w|/d: below 1, the synapse is lost.
+
+    That has probability P(|N(0, σ²)| > |w|) = erfc(|w|/(σ√2)).
+
+    Args:
+        weight: w.
+        noise: z, standard normals of the weight's shape.
+        max_abs: max|w| of the whole parameter, of shape ().
+        d: d_re, of shape (); with a larger one fewer synapses are lost.
+
+    Returns:
+        Of the weight's shape; NaN if all weights are 0.
 
     Source:
-        Hofmann et al. 2025, Methods, "Synaptic rejuvenation" (d is d_re).
+        Hofmann et al. 2025, Methods, "Synaptic rejuvenation".
     """
-    return torch.erfc(weight.abs() * (d / (max_abs * math.sqrt(2.0))))
+    return weight.abs() * d / (max_abs * noise.abs())
 
 
 def uniform_synapses(draw: Tensor, max_abs: Tensor) -> Tensor:
@@ -44,21 +55,49 @@ def lognormal_synapses(noise: Tensor, sign: Tensor, *, mean: Tensor, std: Tensor
 
 
 def rejuvenate(
-    weight: Tensor, fresh: Tensor, *, score: Tensor, share: Tensor
+    weight: Tensor, fresh: Tensor, *, score: Tensor, limit: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Replace the synapses whose score lies below `share`.
+    """Replace the synapses whose `resilience` lies below a limit.
 
     Args:
         weight: w.
         fresh: what replaces a synapse.
-        score: a uniform draw on [0, 1) over the synapse's `removal_probability`.
-        share: 1, or less to replace fewer; of shape ().
+        score: of `resilience`.
+        limit: 1, or less to replace fewer (as if d were larger); of shape ().
 
     Returns:
         The new weights, and a mask of those that were replaced.
     """
-    mask = score < share
+    mask = score < limit
     return torch.where(mask, fresh, weight), mask
+
+
+def _score(index: Tensor, weight: Tensor, inputs: Any) -> Tensor:
+    noise = random.normal(inputs["key"], index)
+    return resilience(weight, noise, max_abs=inputs["max_abs"], d=inputs["d"])
+
+
+def _renewed_uniform(
+    index: Tensor, tensors: Mapping[str, Tensor], inputs: Any
+) -> tuple[Tensor, ...]:
+    weight = tensors["weight"].float()
+    fresh = uniform_synapses(random.uniform(inputs["key"], index), inputs["max_abs"])
+    score = _score(index, weight, inputs)
+    return rejuvenate(weight, fresh, score=score, limit=inputs["limit"])
+
+
+def _renewed_lognormal(
+    index: Tensor, tensors: Mapping[str, Tensor], inputs: Any
+) -> tuple[Tensor, ...]:
+    weight = tensors["weight"].float()
+    fresh = lognormal_synapses(
+        random.normal(inputs["key"], index, draw=1),
+        random.uniform(inputs["key"], index),
+        mean=inputs["log_mean"],
+        std=inputs["log_std"],
+    )
+    score = _score(index, weight, inputs)
+    return rejuvenate(weight, fresh, score=score, limit=inputs["limit"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +109,8 @@ class Rejuvenate(Rule):
     A parameter whose weights are all 0 is left alone.
 
     Applied often, the paper's law destroys what Adam has learned: use a long interval, or
-    `max_share`. Of the synapses chosen, those whose draw lies lowest relative to their probability
-    are replaced, as many as `max_share` of the parameter allows: never more, and at most one in
-    16 million fewer.
+    `max_share`, which allows the least resilient only to be replaced, as if `d` were just large
+    enough: never more than that share of the parameter.
 
     Args:
         d, law, max_share: as `rejuvenation_parameter_dre`, `rejuvenate_law` and
@@ -105,28 +143,26 @@ class Rejuvenate(Rule):
     @override
     def after_step(self, context: Context) -> Tensor | None:
         d, law, max_share = self._values(context.synapses)
-        key, index = context.key("rejuvenate"), context.index
-        weight = context.weight.float()
-        device = weight.device
-        max_abs = context.statistics["max_abs"]
-        # All weights 0: the probability, and with it the score, is NaN, and nothing is replaced.
-        probability = removal_probability(weight, max_abs, d=scalar(d, device))
-        score = random.uniform(key, index) / probability
-        if law == "uniform":
-            fresh = uniform_synapses(random.uniform(key, index, draw=1), max_abs)
-        else:
-            fresh = lognormal_synapses(
-                random.normal(key, index),
-                random.uniform(key, index, draw=1),
-                mean=context.statistics["log_mean"],
-                std=context.statistics["log_std"],
-            )
-        share = scalar(1.0, device)
+        weight, shard = context.weight, context.shard
+        inputs = {
+            "key": context.key("rejuvenate"),
+            "d": scalar(d, weight.device),
+            "limit": scalar(1.0, weight.device),
+            **context.statistics,
+        }
         if max_share < 1:
-            share = _capped(score, context.shard, int(max_share * context.shard.numel))
-        weight, mask = rejuvenate(weight, fresh, score=score, share=share)
-        context.weight.copy_(weight)
-        context.events["turnover"] = mask.float().mean()
+            scores = _score(context.index, weight.float(), inputs)
+            inputs["limit"] = _capped(scores, shard, int(max_share * shard.numel))
+        mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
+        # All weights 0: scores are NaN, and nothing is replaced.
+        context.kernels.map(
+            _renewed_uniform if law == "uniform" else _renewed_lognormal,
+            {"weight": weight, "mask": mask},
+            writes=("weight", "mask"),
+            shard=shard,
+            inputs=inputs,
+        )
+        context.events["turnover"] = torch.count_nonzero(mask) / max(mask.numel(), 1)
         return mask
 
     def _values(self, synapses: Synapses) -> tuple[float, str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from biofx.errors import PlasticityError
 from biofx.plasticity import random
+from biofx.plasticity.kernels import Kernels
 from biofx.plasticity.schedule import Schedule
 from biofx.plasticity.shards import Shard
 from biofx.synapses import Synapses
@@ -62,6 +63,7 @@ class Context:
         statistics: what `Rule.needs` asked for, tensors of shape (): "mean_abs" is mean|w|,
             "max_abs" is max|w|, "log_mean" and "log_std" are the moments of ln|w| over w ≠ 0.
         events: numbers of this step for `GradScheduler.metrics`, tensors of shape ().
+        kernels: evaluates elementwise functions, compiled or not.
     """
 
     synapses: Synapses
@@ -78,6 +80,7 @@ class Context:
     fresh: Tensor | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     events: dict[str, Tensor] = field(default_factory=dict)
+    kernels: Kernels = field(default_factory=Kernels)
 
     def key(self, stream: str, *, step: int | None = None) -> Tensor:
         """The key of this parameter's draws for one purpose at one step, int64 of shape ()."""

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,19 +10,20 @@ from torch.optim import Optimizer
 
 from biofx.errors import CheckpointError, PlasticityError
 from biofx.plasticity import checkpoint
-from biofx.plasticity.apply import Eager
+from biofx.plasticity.apply import Applier
 from biofx.plasticity.attachment import Attachment, Mode
 from biofx.plasticity.crystallize import Crystallize
 from biofx.plasticity.dale import DalesPrinciple
 from biofx.plasticity.engine import Engine
 from biofx.plasticity.fuzzy import FuzzyLearningRates
 from biofx.plasticity.hooks import GradientHooks
+from biofx.plasticity.kernels import When, kernels_for
 from biofx.plasticity.metrics import summarise
 from biofx.plasticity.rejuvenate import Rejuvenate
 from biofx.plasticity.rule import Rule
 from biofx.plasticity.shards import local
 from biofx.plasticity.volume import VolumeDependentRates
-from biofx.synapses import synapses_of, unwrap
+from biofx.synapses import Synapses, synapses_of, unwrap
 
 # Optimizers that divide the gradient by its own size, or look at its sign alone.
 SCALE_BLIND = (
@@ -104,15 +105,16 @@ class GradScheduler:
         rules: Iterable[Rule] | None = None,
         seed: int = 0,
         apply: Mode = "update",
-        compile: bool | Literal["auto"] = "auto",
+        compile: When = "auto",
     ) -> None:
         synapses = synapses_of(bio)
         chosen = configured_rules() if rules is None else list(rules)
         _check_arguments(chosen, seed, apply, compile)
         optimizers = [_hookable(one) for one in _listed(optimizer)]
         self._apply: Mode = apply if optimizers else "gradient"
-        self._engine = Engine(bio, synapses, rules=chosen, seed=seed)
-        applier = Eager()
+        kernels = kernels_for(compile, *_extent(bio, synapses))
+        self._engine = Engine(bio, synapses, rules=chosen, seed=seed, kernels=kernels)
+        applier = Applier(kernels)
         self._attachments: list[Attachment] = []
         self._hooks: GradientHooks | None = None
         try:
@@ -237,6 +239,13 @@ class GradScheduler:
                     raise PlasticityError(
                         f"{name} is in two of the optimizers; its steps could not be counted"
                     )
+
+
+def _extent(bio: nn.Module, synapses: Mapping[str, Synapses]) -> tuple[int, torch.device]:
+    """How many synapses the model has, and where they are."""
+    model = unwrap(bio)
+    parameters = [model.get_parameter(name) for name in synapses]
+    return sum(p.numel() for p in parameters), parameters[0].device
 
 
 def _listed(optimizer: Any) -> list[Any]:

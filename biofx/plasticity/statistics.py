@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from biofx.errors import PlasticityError
+from biofx.plasticity.kernels import Kernels
 from biofx.plasticity.shards import Shard, all_sum
 
 SUMS = ("sum_abs", "count", "log_sum", "log_square")
@@ -39,7 +40,7 @@ class Request:
     found: dict[str, Tensor]
 
 
-def measure(requests: Sequence[Request]) -> None:
+def measure(requests: Sequence[Request], kernels: Kernels) -> None:
     """Fill in `found` of every request.
 
     Sums are taken in float64, so that shards and whole parameters agree after rounding.
@@ -50,12 +51,12 @@ def measure(requests: Sequence[Request]) -> None:
     families: dict[tuple[int, ...], list[Request]] = {}
     for request in requests:
         families.setdefault(tuple(map(id, request.shard.groups)), []).append(request)
-    results = [value for family in families.values() for value in _measure_family(family)]
+    results = [value for family in families.values() for value in _measure_family(family, kernels)]
     if results and not bool(torch.isfinite(torch.stack(results)).all()):
         _refuse(requests)
 
 
-def _measure_family(requests: Sequence[Request]) -> list[Tensor]:
+def _measure_family(requests: Sequence[Request], kernels: Kernels) -> list[Tensor]:
     """Statistics of parameters that are split over the same groups."""
     sums: list[Tensor] = []
     maxima: list[Tensor] = []
@@ -63,7 +64,7 @@ def _measure_family(requests: Sequence[Request]) -> list[Tensor]:
     for request in requests:
         wanted = sorted({source for name in request.names for source in SOURCES[name]})
         place: dict[str, int] = {}
-        for source, value in _partial(request.weight, wanted).items():
+        for source, value in _partial(request.weight, wanted, kernels).items():
             target = maxima if source == "max_abs" else sums
             place[source] = len(target)
             target.append(value)
@@ -85,11 +86,11 @@ def _measure_family(requests: Sequence[Request]) -> list[Tensor]:
     return results
 
 
-def _partial(weight: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+def _partial(weight: Tensor, wanted: Sequence[str], kernels: Kernels) -> dict[str, Tensor]:
     wide = torch.float32 if weight.device.type == "mps" else torch.float64
     values: dict[str, Tensor] = {}
     if "sum_abs" in wanted:
-        values["sum_abs"] = torch.linalg.vector_norm(weight, 1, dtype=wide)
+        values["sum_abs"] = kernels.sum_abs(weight)
     if "max_abs" in wanted:
         largest = torch.linalg.vector_norm(weight, torch.inf) if weight.numel() else weight.sum()
         values["max_abs"] = largest.to(wide)

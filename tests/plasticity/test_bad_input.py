@@ -1,0 +1,261 @@
+"""Mistakes are refused where they are made, with a message that helps."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import biofx
+from biofx.plasticity import (
+    Context,
+    Crystallize,
+    DalesPrinciple,
+    FuzzyLearningRates,
+    GradScheduler,
+    Rejuvenate,
+    Rule,
+    Schedule,
+    VolumeDependentRates,
+)
+
+from .table import batches, make, same, train
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def test_a_model_that_was_not_transformed() -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(biofx.ModelError, match=r"not made by biofx\.transform"):
+        GradScheduler(model, sgd(model))
+
+
+def test_an_optimizer_of_another_model() -> None:
+    with pytest.raises(biofx.PlasticityError, match=r"\(SGD\) shares no weight with the model"):
+        GradScheduler(make(), sgd(make()))
+
+
+def test_a_refused_optimizer_is_left_unhooked() -> None:
+    optimizer = sgd(make())
+    with pytest.raises(biofx.PlasticityError):
+        GradScheduler(make(), optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_parameters_that_are_replaced_behind_the_optimizer() -> None:
+    model = make()
+    optimizer = sgd(model)
+    GradScheduler(model, optimizer)
+    loose = [torch.zeros(2, requires_grad=True)]
+    optimizer.param_groups[0]["params"] = loose
+    loose[0].grad = torch.ones(2)
+    with pytest.raises(biofx.PlasticityError, match="shares no weight"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("optimizer", [3, "adam", object(), [], [None]])
+def test_what_is_no_optimizer(optimizer: Any) -> None:
+    with pytest.raises(biofx.PlasticityError, match="optimizer"):
+        GradScheduler(make(), optimizer)
+
+
+def test_an_optimizer_inside_a_wrapper() -> None:
+    model = make()
+
+    class Wrapper:
+        optimizer = sgd(model)
+
+    scheduler = GradScheduler(model, Wrapper())  # type: ignore[arg-type]
+    train(model, Wrapper.optimizer, batches(1))
+    assert scheduler.steps == [1]
+
+
+def test_two_schedulers_on_one_optimizer() -> None:
+    model = make()
+    optimizer = sgd(model)
+    first = GradScheduler(model, optimizer)
+    with pytest.raises(biofx.PlasticityError, match="has a GradScheduler already"):
+        GradScheduler(model, optimizer)
+    first.detach()
+    first.detach()
+    GradScheduler(model, optimizer)
+
+
+def test_one_parameter_in_two_optimizers() -> None:
+    model = make()
+    with pytest.raises(biofx.PlasticityError, match=r"conv\.weight is in two of the optimizers"):
+        GradScheduler(model, [sgd(model), sgd(model)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"apply": "weights"}, "apply='weights'"),
+        ({"compile": "yes"}, "compile='yes'"),
+        ({"seed": 1.5}, r"seed=1\.5"),
+        ({"rules": [Crystallize]}, "an instance is needed"),
+        ({"rules": ["crystallize"]}, "'crystallize' is not"),
+    ],
+)
+def test_arguments(options: Any, message: str) -> None:
+    model = make()
+    with pytest.raises(biofx.PlasticityError, match=message):
+        GradScheduler(model, sgd(model), **options)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (FuzzyLearningRates(nu=-0.1), r"nu=-0\.1 must be a number in \[0, inf\)"),
+        (FuzzyLearningRates(nu=float("nan")), "nu=nan"),
+        (FuzzyLearningRates(nu="big"), "nu='big' must be a number"),  # type: ignore[arg-type]
+        (FuzzyLearningRates(distribution="cauchy"), "'cauchy' is not one of baseline, uniform"),
+        (FuzzyLearningRates(low=1.2), r"low=1\.2"),
+        (FuzzyLearningRates(high=0.5), r"high=0\.5"),
+        (FuzzyLearningRates(decay=0.0), r"decay=0\.0"),
+        (FuzzyLearningRates(update_every=0), "update_every=0"),
+        (FuzzyLearningRates(update_every=1.5), "whole number"),  # type: ignore[arg-type]
+        (VolumeDependentRates(base=0.0), r"base=0\.0 must be a number in \(0, 1\]"),
+        (VolumeDependentRates(stability=-1), "stability=-1"),
+        (VolumeDependentRates(variability=float("inf")), "variability=inf"),
+        (Crystallize(threshold=-1e-3), "threshold"),
+        (Crystallize(dampening=0.0), r"dampening=0\.0"),
+        (Crystallize(dampening=1.01), r"dampening=1\.01"),
+        (Crystallize(floor=2.0), r"floor=2\.0"),
+        (Rejuvenate(d=0.0), r"d=0\.0"),
+        (Rejuvenate(law="cauchy"), "law='cauchy'"),  # type: ignore[arg-type]
+        (Rejuvenate(max_share=0.0), r"max_share=0\.0"),
+        (DalesPrinciple(axis="both"), "axis='both'"),  # type: ignore[arg-type]
+        (Crystallize(only="decoder.*"), r"Crystallize serves no parameter.*decoder"),
+    ],
+)
+def test_hyperparameters(rule: Rule, message: str) -> None:
+    model = make()
+    before = make()
+    optimizer = sgd(model)
+    with pytest.raises(biofx.PlasticityError, match=message):
+        GradScheduler(model, optimizer, rules=[rule])
+    assert not optimizer._optimizer_step_pre_hooks
+    assert same(model, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "every=0"),
+        ({"every": 1.5}, r"every=1\.5"),
+        ({"every": True}, "every=True"),
+        ({"start": -1}, "start=-1"),
+        ({"start": 5, "stop": 5}, "stop=5 must be a whole number of at least 6"),
+    ],
+)
+def test_schedules(options: Any, message: str) -> None:
+    with pytest.raises(biofx.PlasticityError, match=message):
+        Schedule(**options)
+
+
+def test_layer_index_without_enough_layers() -> None:
+    model = make({"fuzzy_lr_distribution": "layer_adaptive", "fuzzy_lr_layer_index": 4})
+    with pytest.raises(biofx.PlasticityError, match="must be below the number of layers, 4"):
+        GradScheduler(model, sgd(model))
+
+
+def test_activity_that_nobody_counts() -> None:
+    model = make()
+    with pytest.raises(biofx.PlasticityError, match=r"conv\.weight: its layer conv .*ACTIVITY"):
+        GradScheduler(model, sgd(model), rules=[FuzzyLearningRates(distribution="activity")])
+
+
+def test_dale_on_a_parameter_without_two_sides() -> None:
+    model = make()
+    record = model._biofx
+    odd = replace(record.synapses["fc.weight"], pre_axis=0)
+    record.synapses["fc.weight"] = odd
+    with pytest.raises(biofx.PlasticityError, match=r"fc\.weight.* does not connect units"):
+        GradScheduler(model, sgd(model), rules=[DalesPrinciple()])
+
+
+@pytest.mark.parametrize(
+    ("config", "rule"),
+    [
+        ({"volume_dependent_every": 1}, "VolumeDependentRates"),
+        ({"crystallize_every": 1}, "Crystallize"),
+        ({"fuzzy_lr_distribution": "weight_adaptive"}, "FuzzyLearningRates"),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite(config: Any, rule: str, value: float) -> None:
+    """All are named and counted, and nothing has been written."""
+    model = make(config)
+    optimizer = torch.optim.AdamW(model.parameters())
+    scheduler = GradScheduler(model, optimizer)
+    with torch.no_grad():
+        model.get_parameter("fc.weight")[0, :3] = value
+        model.get_parameter("up.weight")[0, 0] = value
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(biofx.PlasticityError) as caught:
+        optimizer.step()
+    message = str(caught.value)
+    assert "fc.weight holds 3 of 20 weights that are not finite" in message
+    assert "up.weight holds 4 of 64 weights" in message
+    assert "conv.weight" not in message
+    assert rule in message
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter, old, rtol=0, atol=0, equal_nan=True)
+        assert (parameter.grad == 1).all()  # type: ignore[union-attr]
+    assert scheduler.steps == [0]
+
+
+@pytest.mark.parametrize("law", ["uniform", "lognormal"])
+def test_rejuvenation_of_weights_that_are_not_finite(law: str) -> None:
+    model = make(
+        {"fuzzy_lr_distribution": "baseline", "rejuvenate_every": 1, "rejuvenate_law": law}
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    GradScheduler(model, optimizer)
+    with torch.no_grad():
+        model.get_parameter("fc.weight")[1, 2] = float("inf")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with pytest.raises(
+        biofx.PlasticityError, match=r"fc\.weight holds 1 of 20 .*Rejuvenate needs them"
+    ):
+        optimizer.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
+def test_factors_that_are_not_finite() -> None:
+    class Bad(Rule):
+        def factor(self, context: Context) -> torch.Tensor:
+            factor = torch.ones_like(context.weight)
+            factor.view(-1)[:2] = torch.inf
+            return factor
+
+    model, before = make(), make()
+    optimizer = sgd(model)
+    GradScheduler(model, optimizer, rules=[Bad(only="fc.*")])
+    with pytest.raises(biofx.PlasticityError, match=r"Bad gave 2 of 20 .*for fc\.weight"):
+        train(model, optimizer, batches(1))
+    assert same(model, before)
+
+
+def test_meta_parameters() -> None:
+    with torch.device("meta"):
+        model = biofx.transform(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(biofx.PlasticityError, match=r"0\.weight has no data yet"):
+        GradScheduler(model, sgd(model))
+
+
+def test_step_belongs_to_schedulers_without_an_optimizer() -> None:
+    model = make()
+    scheduler = GradScheduler(model, sgd(model))
+    with pytest.raises(biofx.PlasticityError, match=r"acts in optimizer\.step"):
+        scheduler.step()
