@@ -1,0 +1,161 @@
+"""The entrance of an exported graph: typed parameters, and checks of what it was captured for."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import GenericAlias
+from typing import Any, Optional
+
+import torch
+from torch import fx
+from torch.fx.graph import CodeGen
+
+from biofx.capture.signature import Call, Pattern
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Placeholders of a flat graph.
+
+    Attributes:
+        values: {parameter name: node, or tuple or dict of nodes} for the captured graph.
+        checks: (condition, message) pairs that the generated forward asserts.
+    """
+
+    values: Mapping[str, Any]
+    checks: tuple[tuple[str, str], ...]
+
+
+class Entrance(CodeGen):
+    """Generates a forward that TorchScript can compile, which asserts the pattern it is for."""
+
+    def __init__(self, checks: tuple[tuple[str, str], ...]) -> None:
+        super().__init__()
+        self.checks = checks
+
+    def gen_fn_def(
+        self, free_vars: list[str], maybe_return_annotation: str, *, expanded_def: bool = False
+    ) -> str:
+        """The head of `forward`, and the checks."""
+        head = super().gen_fn_def(free_vars, maybe_return_annotation, expanded_def=expanded_def)
+        lines = [f"\n    assert {condition}, {message!r}" for condition, message in self.checks]
+        return head + "".join(lines)
+
+
+@dataclass
+class _Door:
+    """One parameter of the entrance."""
+
+    name: str
+    pattern: Pattern
+    kind: Any
+    default: tuple[Any, ...] = ()
+
+
+def entrance_of(call: Call, graph: fx.Graph) -> Doors:
+    """Make one placeholder a parameter; `*args` and `**kwargs` become named parameters."""
+    doors: list[_Door | None] = []
+
+    def add(name: str, pattern: Pattern, *, optional: bool) -> int:
+        kind = _type_of(pattern)
+        if kind is None:
+            doors.append(None)
+        elif not optional:
+            doors.append(_Door(name, pattern, kind))
+        elif _holds_values(pattern):
+            doors.append(_Door(name, pattern, kind, (None,)))
+        else:
+            doors.append(_Door(name, pattern, kind, (_constant(pattern),)))
+        return len(doors) - 1
+
+    places: dict[str, Any] = {}
+    for parameter in call.parameters:
+        name, pattern = parameter.name, call.patterns[parameter.name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            items = enumerate(pattern.items)
+            places[name] = tuple(add(f"{name}_{i}", item, optional=False) for i, item in items)
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            named = zip(pattern.keys, pattern.items, strict=True)
+            places[name] = {key: add(key, item, optional=False) for key, item in named}
+        else:
+            has_default = parameter.default is not inspect.Parameter.empty
+            places[name] = add(name, pattern, optional=has_default)
+    required = False
+    for door in reversed(doors):
+        if door is not None:  # a required parameter may not follow one with a default
+            required = required or not door.default
+            door.default = () if required else door.default
+    checks: list[tuple[str, str]] = []
+    nodes = [_place(door, graph, checks) if door is not None else None for door in doors]
+    values = {
+        name: tuple(nodes[i] for i in place)
+        if isinstance(place, tuple)
+        else {key: nodes[i] for key, i in place.items()}
+        if isinstance(place, dict)
+        else nodes[place]
+        for name, place in places.items()
+    }
+    return Doors(values, tuple(checks))
+
+
+def _place(door: _Door, graph: fx.Graph, checks: list[tuple[str, str]]) -> fx.Node:
+    name, kind = door.name, door.kind
+    if door.default == (None,) and _holds_values(door.pattern):
+        kind = Optional[kind]  # noqa: UP045
+        checks.append((f"{name} is not None", f"exported for calls that give {name!r}"))
+    checks.extend(_checks(name, door.pattern))
+    node = graph.create_node("placeholder", name, door.default, name=name, type_expr=kind)
+    node.meta["biofx_kind"] = "tensor" if door.pattern.form == "tensor" else "value"
+    return node
+
+
+def _holds_values(pattern: Pattern) -> bool:
+    if pattern.form == "constant":
+        return False
+    plain = not pattern.items and pattern.form in ("tuple", "list", "dict")
+    return not plain and (not pattern.items or any(_holds_values(p) for p in pattern.items))
+
+
+def _constant(pattern: Pattern) -> Any:
+    if pattern.form == "constant":
+        return pattern.constant
+    items = [_constant(item) for item in pattern.items]
+    if pattern.form == "dict":
+        return dict(zip(pattern.keys, items, strict=True))
+    return tuple(items) if pattern.form == "tuple" else items
+
+
+def _type_of(pattern: Pattern) -> Any:
+    """The TorchScript type of a parameter; None for a constant whose type has no name there."""
+    if pattern.form == "constant":
+        if pattern.constant is None:
+            return Optional[torch.Tensor]  # noqa: UP045
+        kind = type(pattern.constant)
+        return kind if kind in (bool, int, float, complex, str) else None
+    if pattern.form == "tuple":
+        return GenericAlias(tuple, tuple(_type_of(item) for item in pattern.items))
+    if pattern.form == "list":
+        return GenericAlias(list, (_type_of(pattern.items[0]) if pattern.items else torch.Tensor,))
+    if pattern.form == "dict":
+        item = _type_of(pattern.items[0]) if pattern.items else torch.Tensor
+        return GenericAlias(dict, (str, item))
+    return pattern.cls if pattern.form == "record" else torch.Tensor
+
+
+def _checks(path: str, pattern: Pattern) -> list[tuple[str, str]]:
+    """What a type alone does not say."""
+    message = f"exported for the {path} that the model was captured with"
+    if pattern.form == "constant":
+        if pattern.constant is None:
+            return [(f"{path} is None", message)]
+        literal = repr(pattern.constant)
+        if isinstance(pattern.constant, float):
+            literal = f"float({str(pattern.constant)!r})"
+        return [(f"{path} == {literal}", message)]
+    found = []
+    if pattern.form in ("list", "dict"):
+        found.append((f"len({path}) == {len(pattern.items)}", message))
+    for key, item in zip(pattern.keys or range(len(pattern.items)), pattern.items, strict=True):
+        part = f"{path}.{key}" if pattern.form == "record" else f"{path}[{key!r}]"
+        found += _checks(part, item)
+    return found

@@ -1,0 +1,544 @@
+"""Folding: equal to the unfolded model up to rounding, and smaller wherever that is possible."""
+
+import copy
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from torch import Tensor, nn
+
+import biofx
+from biofx.export.plain import plain_copy
+from tests.architectures import Architecture, seed, tensors_in
+from tests.strategies import random_networks
+
+
+class Lambda(nn.Module):
+    """A model of layers and a function of them."""
+
+    def __init__(self, function: Any, **layers: Any) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def equal_in_groups(norm: Any, gamma: int = 2) -> Any:
+    """A normalisation whose parameters are random, and equal within groups of units."""
+    with torch.no_grad():
+        for value in (norm.weight, norm.bias, getattr(norm, "running_mean", None)):
+            if value is not None:
+                value.copy_(torch.randn(len(value) // gamma).repeat_interleave(gamma))
+    return norm
+
+
+def different_in_groups(norm: Any) -> Any:
+    with torch.no_grad():
+        for value in (norm.weight, norm.bias, getattr(norm, "running_mean", None)):
+            if value is not None:
+                value.normal_()
+    return norm
+
+
+def equal_filters(conv: nn.Conv2d) -> nn.Conv2d:
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight[::2].repeat_interleave(2, 0))
+        conv.bias.copy_(conv.bias[::2].repeat_interleave(2, 0))
+    return conv
+
+
+def stem() -> nn.Conv2d:
+    return nn.Conv2d(3, 8, 3, padding=1)
+
+
+def mlp(*between: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), *between, nn.Linear(8, 4))
+
+
+def convs(*between: nn.Module, out: int = 8) -> nn.Sequential:
+    return nn.Sequential(stem(), *between, nn.Conv2d(out, 4, 3))
+
+
+def images(model: nn.Sequential, features: int) -> nn.Sequential:
+    return nn.Sequential(stem(), *model, nn.Linear(features, 4))
+
+
+@dataclass
+class Case:
+    """A model, what folding should do to it, and how."""
+
+    make: Any
+    shape: tuple[int, ...]
+    unfolded: str | None = None  # the reason in the report, if something stays unfolded
+    absorbed: int | None = None  # layers that take their inputs once
+    examples: bool = False
+    config: dict[str, Any] | None = None
+
+
+def gamma_of(layer: str, gamma: int) -> dict[str, Any]:
+    return {"overrides": {layer: {"weight_splitting_Gamma": gamma}}}
+
+
+VECTOR, SERIES, IMAGE = (5, 6), (3, 4, 6), (2, 3, 8, 8)
+
+
+class Residual(nn.Module):
+    def __init__(self, norm: Any = lambda n: nn.Identity()) -> None:
+        super().__init__()
+        self.stem = stem()
+        self.a, self.na = nn.Conv2d(8, 8, 3, padding=1, bias=False), norm(8)
+        self.b, self.nb = nn.Conv2d(8, 8, 3, padding=1, bias=False), norm(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        y = F.relu(self.na(self.a(x)), inplace=True)
+        x = F.relu(self.nb(self.b(y)) + x, inplace=True)
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def twice(m: Any, x: Tensor) -> Tensor:
+    return m.head(m.wide(F.relu(m.wide(m.up(x)))))
+
+
+def twice_differently(m: Any, x: Tensor) -> Tensor:
+    return m.head(m.wide(F.relu(m.wide(x))))
+
+
+def joined(m: Any, x: Tensor) -> Tensor:
+    a, b = m.a(x), m.b(x)
+    return m.head(torch.cat([F.relu(a), x, torch.tanh(b)], dim=1))
+
+
+def dense(m: Any, x: Tensor) -> Tensor:
+    x = m.stem(x)
+    for layer in (m.a, m.b):
+        x = torch.cat([x, layer(F.relu(x))], 1)
+    return m.head(x)
+
+
+def aliased(m: Any, x: Tensor) -> Tensor:
+    x = m.a(x)
+    y = F.relu(x, inplace=True)
+    return m.b(x + y.square())
+
+
+def aliased_by_view(m: Any, x: Tensor) -> Tensor:
+    x = m.a(x)
+    y = x.view(-1, 8)
+    y.relu_()
+    return m.b(x)
+
+
+def in_place(m: Any, x: Tensor) -> Tensor:
+    x = m.a(x)
+    x += 1
+    return m.b(x.relu_())
+
+
+def gate(m: Any, x: Tensor) -> Tensor:
+    x = m.a(x)
+    return m.b(x * torch.sigmoid(m.gate(x)))
+
+
+def squeeze_excite(m: Any, x: Tensor) -> Tensor:
+    x = m.a(x)
+    s = x.mean((2, 3))
+    s = torch.sigmoid(m.up(F.relu(m.down(s))))
+    return m.b(x * s[:, :, None, None])
+
+
+def tied(m: Any, x: Tensor) -> Tensor:
+    return F.linear(F.relu(m.a(x)), m.a.weight.t())
+
+
+def attend(m: Any, x: Tensor) -> Tensor:
+    x = m.a(x)
+    return m.b(m.attention(x, x, x, need_weights=False)[0])
+
+
+CASES = {
+    # straight lines
+    "mlp": Case(lambda: mlp(nn.ReLU()), VECTOR, absorbed=1),
+    "deep": Case(
+        lambda: mlp(nn.ReLU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)), VECTOR, absorbed=3
+    ),
+    "3-D inputs": Case(lambda: mlp(nn.ReLU(), nn.Dropout()), SERIES, absorbed=1),
+    "dropout": Case(lambda: mlp(nn.Dropout(), nn.Tanh(), nn.AlphaDropout()), VECTOR, absorbed=1),
+    "inplace activation": Case(lambda: mlp(nn.ReLU(inplace=True)), VECTOR, absorbed=1),
+    "Γ = 4": Case(lambda: mlp(nn.SiLU()), VECTOR, absorbed=1, config={"weight_splitting_Gamma": 4}),
+    "conv": Case(lambda: convs(nn.ReLU()), IMAGE, absorbed=1),
+    "unbatched": Case(lambda: convs(nn.ReLU()), (3, 8, 8), absorbed=1),
+    "conv1d": Case(
+        lambda: nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(8, 4, 1)),
+        (2, 3, 9), absorbed=1,
+    ),
+    "conv3d": Case(
+        lambda: nn.Sequential(nn.Conv3d(2, 8, 3), nn.ReLU(), nn.AvgPool3d(2), nn.Conv3d(8, 4, 1)),
+        (1, 2, 6, 6, 6), absorbed=1,
+    ),
+    "circular padding": Case(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.Conv2d(8, 4, 3),
+        ), IMAGE, absorbed=2,
+    ),
+    # pooling, resizing, flattening
+    "pooling": Case(
+        lambda: convs(nn.MaxPool2d(2), nn.ZeroPad2d(1), nn.AvgPool2d(2, 1), nn.ReflectionPad2d(1)),
+        IMAGE, absorbed=1,
+    ),
+    "adaptive pooling": Case(lambda: convs(nn.AdaptiveMaxPool2d(4)), IMAGE, absorbed=1),
+    "upsampling": Case(lambda: convs(nn.Upsample(scale_factor=2)), IMAGE, absorbed=1),
+    "pooling with indices": Case(
+        lambda: Lambda(lambda m, x: m.b(m.pool(m.a(x))[0]),
+                       a=stem(), b=nn.Conv2d(8, 4, 1), pool=nn.MaxPool2d(2, return_indices=True)),
+        IMAGE, unfolded="indices",
+    ),
+    "pooling over units": Case(
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.MaxPool1d(2), nn.Linear(4, 2)),
+        SERIES, unfolded="mixes what repeats",
+    ),
+    "flatten": Case(
+        lambda: nn.Sequential(stem(), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 4)),
+        IMAGE, absorbed=1,
+    ),
+    "flatten twice": Case(
+        lambda: nn.Sequential(
+            stem(), nn.Flatten(2), nn.ReLU(), nn.Flatten(1), nn.Linear(512, 8), nn.Linear(8, 2)
+        ), IMAGE, absorbed=2,
+    ),
+    "flatten over units first": Case(
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.Flatten(1), nn.Linear(32, 2)),
+        SERIES, unfolded="other axes into", examples=True,
+    ),
+    "flatten of unknown rank": Case(
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.Flatten(1), nn.Linear(32, 2)),
+        SERIES, unfolded="give example_inputs",
+    ),
+    "view": Case(
+        lambda: Lambda(lambda m, x: m.b(F.relu(m.a(x)).view(x.size(0), -1)),
+                       a=stem(), b=nn.Linear(512, 4)), IMAGE, absorbed=1,
+    ),
+    "view of its own size": Case(
+        lambda: Lambda(lambda m, x: (lambda y: m.b(y.reshape(y.shape[0], -1)))(m.a(x)),
+                       a=stem(), b=nn.Linear(512, 4)), IMAGE, absorbed=1,
+    ),
+    "view to a number": Case(
+        lambda: Lambda(lambda m, x: m.b(F.max_pool2d(m.a(x), 2).view(-1, 128)),
+                       a=stem(), b=nn.Linear(128, 4)), IMAGE, absorbed=1,
+    ),
+    "mean": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x).mean((2, 3))), a=stem(), b=nn.Linear(8, 4)),
+        IMAGE, absorbed=1,
+    ),
+    "mean, kept": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x).mean([-1, -2], keepdim=True)),
+                       a=stem(), b=nn.Conv2d(8, 4, 1)), IMAGE, absorbed=1,
+    ),
+    "mean of units": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x).mean(-1, keepdim=True)),
+                       a=nn.Linear(6, 8), b=nn.Linear(1, 4)),
+        VECTOR, unfolded="runs over what repeats",
+    ),
+    "patches": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x).flatten(2).transpose(1, 2))[:, 0],
+                       a=stem(), b=nn.Linear(8, 4)), IMAGE, absorbed=1,
+    ),
+    "permute": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x).permute(0, 2, 3, 1)), a=stem(), b=nn.Linear(8, 4)),
+        IMAGE, absorbed=1,
+    ),
+    "first token": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x)[:, 0]), a=nn.Linear(6, 8), b=nn.Linear(8, 4)),
+        SERIES, absorbed=1, examples=True,
+    ),
+    "half of the units": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x)[..., :4]), a=nn.Linear(6, 8), b=nn.Linear(4, 4)),
+        SERIES, unfolded="selects some", examples=True,
+    ),
+    # normalisation
+    "batch norm, fresh": Case(lambda: convs(nn.BatchNorm2d(8), nn.ReLU()), IMAGE, absorbed=1),
+    "batch norm, equal": Case(
+        lambda: convs(equal_in_groups(nn.BatchNorm2d(8)), nn.ReLU()), IMAGE, absorbed=1
+    ),
+    "batch norm, different": Case(
+        lambda: convs(different_in_groups(nn.BatchNorm2d(8)), nn.ReLU()),
+        IMAGE, unfolded=r"1 \(BatchNorm2d\)", absorbed=0,
+    ),
+    "batch norm of vectors": Case(
+        lambda: mlp(equal_in_groups(nn.BatchNorm1d(8)), nn.ReLU()), VECTOR, absorbed=1
+    ),
+    "batch norm of series": Case(
+        lambda: nn.Sequential(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.Conv1d(8, 4, 1)),
+        (2, 3, 9), absorbed=1,
+    ),
+    "batch norm over time": Case(  # channels are the axis before the units
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)),
+        (3, 8, 6), unfolded="another axis", examples=True,
+    ),
+    "instance norm": Case(
+        lambda: convs(equal_in_groups(nn.InstanceNorm2d(8, affine=True))), IMAGE, absorbed=1
+    ),
+    "layer norm": Case(lambda: mlp(nn.LayerNorm(8), nn.ReLU()), SERIES, absorbed=1),
+    "layer norm, equal": Case(lambda: mlp(equal_in_groups(nn.LayerNorm(8))), SERIES, absorbed=1),
+    "layer norm, different": Case(
+        lambda: mlp(different_in_groups(nn.LayerNorm(8))), SERIES, unfolded="differ inside a group"
+    ),
+    "group norm": Case(lambda: convs(equal_in_groups(nn.GroupNorm(2, 8))), IMAGE, absorbed=1),
+    "group norm across": Case(
+        lambda: convs(nn.GroupNorm(8, 8)), IMAGE, unfolded="groups of channels"
+    ),
+    "prelu": Case(lambda: convs(nn.PReLU(), nn.PReLU(8)), IMAGE, absorbed=1),
+    "softmax over units": Case(
+        lambda: mlp(nn.Softmax(-1)), VECTOR, unfolded="runs over what repeats"
+    ),
+    # several branches
+    "residual": Case(Residual, IMAGE, absorbed=3),
+    "residual, batch norm": Case(lambda: Residual(nn.BatchNorm2d), IMAGE, absorbed=3),
+    "residual, different norm": Case(
+        lambda: Residual(lambda n: different_in_groups(nn.BatchNorm2d(n))), IMAGE,
+        unfolded="differ inside a group", absorbed=1,
+    ),
+    "residual from the input": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x) + x), a=nn.Linear(6, 6), b=nn.Linear(6, 4)),
+        VECTOR, unfolded="nothing is known about the other", absorbed=0,
+    ),
+    "residual of unsplit": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x) + m.c(x)),
+                       a=nn.Linear(6, 8), c=nn.Linear(6, 8), b=nn.Linear(8, 4)),
+        VECTOR, unfolded="does not repeat", config=gamma_of("c", 1),
+    ),
+    "different Γ": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x) * m.c(x)),
+                       a=nn.Linear(6, 8), c=nn.Linear(6, 8), b=nn.Linear(8, 4)),
+        VECTOR, unfolded="repeat differently", config=gamma_of("c", 4),
+    ),
+    "gate of one channel": Case(
+        lambda: Lambda(gate, a=stem(), gate=nn.Conv2d(8, 1, 1), b=nn.Conv2d(8, 4, 1)),
+        IMAGE, absorbed=2, config=gamma_of("gate", 1),
+    ),
+    "squeeze and excite": Case(
+        lambda: Lambda(squeeze_excite, a=stem(), down=nn.Linear(8, 4), up=nn.Linear(4, 8),
+                       b=nn.Conv2d(8, 4, 1)), IMAGE, absorbed=3,
+    ),
+    "concatenation": Case(
+        lambda: Lambda(joined, a=nn.Linear(6, 8), b=nn.Linear(6, 4), head=nn.Linear(18, 3)),
+        VECTOR, unfolded="nothing is known about the other",
+    ),
+    "dense blocks": Case(
+        lambda: Lambda(dense, stem=stem(), a=nn.Conv2d(8, 4, 3, padding=1),
+                       b=nn.Conv2d(12, 6, 1), head=nn.Conv2d(18, 2, 1)),
+        IMAGE, absorbed=3, config=gamma_of("a", 1),
+    ),
+    "concatenation of batches": Case(
+        lambda: Lambda(lambda m, x: m.b(torch.cat([m.a(x), m.a(-x)], 0)), a=stem(),
+                       b=nn.Conv2d(8, 4, 1)), IMAGE, absorbed=1,
+    ),
+    # weights
+    "grouped conv": Case(lambda: convs(nn.Conv2d(8, 8, 3, groups=2)), IMAGE, absorbed=2),
+    "finely grouped conv": Case(
+        lambda: convs(nn.Conv2d(8, 8, 3, groups=8)), IMAGE, unfolded="weights differ inside a group"
+    ),
+    "depthwise conv, equal": Case(
+        lambda: convs(equal_filters(nn.Conv2d(8, 8, 3, groups=8))), IMAGE, absorbed=1
+    ),
+    "transposed conv": Case(
+        lambda: nn.Sequential(
+            stem(), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, stride=2), nn.ReLU(),
+            nn.ConvTranspose2d(8, 8, 3, groups=2), nn.ConvTranspose2d(8, 3, 3),
+        ), IMAGE, absorbed=3,
+    ),
+    "called twice": Case(
+        lambda: Lambda(twice, up=nn.Linear(6, 8), wide=nn.Linear(8, 8), head=nn.Linear(8, 3)),
+        VECTOR, absorbed=2,
+    ),
+    "called twice, differently": Case(
+        lambda: Lambda(twice_differently, wide=nn.Linear(6, 6), head=nn.Linear(6, 3)),
+        VECTOR, absorbed=2,
+    ),
+    "shared module": Case(
+        lambda: (lambda layer: mlp(nn.ReLU(), layer, nn.Tanh(), layer))(nn.Linear(8, 8)),
+        VECTOR, absorbed=2,
+    ),
+    "tied weight": Case(
+        lambda: Lambda(tied, a=nn.Linear(6, 8, bias=False)), VECTOR, absorbed=0
+    ),
+    "scale, equal": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x) * m.scale), a=stem(), b=nn.Conv2d(8, 4, 1),
+                       scale=nn.Parameter(torch.randn(4, 1, 1).repeat_interleave(2, 0))),
+        IMAGE, absorbed=1,
+    ),
+    "scale, different": Case(
+        lambda: Lambda(lambda m, x: m.b(m.a(x) * m.scale), a=stem(), b=nn.Conv2d(8, 4, 1),
+                       scale=nn.Parameter(torch.randn(8, 1, 1))),
+        IMAGE, unfolded="differs inside a group",
+    ),
+    # what ends a repetition
+    "returned": Case(
+        lambda: Lambda(lambda m, x: (lambda y: (m.b(y), {"hidden": y}))(m.a(x)),
+                       a=nn.Linear(6, 8), b=nn.Linear(8, 4)),
+        VECTOR, unfolded="the model returns it", absorbed=1,
+    ),
+    "attention": Case(
+        lambda: Lambda(attend, a=nn.Linear(6, 8), attention=nn.MultiheadAttention(8, 2),
+                       b=nn.Linear(8, 4)), SERIES, unfolded="nothing is known",
+    ),
+    "recurrent": Case(
+        lambda: Lambda(lambda m, x: m.b(m.lstm(m.a(x))[0]), a=nn.Linear(6, 8), lstm=nn.LSTM(8, 5),
+                       b=nn.Linear(5, 4)), SERIES, unfolded="nothing is known",
+    ),
+    "dropout that never stops": Case(
+        lambda: Lambda(lambda m, x: m.b(F.dropout(m.a(x), 0.5)),
+                       a=nn.Linear(6, 8), b=nn.Linear(8, 4)),
+        VECTOR, unfolded="random numbers",
+    ),
+    # aliases
+    "in place": Case(
+        lambda: Lambda(in_place, a=nn.Linear(6, 8), b=nn.Linear(8, 4)), VECTOR, absorbed=1
+    ),
+    "in place, seen elsewhere": Case(
+        lambda: Lambda(aliased, a=nn.Linear(6, 8), b=nn.Linear(8, 4)), VECTOR,
+        unfolded="changed in place",
+    ),
+    "in place, seen through a view": Case(
+        lambda: Lambda(aliased_by_view, a=nn.Linear(6, 8), b=nn.Linear(8, 4)), VECTOR,
+        unfolded="changed in place",
+    ),
+    # modes
+    "φ": Case(lambda: mlp(nn.ReLU()), VECTOR, absorbed=1,
+              config={"weight_splitting_activation_function": "tanh"}),
+    "φ, convolutions": Case(lambda: convs(nn.MaxPool2d(2), nn.Conv2d(8, 8, 1)), IMAGE, absorbed=2,
+                            config={"weight_splitting_activation_function": "relu"}),
+    "expand": Case(lambda: convs(nn.ReLU(), nn.Conv2d(8, 8, 3)), IMAGE, absorbed=0,
+                   config={"weight_splitting_mode": "expand"}),
+}  # fmt: skip
+
+
+def transformed(case: Case, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = case.make().to(dtype).eval()
+    config = biofx.BioConfig(**{"weight_splitting_Gamma": 2, **(case.config or {})})
+    return biofx.transform(model, config).eval(), torch.randn(case.shape, dtype=dtype)
+
+
+def distance(mine: Any, other: Any) -> float:
+    """Largest difference of any two results, relative to the largest value."""
+    pairs = list(zip(tensors_in(mine), tensors_in(other), strict=True))
+    assert all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
+    return max(((a - b).abs().max() / a.abs().max().clamp(min=1e-30)).item() for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_folded_equals_unfolded(name: str) -> None:
+    case = CASES[name]
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
+        bio, x = transformed(case, dtype)
+        before = {key: value.clone() for key, value in bio.state_dict().items()}
+        arguments = ((x,), {}) if case.examples else None
+        folded, report = plain_copy(bio, fold=True, arguments=arguments)
+        assert report is not None
+        with torch.no_grad():
+            torch.manual_seed(1)
+            want = bio(x.clone())
+            torch.manual_seed(1)
+            got = folded(x.clone())
+        assert distance(want, got) <= tolerance
+        if not report.changed:
+            assert distance(want, got) == 0
+        assert all(torch.equal(before[key], value) for key, value in bio.state_dict().items())
+    if case.absorbed is not None:
+        assert len(report.absorbed) == case.absorbed, str(report)
+    if case.unfolded is None:
+        assert report.unfolded == {}
+    else:
+        reasons = "; ".join(report.unfolded.values())
+        assert re.search(case.unfolded, reasons), str(report)
+
+
+@pytest.mark.parametrize("name", [n for n, c in CASES.items() if not c.unfolded and c.absorbed])
+def test_nothing_is_repeated_any_more(name: str) -> None:
+    case = CASES[name]
+    bio, x = transformed(case, torch.float32)
+    arguments = ((x,), {}) if case.examples else None
+    folded, report = plain_copy(bio, fold=True, arguments=arguments)
+    assert not any(node.target == "repeat_interleave" for node in folded.graph.nodes)
+    before, after = report.parameters
+    assert after < before
+    assert after == sum(p.numel() for p in folded.parameters())
+
+
+def test_expand_gives_back_the_plain_shapes() -> None:
+    model = convs(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    config = biofx.BioConfig(weight_splitting_Gamma=2, weight_splitting_mode="expand")
+    bio = biofx.transform(model.eval(), config)
+    folded, report = plain_copy(bio, fold=True)
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    del shapes["1.num_batches_tracked"]
+    got = {key: value.shape for key, value in folded.state_dict().items()}
+    got.pop("1.num_batches_tracked", None)
+    assert got == shapes
+    assert report.parameters[1] == sum(p.numel() for p in model.parameters())
+    assert not report.changed
+
+
+def test_names_stay() -> None:
+    case = CASES["residual, batch norm"]
+    bio, _ = transformed(case, torch.float32)
+    folded, _ = plain_copy(bio, fold=True)
+    assert set(dict(folded.named_parameters())) == set(dict(bio.named_parameters()))
+
+
+def test_a_rank_that_was_assumed_is_asserted() -> None:
+    bio, x = transformed(CASES["flatten"], torch.float32)
+    folded, _ = plain_copy(bio, fold=True)
+    with pytest.raises(AssertionError, match="4 dimensions; export with fold=False"):
+        folded(x[0])
+
+
+def test_a_view_that_was_assumed_is_asserted() -> None:
+    bio, _ = transformed(CASES["view to a number"], torch.float32)
+    folded, _ = plain_copy(bio, fold=True)
+    with pytest.raises(AssertionError, match="export with fold=False"):
+        folded(torch.randn(1, 3, 16, 16))  # four rows of 128 of one image
+
+
+def test_the_report_reads_well() -> None:
+    bio, _ = transformed(CASES["batch norm, different"], torch.float32)
+    _, report = plain_copy(bio, fold=True)
+    assert str(report) == (
+        "1 split layers summed, 0 layers take their inputs once; parameters 532 → 420 (79%)\n"
+        "not folded behind 0: its parameters differ inside a group (at 1 (BatchNorm2d))"
+    )
+
+
+def same(model: nn.Module, other: nn.Module, entry: Architecture) -> float:
+    results = []
+    for each in (copy.deepcopy(model), copy.deepcopy(other)):  # apart: they share buffers
+        seed(1)
+        args, kwargs = entry.inputs()
+        seed(2)
+        with torch.no_grad():
+            results.append([t.clone() for t in tensors_in(each(*args, **kwargs))])
+    return distance(*results) if results[0] else 0.0
+
+
+@given(random_networks())
+def test_random_networks(entry: Architecture) -> None:
+    seed()
+    model = entry.make().eval()
+    try:
+        bio = biofx.transform(model, biofx.BioConfig(weight_splitting_Gamma=2)).eval()
+    except (biofx.ModelError, biofx.ConfigError):
+        return
+    folded, _ = plain_copy(bio, fold=True)
+    unfolded, _ = plain_copy(bio)
+    assert same(bio, unfolded, entry) == 0
+    assert same(bio, folded, entry) <= 1e-4
