@@ -1,0 +1,1 @@
+"""What `tools/bench` measures, one file per group of goals."""

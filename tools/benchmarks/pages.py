@@ -1,0 +1,101 @@
+"""The pages `docs/benchmarks.md` and `docs/scaling.md`, written from measurements."""
+
+from typing import Any
+
+from benchmarks.report import Report, markdown
+
+BENCHMARKS = """\
+# Benchmarks
+
+Written by `tools/bench --markdown docs/benchmarks.md --scaling docs/scaling.md`; `tools/bench
+--help` says how to run a part of it. It needs the extra `bench`, which has the package
+`bio_transformations` to compare with.
+
+Measured with {machine}.
+
+How: every time is the median of calls that take turns within one process, so that other work on the
+machine slows all of them alike. Look at the ratios; absolute times hold for a machine and its load.
+Weights and gradients are put back before each call. All in float32. What is called eager runs with
+`compile=False`, what is called compiled with `compile=True`.
+
+"""
+
+SCALING = """\
+# Scaling
+
+What plasticity costs per parameter, and what follows for a model of 7 billion. The tables are
+written by `tools/bench --rows scaling --scaling docs/scaling.md`, with {machine}.
+
+{tables}
+## On paper: {billions:.1f} billion parameters on {ranks} ranks
+
+A decoder with {layers} layers of width {width}, feed-forward width {hidden}, and a vocabulary of
+{vocabulary:,}: {count:,} weights in {tensors} tensors, under `fully_shard` with float32
+shards. What follows is computed from shapes and from the code, not measured.
+
+| per rank | |
+|---|---|
+| weights | {local:,.0f} million, {weights:.0f} MB; AdamW's two moments {moments:.0f} MB |
+| state of fuzzy (static), volume, rejuvenate, Dale | 0 bytes |
+| state of crystallize, 1 byte per weight | {one:.0f} MB |
+| state of TEMPORAL or WEIGHT_ADAPTIVE factors, 4 bytes per weight | {four:.0f} MB |
+| `apply="update"` under AdamW: the weights before the step, during the step only | {four:.0f} MB |
+| `apply="gradient"`, or plain SGD | no copy |
+
+Memory traffic of the step itself, per rank, in the least number of passes: fuzzy in gradient mode
+reads and writes the gradients ({rw:.2f} GB); all of fuzzy, volume and crystallize read weights,
+gradients and counts and write gradients and counts ({all:.2f} GB), and mean |w| reads the weights
+once more ({four:.0f} MB).
+
+| sent per rank and step | all-reduces | payload |
+|---|---|---|
+| random numbers: a function of seed, step, name and element index | 0 | 0 |
+| fuzzy, all static distributions; Dale's principle | 0 | 0 |
+| mean abs w, for crystallize and volume together (sums of float64) | 1 | {sums:,} bytes |
+| max abs w, for rejuvenate, at the steps where it acts | 1 | {sums:,} bytes |
+| log-moments, for `rejuvenate_law="lognormal"`: count and two sums more | 1 | {logs:,} bytes |
+| a cap on rejuvenation: two histograms of 4096 int64 per tensor | {caps} | {cap:.1f} MB |
+| ACTIVITY: float32 counts per output unit, all layers in one tensor | 1 | {activity:.1f} MB |
+
+For comparison, `fully_shard` itself sends every step two all-gathers and one reduce-scatter of
+the weights: in bfloat16 about {fsdp:.0f} GB per rank. The plasticity rules' statistics are
+{share:.0e} of it; a cap is {cap_share:.0e}, and its {caps} small all-reduces cost latency, so
+choose a long interval. ACTIVITY counts are taken on the activations that are there anyway.
+
+`statistics.py` checks once per step that all statistics are finite, which waits for the device.
+"""
+
+LAYERS, WIDTH, HIDDEN, VOCABULARY, RANKS = 32, 4096, 11008, 32_000, 64
+
+
+def benchmarks(report: Report) -> str:
+    return BENCHMARKS.format(machine=described(report.machine)) + markdown(report)
+
+
+def described(machine: dict[str, Any]) -> str:
+    return (
+        f"{machine['processors']} processors ({machine['processor']}), {machine['threads']} "
+        f"threads, {machine['system']}, Python {machine['python']}, torch {machine['torch']}; load "
+        f"average at the start {machine['load']}"
+    )
+
+
+def scaling(report: Report) -> str:
+    block = 4 * WIDTH * WIDTH + 3 * WIDTH * HIDDEN
+    count = LAYERS * block + 2 * VOCABULARY * WIDTH
+    tensors = 7 * LAYERS + 2
+    local = count / RANKS
+    sums = 8 * tensors
+    units = LAYERS * (5 * WIDTH + 2 * HIDDEN) + WIDTH + VOCABULARY
+    cap = 2 * 4096 * 8 * tensors
+    sent = 3 * 2 * count * (RANKS - 1) / RANKS
+    return SCALING.format(
+        machine=described(report.machine),
+        tables=markdown(report),
+        billions=count / 1e9, ranks=RANKS, layers=LAYERS, width=WIDTH, hidden=HIDDEN,
+        vocabulary=VOCABULARY, count=count, tensors=tensors,
+        local=local / 1e6, weights=4 * local / 1e6, moments=8 * local / 1e6,
+        one=local / 1e6, four=4 * local / 1e6, rw=8 * local / 1e9, all=14 * local / 1e9,
+        sums=sums, logs=3 * sums, caps=2 * tensors, cap=cap / 1e6, activity=4 * units / 1e6,
+        fsdp=sent / 1e9, share=2 * sums / sent, cap_share=cap / sent,
+    )  # fmt: skip

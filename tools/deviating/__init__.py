@@ -1,0 +1,1 @@
+"""What `tools/deviations.py` measures."""
