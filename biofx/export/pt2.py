@@ -36,7 +36,7 @@ def write(bio: nn.Module, path: Path, arguments: Arguments | None, fold: bool) -
             model, args, dict(kwargs), dynamic_shapes=pytree.tree_map(_free, given), strict=False
         )
         with path.open("wb") as file:
-            torch.export.save(program, file)  # type: ignore[arg-type]
+            torch.export.save(program, file)
         loaded: Any = torch.export.load(str(path)).module()
     except Exception as error:  # torch.export raises errors of many kinds
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
@@ -53,4 +53,4 @@ def write(bio: nn.Module, path: Path, arguments: Arguments | None, fold: bool) -
 
 
 def _free(value: Any) -> Any:
-    return {0: Dim.AUTO} if isinstance(value, Tensor) and value.dim() else None  # type: ignore[attr-defined]
+    return {0: Dim.AUTO} if isinstance(value, Tensor) and value.dim() else None

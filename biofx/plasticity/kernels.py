@@ -127,7 +127,7 @@ class CompiledKernels(Kernels):
                 result = kernel(*arguments)
             else:
                 # Sizes that happen to be equal this time must not have to be so the next.
-                with _status(), shapes.patch(use_duck_shape=False):
+                with _status(), shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]
                     result = kernel(*arguments)
                 _READY.add(kernel)
         except Exception as error:

@@ -86,7 +86,7 @@ def _merged(
 
 
 def _alone(view: Tensor) -> Tensor:
-    """The same memory, but no view of another tensor: kernels would be bound to that one's shape."""
+    """The same memory, no view of another tensor: kernels would be bound to that one's shape."""
     return view.data
 
 
