@@ -1,14 +1,13 @@
 """Where plasticity factors act: on gradients, on updates, or on plain SGD's known update."""
 
 import functools
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
 from biofx.plasticity.engine import Site
-from biofx.plasticity.kernels import Function, Kernels
+from biofx.plasticity.kernels import Function, Kernels, Tensors
 
 
 def scaled(grad: Tensor, factors: Tensor) -> Tensor:
@@ -35,8 +34,7 @@ def wide(tensor: Tensor) -> Tensor:
 class Applier:
     """Applies the factors of a `Site`.
 
-    Without compiled kernels, factors that depend on no weight are kept rather than drawn again:
-    such models are small, or slow anyway.
+    Without compiled kernels, all factors that depend on no weight are kept rather than drawn again.
 
     Args:
         kernels: how functions are evaluated.
@@ -45,6 +43,10 @@ class Applier:
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
         self._kept: dict[tuple[str, int], tuple[Hashable, Tensor]] = {}
+
+    def forget(self) -> None:
+        """Drop kept factors: the states that they were drawn from have changed."""
+        self._kept.clear()
 
     def scale(self, site: Site) -> None:
         """g ← f·g."""
@@ -70,7 +72,7 @@ class Applier:
         assert site.grad is not None
         if self.kernels.compiled:
             tensors = {"weight": site.weight, "grad": site.grad}
-            self._map(_correct, site, "weight", tensors, rate)
+            self._map(_correct, site, "weight", tensors, rate=rate)
         else:
             change = wide(site.grad) * rate
             factors = self._factors(site, wide(site.weight) - change)
@@ -81,11 +83,19 @@ class Applier:
         compose: Callable[..., Function],
         site: Site,
         target: str,
-        tensors: Mapping[str, Tensor],
-        *more: Tensor,
+        tensors: Tensors,
+        **more: Tensor,
     ) -> None:
-        functions = tuple(expression.function for expression in site.expressions)
-        inputs = (tuple(e.inputs for e in site.expressions), tuple(site.factors), more)
+        kept = [
+            self._value(site, place, site.weight)
+            for place, expression in enumerate(site.expressions)
+            if expression.costly
+        ]
+        drawn = [expression for expression in site.expressions if not expression.costly]
+        functions = tuple(expression.function for expression in drawn)
+        inputs = {f"{n} {name}": t for n, e in enumerate(drawn) for name, t in e.inputs.items()}
+        inputs |= {f"f{n}": factor for n, factor in enumerate((*kept, *site.factors))}
+        inputs |= more
         function = compose(functions)
         self.kernels.map(
             function, tensors, writes=(target,), shard=site.binding.shard, inputs=inputs
@@ -94,22 +104,25 @@ class Applier:
     def _factors(self, site: Site, weight: Tensor) -> Tensor:
         """The product of all factors, from the weights before the update."""
         product: Tensor | None = None
-        index: Tensor | None = None
-        for place, expression in enumerate(site.expressions):
-            kept = self._kept.get((site.binding.name, place))
-            if expression.token is not None and kept and kept[0] == expression.token:
-                value = kept[1]
-            else:
-                if index is None:
-                    index = site.binding.shard.index(weight.device)
-                value = expression.function(weight.float(), index, **expression.inputs)
-                if expression.token is not None:
-                    self._kept[site.binding.name, place] = expression.token, value
+        for place in range(len(site.expressions)):
+            value = self._value(site, place, weight)
             product = value if product is None else product * value
         for value in site.factors:
             product = value if product is None else product * value
         assert product is not None
         return product
+
+    def _value(self, site: Site, place: int, weight: Tensor) -> Tensor:
+        """The factors of one expression, kept if they depend on no weight."""
+        expression = site.expressions[place]
+        kept = self._kept.get((site.binding.name, place))
+        if expression.token is not None and kept is not None and kept[0] == expression.token:
+            return kept[1]
+        index = site.binding.shard.index(weight.device)
+        value = expression.function(weight.float(), index, **expression.inputs)
+        if expression.token is not None:
+            self._kept[site.binding.name, place] = expression.token, value
+        return value
 
 
 # Each list of factor functions makes one function, and so one kernel, for each way of applying.
@@ -117,7 +130,7 @@ class Applier:
 
 @functools.cache
 def _scale(functions: tuple[Callable[..., Tensor], ...]) -> Function:
-    def scale(index: Tensor, tensors: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor, ...]:
+    def scale(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
         factors = _product(functions, index, tensors["weight"], inputs)
         return (scaled(tensors["grad"], factors),)
 
@@ -126,7 +139,7 @@ def _scale(functions: tuple[Callable[..., Tensor], ...]) -> Function:
 
 @functools.cache
 def _blend(functions: tuple[Callable[..., Tensor], ...]) -> Function:
-    def blend(index: Tensor, tensors: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor, ...]:
+    def blend(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
         factors = _product(functions, index, tensors["before"], inputs)
         return (blended(tensors["weight"], tensors["before"], factors),)
 
@@ -135,8 +148,8 @@ def _blend(functions: tuple[Callable[..., Tensor], ...]) -> Function:
 
 @functools.cache
 def _correct(functions: tuple[Callable[..., Tensor], ...]) -> Function:
-    def correct(index: Tensor, tensors: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor, ...]:
-        change = wide(tensors["grad"]) * inputs[2][0]
+    def correct(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+        change = wide(tensors["grad"]) * inputs["rate"]
         factors = _product(functions, index, wide(tensors["weight"]) - change, inputs)
         return (corrected(tensors["weight"], change, factors),)
 
@@ -144,14 +157,12 @@ def _correct(functions: tuple[Callable[..., Tensor], ...]) -> Function:
 
 
 def _product(
-    functions: tuple[Callable[..., Tensor], ...], index: Tensor, weight: Tensor, inputs: Any
+    functions: tuple[Callable[..., Tensor], ...], index: Tensor, weight: Tensor, inputs: Tensors
 ) -> Tensor:
     weight = weight.float()
-    product: Tensor | None = None
-    for function, own in zip(functions, inputs[0], strict=True):
-        value = function(weight, index, **own)
-        product = value if product is None else product * value
-    for value in inputs[1]:
-        product = value if product is None else product * value
-    assert product is not None
-    return product
+    values = [value for name, value in inputs.items() if name.startswith("f")]
+    for place, function in enumerate(functions):
+        prefix = f"{place} "
+        own = {n.removeprefix(prefix): t for n, t in inputs.items() if n.startswith(prefix)}
+        values.append(function(weight, index, **own))
+    return functools.reduce(torch.mul, values)

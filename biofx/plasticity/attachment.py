@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from biofx.errors import PlasticityError
 from biofx.plasticity.apply import Applier
 from biofx.plasticity.engine import Engine, Site
+from biofx.plasticity.rule import scalar
 from biofx.plasticity.shards import local
 from biofx.synapses import unwrap
 
@@ -220,8 +221,9 @@ def _plain_sgd(optimizer: Optimizer, group: dict[str, Any], site: Site) -> bool:
 
 
 def _rate(group: dict[str, Any], device: torch.device) -> Tensor:
-    sign = 1.0 if group["maximize"] else -1.0
-    return torch.as_tensor(group["lr"], dtype=torch.float64).mul(sign).to(torch.float32).to(device)
+    """What plain SGD multiplies gradients by before it adds them."""
+    lr = group["lr"] if group["maximize"] else -group["lr"]
+    return lr.to(device, torch.float32) if isinstance(lr, Tensor) else scalar(float(lr), device)
 
 
 def _alive(frame: FrameType) -> bool:

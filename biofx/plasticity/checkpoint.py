@@ -136,6 +136,8 @@ def restore(engine: "Engine", binding: "Binding", found: Mapping[str, Mapping[st
     Raises:
         CheckpointError: a tensor's shape is not that of the scheduler's own.
     """
+    for _, context in binding.pairs:
+        context.memo.clear()
     for key, state in _states(engine, binding).items():
         for field, value in found.get(key, {}).items():
             own = state.get(field)

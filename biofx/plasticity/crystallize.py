@@ -1,6 +1,5 @@
 """Crystallization: synapses that have settled, or are being torn, lose their plasticity."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from biofx.plasticity.kernels import Tensors
 from biofx.plasticity.rule import Context, Expression, Rule, Stage, pick, scalar, within
 from biofx.synapses import Synapses
 
@@ -45,7 +45,7 @@ def crystallize(
     )
 
 
-def _judged(index: Tensor, tensors: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor]:
+def _judged(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
     grad = tensors["grad"].float() * inputs["unscale"]
     values = {name: value for name, value in inputs.items() if name != "unscale"}
     return (crystallize(tensors["factors"], tensors["weight"].float(), grad=grad, **values),)
@@ -104,8 +104,12 @@ class Crystallize(Rule):
         if context.grad is None:
             return
         grad = context.grad.to_dense() if context.grad.is_sparse else context.grad
-        device = grad.device
-        values = self._values(context.synapses)
+        inputs: dict[str, Tensor] | None = context.memo.get("inputs")
+        if inputs is None:
+            values = self._values(context.synapses)
+            inputs = {name: scalar(value, grad.device) for name, value in values.items()}
+            context.memo["inputs"] = inputs
+        unscale = context.unscale
         factors = context.state["factors"]
         context.kernels.map(
             _judged,
@@ -114,8 +118,8 @@ class Crystallize(Rule):
             shard=context.shard,
             inputs={
                 "mean_abs": context.statistics["mean_abs"],
-                "unscale": scalar(1.0, device) if context.unscale is None else context.unscale,
-                **{name: scalar(value, device) for name, value in values.items()},
+                "unscale": scalar(1.0, grad.device) if unscale is None else unscale,
+                **inputs,
             },
         )
 

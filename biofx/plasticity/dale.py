@@ -1,6 +1,5 @@
 """Dale's principle: all outgoing synapses of a unit have one sign."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from biofx.plasticity import random
+from biofx.plasticity.kernels import Tensors
 from biofx.plasticity.rule import STATIC, Context, Rule, pick, require
 from biofx.synapses import Synapses
 
@@ -35,7 +35,7 @@ def project_dale(weight: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(wrong, 0.0, weight), wrong
 
 
-def _projected(index: Tensor, tensors: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor, ...]:
+def _projected(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
     weight, signs = tensors["weight"].float(), inputs["signs"]
     if "fresh" in inputs:
         weight = torch.where(inputs["fresh"], weight.abs() * signs, weight)

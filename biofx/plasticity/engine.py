@@ -21,14 +21,16 @@ from biofx.synapses import Synapses, unwrap
 class Binding:
     """One parameter and the rules that serve it, each with its context and state.
 
-    `layout` is the device mesh and the placements of a DTensor. For the metrics of the last step:
-    `numbers`, the factors as `expressions`, and `samples` of factors that are none.
+    `layout` is the device mesh and the placements of a DTensor; `watched`, whether a rule needs the
+    layer's activity. For the metrics of the last step: `numbers`, the factors as `expressions`, and
+    `samples` of factors that are none.
     """
 
     name: str
     shard: Shard
     pairs: list[tuple[Rule, Context]]
     layout: tuple[Any, Any] | None = None
+    watched: bool = False
     stepped: bool = False
     numbers: dict[str, Tensor] = field(default_factory=dict)
     expressions: Sequence[Expression] = ()
@@ -161,6 +163,7 @@ class Engine:
         binding = Binding(name, shard, pairs, layout)
         for rule, context in pairs:
             if rule.needs_activity(entry):
+                binding.watched = True
                 self._activity(binding)
             rule.prepare(context)
             if self.initialises:
@@ -286,6 +289,8 @@ class Engine:
         users: list[Context] = []
         counts: list[Tensor] = []
         for site in sites:
+            if not site.binding.watched:
+                continue
             for rule, context in _chosen(site, kinds):
                 if rule.needs_activity(context.synapses):
                     buffers = self._activity(site.binding)

@@ -138,6 +138,7 @@ DRAWN = {
     Distribution.GAMMA: _gamma,
     Distribution.BETA: _beta,
     Distribution.LAYER_ADAPTIVE: _uniform,
+    Distribution.TEMPORAL: _uniform,
     Distribution.ACTIVITY: _uniform,
 }
 
@@ -146,8 +147,9 @@ DRAWN = {
 class FuzzyLearningRates(Rule):
     """Each synapse's update is multiplied by its own factor, drawn once (see `fuzzy_factors`).
 
-    Static factors are not stored but drawn again, the same, at each step. TEMPORAL (if `dynamic`)
-    and WEIGHT_ADAPTIVE factors are kept: 4 bytes per synapse.
+    Static factors are no state: compiled kernels draw them again, the same, at each step. TEMPORAL
+    (if `dynamic`) and WEIGHT_ADAPTIVE factors are state, and GAMMA factors are kept for speed:
+    4 bytes per synapse.
 
     Args:
         nu, distribution, low, high, dynamic, decay, update_every: as the fields
@@ -185,7 +187,7 @@ class FuzzyLearningRates(Rule):
 
     @override
     def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:
-        plan = _resolve(self, context.synapses)
+        plan = self._plan(context)
         weights = stage == "observe" and plan.distribution == Distribution.WEIGHT_ADAPTIVE
         return ("mean_abs",) if weights and _due(context, plan) else ()
 
@@ -195,7 +197,7 @@ class FuzzyLearningRates(Rule):
 
     @override
     def prepare(self, context: Context) -> None:
-        plan = _resolve(self, context.synapses)
+        plan = self._plan(context)
         shape = context.weight.shape
         if plan.distribution == Distribution.WEIGHT_ADAPTIVE:
             context.state["factors"] = torch.ones(
@@ -214,7 +216,7 @@ class FuzzyLearningRates(Rule):
 
     @override
     def observe(self, context: Context) -> None:
-        plan = _resolve(self, context.synapses)
+        plan = self._plan(context)
         if plan.distribution == Distribution.ACTIVITY and context.activity is not None:
             context.state["counts"] += context.activity
         if "drawn" not in context.state or not _due(context, plan):
@@ -238,26 +240,33 @@ class FuzzyLearningRates(Rule):
 
     @override
     def expression(self, context: Context) -> Expression | None:
-        plan = _resolve(self, context.synapses)
+        plan = self._plan(context)
         if plan.nu == 0 or plan.distribution == Distribution.BASELINE:
             return None
         if "factors" in context.state:
             return Expression(_stored, {"factors": context.state["factors"]})
-        distribution = plan.distribution
-        if distribution == Distribution.TEMPORAL:
-            distribution = Distribution.UNIFORM
-        if distribution == Distribution.LAYER_ADAPTIVE:
-            plan = _Plan(**{**vars(plan), "nu": _layer_nu(context.synapses, plan.nu)})
+        drawn = context.state.get("drawn", STATIC)
+        expression: Expression | None = context.memo.get("expression")
+        if expression is None or expression.token != drawn:
+            expression = context.memo["expression"] = self._drawn(context, plan, drawn)
+        return expression
+
+    def _drawn(self, context: Context, plan: "_Plan", drawn: int) -> Expression:
+        """Factors that are drawn again, the same, at each step since they were first drawn."""
+        distribution, synapses = plan.distribution, context.synapses
         inputs = self._inputs(context, plan)
-        token = (distribution, plan, context.state.get("drawn"))
-        if distribution == Distribution.ACTIVITY:
-            inputs["key"] = context.key("fuzzy", step=context.state["drawn"])
-            inputs["nu"] = context.per_unit(context.state["nu"], context.synapses.post_axis)
-        return Expression(DRAWN[distribution], inputs, token)
+        inputs["key"] = context.key("fuzzy", step=drawn)
+        if distribution == Distribution.LAYER_ADAPTIVE:
+            inputs["nu"] = scalar(_layer_nu(synapses, plan.nu), context.weight.device)
+        elif distribution == Distribution.ACTIVITY:
+            inputs["nu"] = context.per_unit(context.state["nu"], synapses.post_axis)
+        # Gamma variates take a rejection method: 19 words of random bits each.
+        costly = distribution == Distribution.GAMMA
+        return Expression(DRAWN[distribution], inputs, drawn, costly)
 
     @override
     def after_step(self, context: Context) -> None:
-        plan = _resolve(self, context.synapses)
+        plan = self._plan(context)
         if plan.distribution != Distribution.TEMPORAL or not plan.dynamic:
             return
         if context.step % plan.update_every:
@@ -270,6 +279,12 @@ class FuzzyLearningRates(Rule):
         low, high = scalar(plan.low, device), scalar(plan.high, device)
         decay = scalar(plan.decay, device)
         factors.copy_(temporal_step(factors, decay, low=low, high=high, noise=noise))
+
+    def _plan(self, context: Context) -> "_Plan":
+        plan: _Plan | None = context.memo.get("plan")
+        if plan is None:
+            plan = context.memo["plan"] = _resolve(self, context.synapses)
+        return plan
 
     def _inputs(self, context: Context, plan: "_Plan") -> dict[str, Tensor]:
         device = context.weight.device

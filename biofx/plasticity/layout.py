@@ -2,8 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,49 +10,43 @@ from torch import Tensor
 from biofx.plasticity.shards import Shard
 
 
-class Layout(NamedTuple):
-    """Tensors of one parameter, and how to number their elements.
-
-    Element (i, j, …) of the arranged tensors has the global index first + i·strides[0] +
-    j·strides[1] + …; without strides there is one dimension, of stride 1.
-    """
-
-    tensors: dict[str, Tensor]
-    inputs: Any
-    first: Tensor
-    strides: Tensor | None
+def one_run(leaves: Sequence[Tensor], shard: Shard) -> bool:
+    """Whether memory and global indices of all tensors that are no scalars are one run."""
+    if shard.first is None:
+        return False
+    size = shard.size
+    return all(not leaf.dim() or (leaf.shape == size and leaf.is_contiguous()) for leaf in leaves)
 
 
-def arrange(tensors: Mapping[str, Tensor], inputs: Any, *, lead: str, shard: Shard) -> Layout:
-    """Views of the tensors, in the order in which memory holds one of them.
+@functools.lru_cache(maxsize=4096)
+def offset(shard: Shard, device: torch.device) -> Tensor:
+    """Global index of the first local element, in the integer type that indices need."""
+    strides = _strides(shard)
+    first = sum(start * stride for start, stride in zip(shard.offsets, strides, strict=True))
+    return integers((first,), shard.numel >= 2**31, device)[0].clone()
+
+
+def arrange(
+    leaves: Sequence[Tensor], *, lead: int, shard: Shard
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """How to view tensors in the order in which memory holds one of them, dimensions merged.
 
     Args:
-        tensors: of the shard's size.
-        inputs: tuples and dictionaries of tensors that broadcast to the size.
-        lead: the name of the tensor whose order counts.
+        leaves: tensors that broadcast to the shard's size.
+        lead: place of the tensor whose order counts.
         shard: where the elements lie in the whole.
+
+    Returns:
+        A function that views a tensor so, and the steps of the global index along the dimensions
+        of such views.
     """
     size = torch.Size(shard.size)
-    loose = [t for t in _leaves(inputs) if t.dim()]
-    wide = torch.int64 if shard.numel >= 2**31 else torch.int32
-    device = tensors[lead].device
-    run = shard.first
-    if run is not None and all(
-        t.shape == size and t.is_contiguous() for t in (*tensors.values(), *loose)
-    ):
-        return Layout(
-            {name: _alone(t.view(-1)) for name, t in tensors.items()},
-            _mapped(inputs, lambda t: _alone(t.view(-1))),
-            _integers((run,), wide, device)[0],
-            None,
-        )
-    whole = [math.prod(shard.shape[axis + 1 :]) for axis in range(len(size))]
-    first = sum(offset * stride for offset, stride in zip(shard.offsets, whole, strict=True))
-    spread = [t.expand(size) for t in (*tensors.values(), *loose)]
+    whole = _strides(shard)
     # Dimensions of size 1 would be compiled as special cases; slowest in memory first.
     order = [axis for axis in range(len(size)) if size[axis] != 1]
-    order.sort(key=tensors[lead].stride, reverse=True)
-    blocks = _merged(order, size, [t.stride() for t in spread] + [tuple(whole)])
+    order.sort(key=leaves[lead].stride, reverse=True)
+    strides = [leaf.expand(size).stride() for leaf in leaves if leaf.dim()]
+    blocks = _merged(order, size, [*strides, whole])
     shape = [math.prod(size[axis] for axis in block) for block in blocks]
 
     def view(tensor: Tensor) -> Tensor:
@@ -61,14 +54,26 @@ def arrange(tensors: Mapping[str, Tensor], inputs: Any, *, lead: str, shard: Sha
             return tensor
         tensor = tensor.expand(size)
         steps = [tensor.stride(block[-1]) for block in blocks]
-        return _alone(tensor.as_strided(shape, steps, tensor.storage_offset()))
+        return alone(tensor.as_strided(shape, steps, tensor.storage_offset()))
 
-    return Layout(
-        {name: view(t) for name, t in tensors.items()},
-        _mapped(inputs, view),
-        _integers((first,), wide, device)[0],
-        _integers(tuple(whole[block[-1]] for block in blocks), wide, device),
-    )
+    steps = tuple(whole[block[-1]] for block in blocks)
+    return view, integers(steps, shard.numel >= 2**31, leaves[lead].device)
+
+
+def alone(view: Tensor) -> Tensor:
+    """The same memory, but no view: a kernel would be bound to the shape of what it views."""
+    return view.data
+
+
+@functools.lru_cache(maxsize=4096)
+def integers(values: tuple[int, ...], wide: bool, device: torch.device) -> Tensor:
+    """A tensor of shape (number of values,): int64 if wide, else int32."""
+    return torch.tensor(values, dtype=torch.int64 if wide else torch.int32, device=device)
+
+
+@functools.lru_cache(maxsize=4096)
+def _strides(shard: Shard) -> tuple[int, ...]:
+    return tuple(math.prod(shard.shape[axis + 1 :]) for axis in range(len(shard.shape)))
 
 
 def _merged(
@@ -83,28 +88,3 @@ def _merged(
         else:
             blocks.append([axis])
     return blocks
-
-
-def _alone(view: Tensor) -> Tensor:
-    """The same memory, no view of another tensor: kernels would be bound to that one's shape."""
-    return view.data
-
-
-def _leaves(inputs: Any) -> list[Tensor]:
-    if isinstance(inputs, Tensor):
-        return [inputs]
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs
-    return [leaf for value in values for leaf in _leaves(value)]
-
-
-def _mapped(inputs: Any, function: Any) -> Any:
-    if isinstance(inputs, Tensor):
-        return function(inputs) if inputs.dim() else inputs
-    if isinstance(inputs, Mapping):
-        return {name: _mapped(value, function) for name, value in inputs.items()}
-    return tuple(_mapped(value, function) for value in inputs)
-
-
-@functools.lru_cache(maxsize=4096)
-def _integers(values: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)

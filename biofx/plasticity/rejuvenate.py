@@ -1,6 +1,5 @@
 """Rejuvenation: weak synapses disappear and new ones form (spontaneous spine remodelling)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from biofx.plasticity import random
+from biofx.plasticity.kernels import Tensors
 from biofx.plasticity.rule import Context, Rule, Stage, pick, require, scalar, within
 from biofx.plasticity.shards import Shard, all_sum
 from biofx.synapses import Synapses
@@ -72,23 +72,19 @@ def rejuvenate(
     return torch.where(mask, fresh, weight), mask
 
 
-def _score(index: Tensor, weight: Tensor, inputs: Any) -> Tensor:
+def _score(index: Tensor, weight: Tensor, inputs: Tensors) -> Tensor:
     noise = random.normal(inputs["key"], index)
     return resilience(weight, noise, max_abs=inputs["max_abs"], d=inputs["d"])
 
 
-def _renewed_uniform(
-    index: Tensor, tensors: Mapping[str, Tensor], inputs: Any
-) -> tuple[Tensor, ...]:
+def _renewed_uniform(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
     weight = tensors["weight"].float()
     fresh = uniform_synapses(random.uniform(inputs["key"], index), inputs["max_abs"])
     score = _score(index, weight, inputs)
     return rejuvenate(weight, fresh, score=score, limit=inputs["limit"])
 
 
-def _renewed_lognormal(
-    index: Tensor, tensors: Mapping[str, Tensor], inputs: Any
-) -> tuple[Tensor, ...]:
+def _renewed_lognormal(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
     weight = tensors["weight"].float()
     fresh = lognormal_synapses(
         random.normal(inputs["key"], index, draw=1),

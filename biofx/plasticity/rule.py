@@ -30,11 +30,13 @@ class Expression:
             module level, for it is the identity of the kernel.
         inputs: tensors of shape () or broadcastable to the weight; new values never recompile.
         token: equal tokens promise equal factors; None if they depend on the weights.
+        costly: with a token, keep the factors (4 bytes per synapse) rather than compute them anew.
     """
 
     function: Callable[..., Tensor]
     inputs: Mapping[str, Tensor]
     token: Hashable = None
+    costly: bool = False
 
 
 @dataclass(kw_only=True, eq=False)
@@ -64,6 +66,7 @@ class Context:
             "max_abs" is max|w|, "log_mean" and "log_std" are the moments of ln|w| over w ≠ 0.
         events: numbers of this step for `GradScheduler.metrics`, tensors of shape ().
         kernels: evaluates elementwise functions, compiled or not.
+        memo: what a rule has worked out from settings alone, and need not work out at each step.
     """
 
     synapses: Synapses
@@ -81,6 +84,7 @@ class Context:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     events: dict[str, Tensor] = field(default_factory=dict)
     kernels: Kernels = field(default_factory=Kernels)
+    memo: dict[str, Any] = field(default_factory=dict)
 
     def key(self, stream: str, *, step: int | None = None) -> Tensor:
         """The key of this parameter's draws for one purpose at one step, int64 of shape ()."""

@@ -12,12 +12,12 @@ from biofx.errors import CheckpointError, PlasticityError
 from biofx.plasticity import checkpoint
 from biofx.plasticity.apply import Applier
 from biofx.plasticity.attachment import Attachment, Mode
+from biofx.plasticity.compiled import When, kernels_for
 from biofx.plasticity.crystallize import Crystallize
 from biofx.plasticity.dale import DalesPrinciple
 from biofx.plasticity.engine import Engine
 from biofx.plasticity.fuzzy import FuzzyLearningRates
 from biofx.plasticity.hooks import GradientHooks
-from biofx.plasticity.kernels import When, kernels_for
 from biofx.plasticity.metrics import summarise
 from biofx.plasticity.rejuvenate import Rejuvenate
 from biofx.plasticity.rule import Rule
@@ -114,7 +114,7 @@ class GradScheduler:
         self._apply: Mode = apply if optimizers else "gradient"
         kernels = kernels_for(compile, *_extent(bio, synapses))
         self._engine = Engine(bio, synapses, rules=chosen, seed=seed, kernels=kernels)
-        applier = Applier(kernels)
+        self._applier = applier = Applier(kernels)
         self._attachments: list[Attachment] = []
         self._hooks: GradientHooks | None = None
         try:
@@ -218,6 +218,7 @@ class GradScheduler:
                 f"{len(self.steps)}"
             )
         checkpoint.spread(self._engine, state_dict["state"])
+        self._applier.forget()
         for counter, count in zip(self._counters(), steps, strict=True):
             counter.steps = int(count)
 

@@ -1,5 +1,6 @@
 """Parameters as rules see them: the local part of a tensor and where it lies in the whole."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +44,12 @@ class Shard:
     offsets: tuple[int, ...]
     groups: tuple[dist.ProcessGroup, ...] = ()
 
-    @property
+    @functools.cached_property
     def numel(self) -> int:
         """Synapses of the whole parameter."""
         return math.prod(self.shape)
 
-    @property
+    @functools.cached_property
     def first(self) -> int | None:
         """Global index of the first local element, or None if the local ones are not one run."""
         split = [axis for axis, size in enumerate(self.size) if size != self.shape[axis]]

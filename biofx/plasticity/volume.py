@@ -83,9 +83,12 @@ class VolumeDependentRates(Rule):
 
     @override
     def expression(self, context: Context) -> Expression:
-        device = context.weight.device
-        values = self._values(context.synapses)
-        inputs = {name: scalar(value, device) for name, value in values.items()}
+        inputs: dict[str, Tensor] | None = context.memo.get("inputs")
+        if inputs is None:
+            values = self._values(context.synapses)
+            device = context.weight.device
+            inputs = {name: scalar(value, device) for name, value in values.items()}
+            context.memo["inputs"] = inputs
         return Expression(_volume, {"key": context.key("volume"), **inputs})
 
     def _values(self, synapses: Synapses) -> dict[str, float]:

@@ -1,0 +1,227 @@
+"""`CompiledKernels`: a rule's functions, each compiled into one pass over memory.
+
+A parameter whose memory and indices are one run, as nearly all are, is presented as a vector.
+Kernels for vectors are traced and compiled without guards, since nothing but the length varies, and
+so cost 20 µs a call instead of 80. Others (channels-last weights, values per unit, shards along a
+later axis) go through `torch.compile` and its guards, in as few dimensions as they allow.
+"""
+
+import functools
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from biofx.plasticity.kernels import NONE, Function, Kernels, Tensors
+from biofx.plasticity.layout import alone, arrange, offset, one_run
+from biofx.plasticity.shards import Shard
+
+When = bool | Literal["auto"]
+
+# Synapses of a model from which on compiling (some 10 s, once) pays within a few hundred steps.
+WORTHWHILE = 500_000
+
+_KERNELS: dict[Hashable, Callable[..., Any]] = {}
+
+
+class CompiledKernels(Kernels):
+    """Evaluates functions compiled; where that fails, as they are written, with a warning."""
+
+    compiled = True
+
+    def map(
+        self,
+        function: Function,
+        tensors: Tensors,
+        *,
+        writes: tuple[str, ...],
+        shard: Shard,
+        inputs: Tensors = NONE,
+    ) -> None:
+        """As `Kernels.map`, in one pass."""
+        leaves = (*tensors.values(), *inputs.values())
+        names = (*tensors, *inputs)
+        kind = tuple([(leaf.dtype, leaf.dim()) for leaf in leaves])
+        first = offset(shard, leaves[0].device)
+        done = False
+        # Sizes 0 and 1 would be compiled as special cases: not worth a kernel each.
+        if not self.compiled or tensors[writes[0]].numel() < 2:
+            pass
+        elif one_run(leaves, shard):
+            runs = [alone(leaf.view(-1)) if leaf.dim() else leaf for leaf in leaves]
+            make = functools.partial(_vector, function, writes, names, len(tensors))
+            key = ("vector", function, writes, names, kind, first.device, first.dtype)
+            done = self._call(key, make, (first, *runs))
+        else:
+            view, steps = arrange(leaves, lead=list(tensors).index(writes[0]), shard=shard)
+            blocks = [view(leaf) for leaf in leaves]
+            make = functools.partial(_blocks, function, writes, names, len(tensors))
+            # Guards tell everything else apart.
+            done = self._call(("blocks", function, writes, names), make, (first, steps, *blocks))
+        if not done:
+            super().map(function, tensors, writes=writes, shard=shard, inputs=inputs)
+
+    def fill(self, targets: Sequence[Tensor], mask: Tensor, value: float, *, shard: Shard) -> None:
+        """As `Kernels.fill`, in one pass."""
+        if not self.compiled or not targets:
+            super().fill(targets, mask, value, shard=shard)
+            return
+        tensors = {str(place): target for place, target in enumerate(targets)}
+        inputs = {"mask": mask, "value": torch.tensor(value, device=mask.device)}
+        self.map(_filled, tensors, writes=tuple(tensors), shard=shard, inputs=inputs)
+
+    def sum_abs(self, weight: Tensor) -> Tensor:
+        """As `Kernels.sum_abs`, in one pass without a copy."""
+        if (
+            self.compiled
+            and weight.numel() > 1
+            and weight.is_contiguous()
+            and weight.device.type != "mps"
+        ):
+            found = weight.new_empty((), dtype=torch.float64)
+            key = ("sum_abs", weight.dtype, weight.device)
+            make = functools.partial(_trace, _sum_abs)
+            if self._call(key, make, (found, alone(weight.view(-1)))):
+                return found
+        return super().sum_abs(weight)
+
+    def _call(
+        self,
+        key: Hashable,
+        make: Callable[[tuple[Tensor, ...]], Callable[..., Any]],
+        arguments: tuple[Tensor, ...],
+    ) -> bool:
+        """Call a kernel, making it if need be; False if that has failed."""
+        kernel = _KERNELS.get(key)
+        if kernel is not None:
+            kernel(*arguments)
+            return True
+        try:
+            with _status():
+                kernel = make(arguments)
+                kernel(*arguments)
+        except Exception as error:
+            self.compiled = False
+            warnings.warn(
+                f"plasticity kernels run uncompiled, and slower, for the compiler failed: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return False
+        _KERNELS[key] = kernel
+        return True
+
+
+def kernels_for(when: When, synapses: int, device: torch.device) -> Kernels:
+    """The kernels to use.
+
+    Args:
+        when: True, False or "auto": where there is a compiler and enough to do.
+        synapses: how many there are in all.
+        device: where they are.
+    """
+    if when is True or (when == "auto" and synapses >= WORTHWHILE and can_compile(device)):
+        return CompiledKernels()
+    return Kernels()
+
+
+@functools.cache
+def can_compile(device: torch.device) -> bool:
+    """Whether the compiler finds the tools that it needs for a device."""
+    if device.type == "cpu":
+        return any(shutil.which(c) for c in (os.environ.get("CXX", ""), "g++", "clang++") if c)
+    if device.type in ("cuda", "xpu"):
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
+    return False
+
+
+def _trace(body: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Callable[..., Any]:
+    """Compile for vectors of any length that are as long as each other."""
+    # Imported where needed: they take longer than all of biofx.
+    from torch._inductor import standalone_compile
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graph = make_fx(body, tracing_mode="symbolic")(*arguments)
+    artifact: Callable[..., Any] = standalone_compile(graph, list(arguments))
+    return artifact
+
+
+def _vector(
+    function: Function,
+    writes: tuple[str, ...],
+    names: tuple[str, ...],
+    count: int,
+    arguments: tuple[Tensor, ...],
+) -> Callable[..., Any]:
+    """The kernel of a function; `count` of the named tensors are of the full size."""
+
+    def run(first: Tensor, *leaves: Tensor) -> tuple[Tensor]:
+        tensors = dict(zip(names[:count], leaves, strict=False))
+        inputs = dict(zip(names[count:], leaves[count:], strict=True))
+        like = tensors[writes[0]]
+        index = torch.arange(like.numel(), dtype=first.dtype, device=like.device) + first
+        for name, value in zip(writes, function(index, tensors, inputs), strict=True):
+            tensors[name].copy_(value)
+        return (first,)  # a graph must have an output
+
+    return _trace(run, arguments)
+
+
+def _blocks(
+    function: Function,
+    writes: tuple[str, ...],
+    names: tuple[str, ...],
+    count: int,
+    arguments: tuple[Tensor, ...],
+) -> Callable[..., Any]:
+    """As `_vector`, for tensors of several dimensions, whose strides the compiler must watch."""
+    from torch.fx.experimental import _config as shapes
+
+    def run(first: Tensor, steps: Tensor, *leaves: Tensor) -> None:
+        tensors = dict(zip(names[:count], leaves, strict=False))
+        inputs = dict(zip(names[count:], leaves[count:], strict=True))
+        like = tensors[writes[0]]
+        index = first
+        for axis, length in enumerate(like.shape):
+            line = torch.arange(length, dtype=first.dtype, device=like.device) * steps[axis]
+            index = index + line.view([-1] + [1] * (like.dim() - 1 - axis))
+        for name, value in zip(writes, function(index, tensors, inputs), strict=True):
+            tensors[name].copy_(value)
+
+    # The compiler counts recompilations by code object: each kernel gets one of its own.
+    run.__code__ = run.__code__.replace(co_name=function.__name__)
+    compiled: Callable[..., Any] = torch.compile(run, dynamic=True, fullgraph=True)
+
+    def kernel(*arguments: Tensor) -> None:
+        # Sizes that happen to be equal now must not have to be so the next time.
+        with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            compiled(*arguments)
+
+    return kernel
+
+
+def _sum_abs(found: Tensor, weight: Tensor) -> tuple[Tensor]:
+    found.copy_(weight.abs().sum(dtype=torch.float64))
+    return (weight,)
+
+
+def _filled(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+    mask, value = inputs["mask"], inputs["value"]
+    return tuple(torch.where(mask, value.to(t.dtype), t) for t in tensors.values())
+
+
+def _status() -> AbstractContextManager[Any]:
+    """Tells a person at a terminal why training has not begun yet."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return nullcontext()
+    return console.status("biofx: compiling plasticity kernels (once; kept for later runs)")
