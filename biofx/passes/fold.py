@@ -5,12 +5,15 @@ import inspect
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from biofx.capture import clone
 from biofx.passes.expansion import group_repeat, group_sum
 from biofx.passes.folding.graph import Folding
 
@@ -76,11 +79,15 @@ class Fold(PassBase):
 
     def call(self, graph_module: nn.Module) -> PassResult:
         before = _count(graph_module)
-        flat = {
-            module: name
-            for name, module in graph_module.named_modules()
-            if isinstance(module, fx.GraphModule) and _is_split(module.graph)
-        }
+        flat = []
+        for name, module in graph_module.named_modules():
+            if isinstance(module, fx.GraphModule) and _is_split(module.graph):
+                reader = _reader(graph_module, name)
+                if reader is None:
+                    flat.append(module)
+                else:
+                    why = f"{reader or 'the model'} is Python code that may read its weights"
+                    self.report.unfolded[name] = why
         ranks = _ranks(graph_module, flat, self.arguments) if self.arguments and flat else {}
         for module in flat:
             folding = Folding(module, ranks.get(module, {}))
@@ -107,6 +114,36 @@ def _is_split(graph: fx.Graph) -> bool:
     return any(node.target in (group_sum, group_repeat) for node in graph.nodes)
 
 
+_READS = frozenset(
+    ("parameters", "named_parameters", "state_dict", "functional_call", "get_parameter",
+     "_parameters", "weight", "bias")
+)  # fmt: skip
+
+
+def _reader(root: nn.Module, name: str) -> str | None:
+    """A module above that runs Python code which names parameters, if there is one."""
+    while name:
+        name = name.rpartition(".")[0]
+        if _names_parameters(type(root.get_submodule(name))):
+            return name
+    return None
+
+
+def _names_parameters(kind: type[nn.Module]) -> bool:
+    if issubclass(kind, fx.GraphModule) or kind.__module__.startswith("torch."):
+        return False
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    members = [inspect.unwrap(f) for base in own for f in vars(base).values() if callable(f)]
+    functions = [f for f in members if inspect.isfunction(f) and f.__name__ != "__init__"]
+    return any(_READS & _names_in(function.__code__) for function in functions)
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """All names of globals and attributes that a function uses."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
+
+
 def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -114,8 +151,10 @@ def _count(model: nn.Module) -> int:
 class _Ranks(fx.Interpreter):
     """Runs a graph and notes the number of dimensions of every tensor in it."""
 
-    def __init__(self, module: fx.GraphModule, seen: dict[fx.Node, int | None]) -> None:
-        super().__init__(module)
+    def __init__(
+        self, module: fx.GraphModule, graph: fx.Graph, seen: dict[fx.Node, int | None]
+    ) -> None:
+        super().__init__(module, graph=graph)
         self.extra_traceback = False
         self.seen = seen
 
@@ -128,29 +167,26 @@ class _Ranks(fx.Interpreter):
 
 
 def _ranks(
-    root: nn.Module, flat: Mapping[fx.GraphModule, str], arguments: Arguments
+    root: nn.Module, flat: list[fx.GraphModule], arguments: Arguments
 ) -> dict[fx.GraphModule, dict[fx.Node, int | None]]:
-    """Run the model once on examples; buffers and generators are put back."""
+    """Run a copy of the model once on examples."""
     found: dict[fx.GraphModule, dict[fx.Node, int | None]] = defaultdict(dict)
-    buffers = [(buffer, buffer.clone()) for buffer in root.buffers()]
+    twin = clone(root, share=False)  # a run may change parameters and buffers
 
-    def record(module: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
+    def record(original: fx.GraphModule, module: Any, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
         bound.apply_defaults()
-        return _Ranks(module, found[module]).run(*list(bound.arguments.values())[1:])
+        ranks = _Ranks(module, original.graph, found[original])
+        return ranks.run(*list(bound.arguments.values())[1:])
 
-    for module in flat:
-        module.__dict__["forward"] = record.__get__(module)
+    for original, module in zip(root.modules(), twin.modules(), strict=True):
+        if original in flat:
+            module.__dict__["forward"] = partial(record, original, module)
     try:
         with torch.random.fork_rng(), torch.no_grad():
-            root(*copy.deepcopy(arguments[0]), **copy.deepcopy(dict(arguments[1])))
+            twin(*copy.deepcopy(arguments[0]), **copy.deepcopy(dict(arguments[1])))
     except Exception:
         # Ranks are hints, and the graph asserts those that it uses. Python code above a graph may
         # want more of it than to call it; whether that compiles, the exporter will see.
         found.clear()
-    finally:
-        for module in flat:
-            del module.__dict__["forward"]
-        for buffer, before in buffers:
-            buffer.copy_(before)
     return found

@@ -167,10 +167,11 @@ class _Flat:
         if isinstance(child, Captured) and not _has_hooks(child):
             if child.__dict__.get("_needs_graph"):
                 values = bind(call_of(child), args, kwargs)
-                if not _may_fit(call_of(child), values):
+                if child.stale or not _may_fit(call_of(child), values):
+                    why = child.stale or "this call passes other kinds of arguments"
                     raise ExportError(
-                        f"{name} was split when it was captured, and is called with other kinds of "
-                        "arguments than it was captured for"
+                        f"{name} was split when it was captured and cannot run otherwise: {why}; "
+                        "call biofx.transform again on the original model"
                     )
                 return self._emit(child, child.graph, target, values, {})
             special = captures.get(self.inliner.specialist.module(name))

@@ -31,9 +31,15 @@ _FRESH_MODULES = (
 
 
 def changes_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node changes its first argument."""
+    """Whether a node changes its arguments, or may: nobody knows what Python code does."""
     if node.op == "call_module":
-        return bool(getattr(modules.get(str(node.target)), "inplace", False))
+        return any(
+            getattr(module, "inplace", False)
+            or module._forward_hooks
+            or module._forward_pre_hooks
+            or not type(module).__module__.startswith("torch.nn.modules.")
+            for module in modules[str(node.target)].modules()
+        )
     if node.op == "call_method":
         name = str(node.target)
         return name.endswith("_") and not name.endswith("__")
@@ -41,8 +47,11 @@ def changes_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         if node.target in inplace.OPERATORS or node.target is inplace.setitem:
             return True
         name = getattr(node.target, "__name__", "")
+        home = str(getattr(node.target, "__module__", None) or "torch")
+        known = home.startswith(("torch", "_operator", "math", "builtins", "biofx."))
         return bool(
-            (name.endswith("_") and not name.endswith("__"))
+            not known
+            or (name.endswith("_") and not name.endswith("__"))
             or node.kwargs.get("inplace")
             or "out" in node.kwargs
             or (True in node.args[1:] and name in _POSITIONAL_FLAG)

@@ -52,6 +52,8 @@ _STATEMENTS: dict[Any, Any] = {
 
 def pointwise(fold: "Folding", node: fx.Node) -> Rep:
     """Any function that acts on each position alone: all operands must repeat alike."""
+    if "out" in node.kwargs:
+        raise Unfoldable("it writes into another value")
     operands = [n for n in node.all_input_nodes if not is_number(n)]
     reps = {n: fold.rep(n) for n in operands if fold.constant(n) is None}
     layouts = {rep.layout for rep in reps.values() if rep.layout.repeats}

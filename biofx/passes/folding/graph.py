@@ -62,7 +62,7 @@ class Folding:
         repeating = [n for n in node.all_input_nodes if n in self.reps and self._repeats(n)]
         try:
             if node in self._fixed and (repeating or node.target is group_repeat):
-                raise Unfoldable("it is changed in place while it is used elsewhere")
+                raise Unfoldable("it may be changed in place while it is used elsewhere")
             rep = self._rule(node)(self, node)
         except Replaced:
             self.graph.erase_node(node)
