@@ -8,6 +8,7 @@ tools/bench deviations --markdown docs/deviations.md
 import argparse
 import importlib.metadata
 import logging
+import textwrap
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ def measure(entry: Entry) -> Measured:
 
 def section(entry: Entry, found: Measured) -> str:
     return (
-        f"## {entry.title}\n\n{entry.what}\n\n| | measured |\n|---|---|\n"
+        f"## {entry.title}\n\n{textwrap.fill(entry.what, 98)}\n\n| | measured |\n|---|---|\n"
         f"| package | {found.package} |\n| biofx | {found.biofx} |\n\n"
         f"Repeat: `tools/bench deviations --only {entry.name}`\n"
     )
