@@ -55,4 +55,4 @@ def test_it_measures_and_writes_json_and_markdown(tmp_path: Path) -> None:
 def test_unknown_rows_are_refused() -> None:
     run = bench("--rows", "speed")
     assert run.returncode == 2
-    assert "no row 'speed'; there are steps," in run.stderr
+    assert "no row 'speed'; there are mlp," in run.stderr

@@ -14,16 +14,20 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from benchmarks import compiling, memory, pages, scaling, splitting, steps, transforming
+from benchmarks.models import LARGE, RESNET, SMALL
 from benchmarks.report import Report, as_json, machine, show
 from benchmarks.timing import FULL, QUICK, Effort
 from rich.console import Console
 
 ROWS: dict[str, Callable[[Effort], Report]] = {
-    "steps": steps.steps,
+    "mlp": partial(steps.measure, SMALL),
+    "large-mlp": partial(steps.measure, LARGE),
+    "resnet": partial(steps.measure, RESNET),
     "memory": memory.memory,
     "compile": compiling.compiling,
     "split": splitting.splitting,

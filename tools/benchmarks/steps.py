@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import biofx
-from benchmarks.models import LARGE, RESNET, SMALL, TINY, Case, seed_available, seed_convert
+from benchmarks.models import TINY, Case, seed_available, seed_convert
 from benchmarks.report import Goal, Report, Table, milliseconds, times
 from benchmarks.timing import Effort, graphs_compiled, interleaved
 from biofx.plasticity import Crystallize, FuzzyLearningRates, Rejuvenate, Rule, VolumeDependentRates
@@ -33,15 +33,9 @@ SEED_CALLS = {
 WAYS = [(mode, compiled) for mode in ("gradient", "update") for compiled in (False, True)]
 
 
-def steps(effort: Effort) -> Report:
-    report = Report()
-    for case in (TINY,) if effort.quick else (SMALL, LARGE, RESNET):
-        report.add(measure(case, effort))
-    return report
-
-
 def measure(case: Case, effort: Effort) -> Report:
     torch.manual_seed(0)
+    case = TINY if effort.quick else case
     model = case.make()
     bio = biofx.transform(model)
     inputs, labels = case.batch()

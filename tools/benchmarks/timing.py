@@ -88,8 +88,10 @@ def worker(name: str, arguments: Mapping[str, Any], **environment: str) -> dict[
 
     Its answer is the last line that it prints; a failure is {"error": the last line of stderr}.
     """
+    threads = ("--threads", str(torch.get_num_threads()))
+    command = [sys.executable, str(TOOLS / "bench.py"), *threads]
     run = subprocess.run(
-        [sys.executable, str(TOOLS / "bench.py"), "--worker", name, json.dumps(arguments)],
+        [*command, "--worker", name, json.dumps(arguments)],
         capture_output=True,
         text=True,
         check=False,
