@@ -1,9 +1,9 @@
 """`CompiledKernels`: a rule's functions, each compiled into one pass over memory.
 
-A parameter whose memory and indices are one run, as nearly all are, is presented as a vector.
-Kernels for vectors are traced and compiled without guards, since nothing but the length varies, and
-so cost 20 µs a call instead of 80. Others (channels-last weights, values per unit, shards along a
-later axis) go through `torch.compile` and its guards, in as few dimensions as they allow.
+A parameter whose memory and indices are one run, as nearly all are, is presented as a matrix.
+Kernels for matrices are traced and compiled without guards, since nothing but their size varies,
+and so cost 20 µs a call instead of 80. Others (channels-last weights, values per unit, shards along
+a later axis) go through `torch.compile` and its guards, in as few dimensions as they allow.
 """
 
 import functools
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from biofx.plasticity.kernels import NONE, Function, Kernels, Tensors
-from biofx.plasticity.layout import alone, arrange, offset, one_run
+from biofx.plasticity.layout import alone, arrange, as_bytes, line, matrix, offset, one_run
 from biofx.plasticity.shards import Shard
 
 When = bool | Literal["auto"]
@@ -26,7 +26,8 @@ When = bool | Literal["auto"]
 # Synapses of a model from which on compiling (some 10 s, once) pays within a few hundred steps.
 WORTHWHILE = 500_000
 
-_KERNELS: dict[Hashable, Callable[..., Any]] = {}
+# All that this process has compiled, for any scheduler.
+KERNELS: dict[Hashable, Callable[..., Any]] = {}
 
 
 class CompiledKernels(Kernels):
@@ -46,17 +47,19 @@ class CompiledKernels(Kernels):
         """As `Kernels.map`, in one pass."""
         leaves = (*tensors.values(), *inputs.values())
         names = (*tensors, *inputs)
-        kind = tuple([(leaf.dtype, leaf.dim()) for leaf in leaves])
         first = offset(shard, leaves[0].device)
+        size = matrix(tensors[writes[0]].shape) if one_run(leaves, shard) else None
         done = False
         # Sizes 0 and 1 would be compiled as special cases: not worth a kernel each.
         if not self.compiled or tensors[writes[0]].numel() < 2:
             pass
-        elif one_run(leaves, shard):
-            runs = [alone(leaf.view(-1)) if leaf.dim() else leaf for leaf in leaves]
-            make = functools.partial(_vector, function, writes, names, len(tensors))
-            key = ("vector", function, writes, names, kind, first.device, first.dtype)
-            done = self._call(key, make, (first, *runs))
+        elif size is not None:
+            kind = tuple([(leaf.dtype, leaf.dim() > 0) for leaf in leaves])
+            columns = line(size[1], first.device)
+            parts = [alone(as_bytes(leaf).view(size)) if leaf.dim() else leaf for leaf in leaves]
+            make = functools.partial(_matrix, function, writes, names, len(tensors), kind)
+            key = ("matrix", function, writes, names, kind, first.device, first.dtype)
+            done = self._call(key, make, (first, columns, *parts))
         else:
             view, steps = arrange(leaves, lead=list(tensors).index(writes[0]), shard=shard)
             blocks = [view(leaf) for leaf in leaves]
@@ -97,7 +100,7 @@ class CompiledKernels(Kernels):
         arguments: tuple[Tensor, ...],
     ) -> bool:
         """Call a kernel, making it if need be; False if that has failed."""
-        kernel = _KERNELS.get(key)
+        kernel = KERNELS.get(key)
         if kernel is not None:
             kernel(*arguments)
             return True
@@ -113,7 +116,7 @@ class CompiledKernels(Kernels):
                 stacklevel=2,
             )
             return False
-        _KERNELS[key] = kernel
+        KERNELS[key] = kernel
         return True
 
 
@@ -143,7 +146,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def _trace(body: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Callable[..., Any]:
-    """Compile for vectors of any length that are as long as each other."""
+    """Compile for tensors of any size, of which those dimensions agree that do here."""
     # Imported where needed: they take longer than all of biofx.
     from torch._inductor import standalone_compile
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -153,25 +156,38 @@ def _trace(body: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Callable[
     return artifact
 
 
-def _vector(
+def _matrix(
     function: Function,
     writes: tuple[str, ...],
     names: tuple[str, ...],
     count: int,
+    kind: tuple[tuple[torch.dtype, bool], ...],
     arguments: tuple[Tensor, ...],
 ) -> Callable[..., Any]:
     """The kernel of a function; `count` of the named tensors are of the full size."""
 
-    def run(first: Tensor, *leaves: Tensor) -> tuple[Tensor]:
+    def run(first: Tensor, columns: Tensor, *parts: Tensor) -> tuple[Tensor]:
+        leaves = [
+            part != 0 if full and dtype == torch.bool else part
+            for part, (dtype, full) in zip(parts, kind, strict=True)
+        ]
         tensors = dict(zip(names[:count], leaves, strict=False))
         inputs = dict(zip(names[count:], leaves[count:], strict=True))
-        like = tensors[writes[0]]
-        index = torch.arange(like.numel(), dtype=first.dtype, device=like.device) + first
+        rows, length = parts[names.index(writes[0])].shape
+        lines = torch.arange(rows, dtype=first.dtype, device=first.device) * length + first
+        # A table of the columns, for the compiler would build each vector of counts by elements.
+        index = lines[:, None] + columns.to(first.dtype)
         for name, value in zip(writes, function(index, tensors, inputs), strict=True):
-            tensors[name].copy_(value)
+            # What the compiler makes of a mask that is stored as such takes twice the whole kernel.
+            number = torch.where(value, 1.0, 0.0) if value.dtype == torch.bool else value
+            parts[names.index(name)].copy_(number)
         return (first,)  # a graph must have an output
 
-    return _trace(run, arguments)
+    # Traced with a size that is certainly no square: whatever is equal then must always be.
+    size = (3 * 5 * 7 * 11, 1024)
+    columns = line(size[1], arguments[1].device)
+    parts = [part.new_empty(size) if part.dim() else part for part in arguments[2:]]
+    return _trace(run, (arguments[0], columns, *parts))
 
 
 def _blocks(

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from biofx.plasticity.shards import Shard
 
+LONG = 64  # elements: from there on, a row is worth a loop
+
 
 def one_run(leaves: Sequence[Tensor], shard: Shard) -> bool:
     """Whether memory and global indices of all tensors that are no scalars are one run."""
@@ -16,6 +18,32 @@ def one_run(leaves: Sequence[Tensor], shard: Shard) -> bool:
         return False
     size = shard.size
     return all(not leaf.dim() or (leaf.shape == size and leaf.is_contiguous()) for leaf in leaves)
+
+
+@functools.lru_cache(maxsize=4096)
+def matrix(size: torch.Size) -> tuple[int, int] | None:
+    """Rows and columns, at least 2 of each, that hold as many elements as `size`.
+
+    Rows are the leading dimensions, so far as columns are long enough to be worth a loop. None if
+    the number of elements is prime, or if float32 cannot count the columns.
+    """
+    rows, columns = 1, math.prod(size)
+    for length in size:
+        if rows > 1 and columns // length < LONG:
+            break
+        rows, columns = rows * length, columns // length
+    if columns < 2:
+        rows, columns = columns, rows
+    if rows < 2:
+        rows = next((n for n in range(2, math.isqrt(columns) + 1) if columns % n == 0), 1)
+        columns //= rows
+    return (rows, columns) if rows > 1 and columns <= 2**24 else None
+
+
+@functools.lru_cache(maxsize=256)
+def line(length: int, device: torch.device) -> Tensor:
+    """0, 1, … length − 1 as float32, which vectors of code load faster than integers."""
+    return torch.arange(length, dtype=torch.float32, device=device)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -58,6 +86,11 @@ def arrange(
 
     steps = tuple(whole[block[-1]] for block in blocks)
     return view, integers(steps, shard.numel >= 2**31, leaves[lead].device)
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """Booleans as the bytes that they are: the compiler writes masks one element at a time."""
+    return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
 
 
 def alone(view: Tensor) -> Tensor:

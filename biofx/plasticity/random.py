@@ -10,33 +10,34 @@ resumed run all see the same numbers, and PyTorch's own generators are never tou
 Keys and indices are tensors and everything is elementwise, so ``torch.compile`` fuses a draw into
 the kernel that uses it, and a new seed, step or name does not recompile.
 
-The bits are made by two rounds of a 32-bit multiply-xorshift mixer, a half of the key before each
-(the form of the iterated Even-Mansour cipher)::
+The bits are made by three multiply-xorshift steps, with one half of the key before the first and
+the other before the last (the form of the iterated Even-Mansour cipher)::
 
-    bits = mix2(mix1(index ^ key_low) + key_high)
+    bits = step3(step2(step1(index ^ key_low)) + key_high)        step(x): x *= M;  x ^= x >>> 16
 
 For a given key this is a bijection of the 32-bit indices: no element repeats another's bits. The
 high word of an index above 2**32 enters at both places. Different draws and different functions
 (``uniform``, ``normal``, …) XOR a constant of their own into the key.
 
-Why not the usual ones: 10**6 uniforms on two AVX2 cores take, eager / compiled, 4 / 0.8 ms so,
-but 35 / 2 ms with Threefry-2x32-13 and 57 / 4.4 ms with Philox-2x32-7 (int32 tensors have no high
-half of a product); ``torch.rand`` takes 3.5. ``torch.func._random`` (Philox) is experimental,
-has CPU and CUDA kernels only, is opaque to the compiler, and numbers elements by their place in
-*its* result, so that a shard cannot ask for its own. What speaks for the quality of this one is
-the mixers' record and the battery in the tests; TestU01's SmallCrush passes, whether it is fed one
-parameter, one element over many keys, many small parameters, or the draws of each element.
+Few operations and fewer constants matter: C++ compilers keep no more than a few in registers, and
+build the others anew for every vector. Threefry and Philox take several times as long (int32
+tensors have no high half of a product). ``torch.func._random`` (Philox) is experimental, has CPU
+and CUDA kernels only, is opaque to the compiler, and numbers elements by their place in *its*
+result, so that a shard cannot ask for its own. What speaks for the quality of this one is the
+multipliers' record and the battery in the tests; TestU01's SmallCrush passes, whether it is fed one
+parameter, one element over many keys, many small parameters, or the draws of each element. Single
+bits of a *key* avalanche less well than those of an index: keys are hashes.
 
 Sources: Even, Mansour: A construction of a cipher from a single pseudorandom permutation, J.
 Cryptology 10 (1997). Salmon et al.: Parallel random numbers: as easy as 1, 2, 3, SC 2011. Wellons:
-hash-prospector, ``lowbias32`` (mix1). Appleby: MurmurHash3, ``fmix32`` (mix2). Not cryptography.
+hash-prospector (the multipliers of ``triple32``). Not cryptography.
 """
 
 import hashlib
 import math
 import operator
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -54,8 +55,7 @@ __all__ = [
 ]
 
 # Multipliers, as the signed numbers that int32 holds.
-_MIX1: Final = (0x7FEB352D, 0x846CA68B - 2**32)
-_MIX2: Final = (0x85EBCA6B - 2**32, 0xC2B2AE35 - 2**32)
+_MIX: Final = (0xED5AD4BB - 2**32, 0xAC4C1B51 - 2**32, 0x31848BAB)
 # Odd and without pattern: they spread the (small) high word of an index over a half of the key.
 _HIGH: Final = (0x9E3779B9 - 2**32, 0xB5297A4D - 2**32)
 # Odd, above 2**32: every word of every function changes both halves of the key in its own way.
@@ -63,6 +63,10 @@ _WORD: Final = 0x278DDE6E5FD
 # Which function draws: keeps normal(draw=0) from reusing the bits of uniform(draw=0).
 _BITS, _NORMAL, _GAMMA, _BETA = range(4)
 _GAMMA_ATTEMPTS: Final = 6
+# sin(πt/2)/t in t², fitted on [0, 1] for the least largest error, 7e-9; 2·artanh(s)/s in s².
+_SINE: Final = (1.5707963705, -0.6459637880, 0.0796899274, -0.0046741576, 0.0001516785)
+_ARTANH: Final = (2.0, 2 / 3, 2 / 5, 2 / 7)
+_SQRT_HALF: Final = 0x3F3504F3  # the bits of √½ as a float32
 
 
 def stream_key(seed: int, step: int, name: str, stream: str = "") -> int:
@@ -179,9 +183,9 @@ def uniform(key: Tensor, index: Tensor, *, draw: int = 0) -> Tensor:
 def normal(key: Tensor, index: Tensor, *, draw: int = 0) -> Tensor:
     """Standard normal, |z| < 6.7. Arguments as :func:`bits`.
 
-    float32 whatever the weight's type. Box and Muller (1958), the cosine half. Eager and compiled
-    code, and different devices, may round ``log`` and ``cos`` differently: equal to a few units in
-    the last place, not to the bit.
+    float32 whatever the weight's type. Box and Muller (1958), with one of the two. Eager and
+    compiled code, and different devices, may round differently (a square root, products fused with
+    sums): equal to a few units in the last place, not to the bit.
     """
     return _normal(key, index, _NORMAL, 2 * draw)
 
@@ -215,7 +219,7 @@ def gamma(key: Tensor, index: Tensor, shape: float | Tensor, *, draw: int = 0) -
     for attempt in range(_GAMMA_ATTEMPTS):
         first = draw * words + 3 * attempt
         z = _normal(key, index, _GAMMA, first)
-        log_u = _positive_unit(_word(key, index, _GAMMA, first + 2)).log_()
+        log_u = _log(_positive_unit(_word(key, index, _GAMMA, first + 2)))
         t = c * z
         root = 1 + t  # the paper's v is its cube
         # log(1 + t) with its rounding repaired (the compiler does not vectorise log1p), and v - 1
@@ -224,7 +228,7 @@ def gamma(key: Tensor, index: Tensor, shape: float | Tensor, *, draw: int = 0) -
         log_v = 3 * (root.log() + (t - (root - 1)) / root)
         accepted = log_u < 0.5 * z * z + d * (log_v - t * (3 + t * (3 + t)))
         v = torch.where(accepted, root * root * root, v)
-    log_u = _positive_unit(_word(key, index, _GAMMA, draw * words + words - 1)).log_()
+    log_u = _log(_positive_unit(_word(key, index, _GAMMA, draw * words + words - 1)))
     return d * v * torch.where(a < 1, (log_u / a).exp(), 1.0)
 
 
@@ -246,9 +250,9 @@ def beta(key: Tensor, index: Tensor, a: float | Tensor, *, draw: int = 0) -> Ten
         ValueError: a number ``a`` is not positive and finite (a tensor is not checked).
     """
     _check_positive("beta's a", a)
-    log_u = _positive_unit(_word(key, index, _BETA, 2 * draw)).log_()
+    log_u = _log(_positive_unit(_word(key, index, _BETA, 2 * draw)))
     power = log_u / _float32(a, index)
-    cosine = _cosine(_word(key, index, _BETA, 2 * draw + 1))
+    cosine = _sine(_word(key, index, _BETA, 2 * draw + 1))
     # With s = U^(1/a): T²/(2a + T²) = (1-s)cos²/(s + (1-s)cos²), in which nothing can overflow.
     # 1 - s = -expm1(power), which the compiler does not vectorise, but tanh it does.
     s = power.exp()
@@ -290,24 +294,20 @@ def _word(key: Tensor, index: Tensor, function: int, word: int) -> Tensor:
         between = between + high * _HIGH[1]
     else:
         x = index ^ before
-    x = _xorshift_(x, 16).mul_(_MIX1[0])
-    x = _xorshift_(x, 15).mul_(_MIX1[1])
-    # Two xorshifts by 16 cancel, but for the addition between them. Still, without this one, the
-    # words of two streams coincide (at any places) with 12 times the variance that chance gives.
-    x = _xorshift_(x, 16).add_(between)
-    x = _xorshift_(x, 16).mul_(_MIX2[0])
-    x = _xorshift_(x, 13).mul_(_MIX2[1])
-    return _xorshift_(x, 16)
+    x = _xorshift_(x.mul_(_MIX[0]))
+    # Without this step, the words of two streams coincide (at any places) too often or too rarely.
+    x = _xorshift_(x.mul_(_MIX[1]))
+    return _xorshift_(x.add_(between).mul_(_MIX[2]))
 
 
-def _xorshift_(x: Tensor, by: int) -> Tensor:
+def _xorshift_(x: Tensor) -> Tensor:
     # int32's >> copies the sign: mask the copies off. (Unsigned types have too few operators.)
-    return x.bitwise_xor_((x >> by).bitwise_and_((1 << (32 - by)) - 1))
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
 
 
 def _unit(word: Tensor) -> Tensor:
     """[0, 1) in steps of 2**-24: each step is a float32, so nothing rounds up to 1."""
-    return (word >> 8).bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0**-24)
+    return (word >> 8).to(torch.float32).mul_(2.0**-24).add_(0.5)
 
 
 def _positive_unit(word: Tensor) -> Tensor:
@@ -315,12 +315,41 @@ def _positive_unit(word: Tensor) -> Tensor:
     return (word & 0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-31)
 
 
-def _cosine(word: Tensor) -> Tensor:
-    """The cosine of a uniform angle in [-π, π]: the signed word, scaled."""
-    return word.to(torch.float32).mul_(math.pi * 2.0**-31).cos_()
-
-
 def _normal(key: Tensor, index: Tensor, function: int, word: int) -> Tensor:
     """Standard normal from the words ``word`` and ``word + 1`` of a function."""
-    radius = _positive_unit(_word(key, index, function, word)).log_().mul_(-2.0).sqrt_()
-    return radius.mul_(_cosine(_word(key, index, function, word + 1)))
+    log_u = _log(_positive_unit(_word(key, index, function, word)))
+    return log_u.mul_(-2.0).sqrt_().mul_(_sine(_word(key, index, function, word + 1)))
+
+
+def _sine(word: Tensor) -> Tensor:
+    """The sine of a uniform angle in [-π/2, π/2] (distributed as that of any uniform angle).
+
+    Within 3e-7.
+    """
+    t = word.to(torch.float32).mul_(2.0**-31)
+    return _polynomial(_SINE, t * t).mul_(t)
+
+
+def _log(value: Tensor) -> Tensor:
+    """ln of normal, positive float32 numbers, within 3e-7 of itself.
+
+    ln(2ᵉm) = e·ln 2 + 2·artanh((m − 1)/(m + 1)) with √½ ≤ m < √2: operations that a compiler makes
+    vectors of without calling a library.
+    """
+    word = value.view(torch.int32)
+    exponent = (word - _SQRT_HALF) >> 23
+    m = (word - (exponent << 23)).view(torch.float32)
+    s = (m - 1).div_(m + 1)
+    log_m = _polynomial(_ARTANH, s * s).mul_(s)
+    return log_m.add_(exponent.to(torch.float32).mul_(math.log(2)))
+
+
+def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """Σ cᵢxⁱ, in pairs (Estrin's scheme): short chains of operations keep a processor busy."""
+    terms: list[Any] = list(coefficients)
+    while len(terms) > 1:
+        odd = [terms.pop()] if len(terms) % 2 else []
+        terms = [b * x + a for a, b in zip(terms[::2], terms[1::2], strict=True)] + odd
+        x = x * x
+    result: Tensor = terms[0]
+    return result

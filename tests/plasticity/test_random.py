@@ -67,7 +67,10 @@ def sequence_p_values(words: np.ndarray) -> dict[str, float]:
 
 
 def avalanche_p_values(generator: Generator) -> dict[str, float]:
-    """Does each bit of index and key flip each bit of the output with probability 1/2?"""
+    """Does each bit of an index flip each bit of the output with probability 1/2?
+
+    Bits of a key need not: keys are hashes.
+    """
     n = 1024
     keys = rnd.key_tensor([mixed(i) for i in range(n)])
     found = {}
@@ -76,18 +79,12 @@ def avalanche_p_values(generator: Generator) -> dict[str, float]:
         ("large", torch.tensor([mixed(i) % 2**62 for i in range(n)])),
     ):
         before = generator(keys, index)
-        for what, width in (("index", 62), ("key", 64)):
-            z = []
-            for b in range(width):
-                flip = 1 << b if b < 63 else -(1 << 63)
-                after = (
-                    generator(keys, index ^ flip)
-                    if what == "index"
-                    else generator(keys ^ flip, index)
-                )
-                flips = unsigned(before ^ after)[:, None] >> np.arange(32, dtype=np.uint32) & 1
-                z.append((flips.mean(0) - 0.5) * 2 * np.sqrt(n))
-            found[f"avalanche: {kind} {what}"] = two_sided(np.array(z))
+        z = []
+        for b in range(62):
+            after = generator(keys, index ^ (1 << b))
+            flips = unsigned(before ^ after)[:, None] >> np.arange(32, dtype=np.uint32) & 1
+            z.append((flips.mean(0) - 0.5) * 2 * np.sqrt(n))
+        found[f"avalanche: {kind} index"] = two_sided(np.array(z))
     return found
 
 
@@ -151,28 +148,28 @@ def no_high_word(key: Tensor, index: Tensor) -> Tensor:
     return rnd.bits(key, index & 0xFFFFFFFF)
 
 
-def half_the_rounds(key: Tensor, index: Tensor) -> Tensor:
-    """The first round only."""
-    x = index.to(torch.int32) ^ low(key)
-    x = (x ^ (x >> 16 & 0xFFFF)) * 0x7FEB352D
-    return (x ^ (x >> 15 & 0x1FFFF)) * (0x846CA68B - 2**32)
-
-
-def one_xorshift_short(key: Tensor, index: Tensor) -> Tensor:
-    """Ours without the last xorshift of the first round, which seems to do nothing."""
-    x = half_the_rounds(key, index) + (key >> 32).to(torch.int32)
-    x = (x ^ (x >> 16 & 0xFFFF)) * (0x85EBCA6B - 2**32)
-    x = (x ^ (x >> 13 & 0x7FFFF)) * (0xC2B2AE35 - 2**32)
+def step(x: Tensor, multiplier: int) -> Tensor:
+    x = x * (multiplier - (multiplier >> 31 << 32))
     return x ^ (x >> 16 & 0xFFFF)
 
 
-@pytest.mark.parametrize("bad", [lcg, unmixed, key_last, no_high_word, half_the_rounds])
+def one_step(key: Tensor, index: Tensor) -> Tensor:
+    """The first step only."""
+    return step(index.to(torch.int32) ^ low(key), 0xED5AD4BB)
+
+
+def two_steps(key: Tensor, index: Tensor) -> Tensor:
+    """Ours without the second step, which seems to be one of three alike."""
+    return step(one_step(key, index) + (key >> 32).to(torch.int32), 0x31848BAB)
+
+
+@pytest.mark.parametrize("bad", [lcg, unmixed, key_last, no_high_word, one_step])
 def test_the_battery_rejects_a_bad_generator(bad: Generator) -> None:
     assert len(failures(battery(bad))) > 10
 
 
-def test_coincidences_tell_when_a_round_is_incomplete() -> None:
-    assert coincidences_p_value(one_xorshift_short) < SIGNIFICANT
+def test_coincidences_tell_when_a_step_is_missing() -> None:
+    assert coincidences_p_value(two_steps) < SIGNIFICANT
 
 
 # --- distributions ----------------------------------------------------------------------------
@@ -206,7 +203,7 @@ def test_uniform() -> None:
 def test_uniform_reaches_both_ends_of_the_half_open_interval() -> None:
     words = torch.tensor([0, 255, 256, -1, -256, 2**31 - 1, -(2**31)], dtype=torch.int32)
     step = 2.0**-24
-    expected = [0, 0, step, 1 - step, 1 - step, 0.5 - step, 0.5]
+    expected = [0.5, 0.5, 0.5 + step, 0.5 - step, 0.5 - step, 1 - step, 0]
     assert rnd._unit(words).tolist() == expected
 
 
@@ -219,8 +216,20 @@ def test_normal_is_finite_for_every_extreme_word() -> None:
     u = rnd._positive_unit(words)
     assert float(u.min()) == 2.0**-32
     assert float(u.max()) == 1.0
-    assert float((-2 * u.log()).sqrt().max()) < 6.7
-    assert bool(rnd._cosine(words).abs().le(1).all())
+    squared = -2 * rnd._log(u)
+    assert float(squared.min()) >= 0
+    assert float(squared.sqrt().max()) < 6.7
+    assert bool(rnd._sine(words).abs().le(1 + 3e-7).all())
+
+
+def test_logarithm_and_sine_are_as_exact_as_documented() -> None:
+    u = torch.cat([torch.rand(N), torch.rand(N) * 2.0**-20, 1 - torch.arange(1.0, 99) * 2.0**-24])
+    u = u.clamp(min=2.0**-32)
+    exact = u.double().log()
+    assert float(((rnd._log(u) - exact) / exact)[u < 1].abs().max()) < 3.5e-7
+    words = rnd.bits(key(), rnd.counters(N))
+    exact = torch.sin(words.double() * 2.0**-32 * torch.pi)
+    assert float((rnd._sine(words) - exact).abs().max()) < 3e-7
 
 
 def test_normal_has_tails() -> None:
@@ -361,45 +370,45 @@ def test_no_two_elements_share_bits() -> None:
 
 GOLDEN_KEYS = [4006204538747916417, -3379351220016047430]
 GOLDEN_BITS = [
-    551760514,
-    1162662604,
-    394495881,
-    355682405,
-    1667071502,
-    -1910802376,
-    1572341337,
-    835755078,
+    2087818524,
+    -1931641908,
+    -35156654,
+    -56947026,
+    864342198,
+    1681713693,
+    125308036,
+    2050052205,
 ]
 GOLDEN_BITS_3 = [
-    1531933159,
-    1285887438,
-    -1669566842,
-    1834074397,
-    -1461205188,
-    1799208517,
-    -1919343608,
-    613691817,
+    -1896545684,
+    -803605471,
+    842397344,
+    1008766433,
+    -1009120713,
+    -2090148678,
+    1925170272,
+    141306498,
 ]
 GOLDEN_NORMAL = [
-    -0.2186663,
-    -0.2205139,
-    -0.1261272,
-    1.929253,
-    -1.416851,
-    -0.9778472,
-    -0.04017944,
-    -0.373429,
+    0.6587017,
+    1.342829,
+    0.6647187,
+    0.3981459,
+    -1.414083,
+    -0.07391244,
+    -0.9410846,
+    -1.202726,
 ]
-GOLDEN_GAMMA = [5.883122, 6.189852, 9.847198, 11.32887, 6.359752, 8.896139, 8.946281, 4.437678]
+GOLDEN_GAMMA = [5.114697, 7.285247, 4.947002, 8.646056, 6.618392, 4.362207, 7.052643, 5.578709]
 GOLDEN_BETA = [
-    0.4127294,
-    0.4620223,
-    0.4016329,
-    0.7111621,
-    0.4490127,
-    0.2697871,
-    0.5798689,
-    0.3510898,
+    0.4405341,
+    0.6510326,
+    0.4745739,
+    0.7327777,
+    0.6747912,
+    0.5621682,
+    0.6416309,
+    0.7655536,
 ]
 
 
@@ -410,7 +419,7 @@ def test_golden_values() -> None:
     index = torch.tensor([0, 1, 2, 2**31, 2**32, 2**32 + 1, 2**40, 2**62 - 1])
     assert rnd.bits(k, index).tolist() == GOLDEN_BITS
     assert rnd.bits(k, index, draw=3).tolist() == GOLDEN_BITS_3
-    assert rnd.uniform(k, index).tolist() == [(b % 2**32 >> 8) / 2**24 for b in GOLDEN_BITS]
+    assert rnd.uniform(k, index).tolist() == [(b >> 8) / 2**24 + 0.5 for b in GOLDEN_BITS]
     for values, expected in (
         (rnd.normal(k, index), GOLDEN_NORMAL),
         (rnd.gamma(k, index, 6.25), GOLDEN_GAMMA),
@@ -426,11 +435,10 @@ def test_bits_are_the_documented_formula() -> None:
         key ^= 4 * word * 0x278DDE6E5FD
         low, high, mask = index & 0xFFFFFFFF, index >> 32, 0xFFFFFFFF
         x = ((low ^ key & mask) + high * 0x9E3779B9) & mask
-        x = (x ^ x >> 16) * 0x7FEB352D & mask
-        x = (x ^ x >> 15) * 0x846CA68B & mask
-        x = ((x ^ x >> 16) + (key >> 32 & mask) + high * 0xB5297A4D) & mask
-        x = (x ^ x >> 16) * 0x85EBCA6B & mask
-        x = (x ^ x >> 13) * 0xC2B2AE35 & mask
+        for multiplier in (0xED5AD4BB, 0xAC4C1B51):
+            x = x * multiplier & mask
+            x ^= x >> 16
+        x = (x + (key >> 32 & mask) + high * 0xB5297A4D) * 0x31848BAB & mask
         return x ^ x >> 16
 
     index = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**33 + 5, 2**62 - 1]
@@ -661,8 +669,8 @@ def test_compiled_normals_differ_from_eager_by_rounding_only() -> None:
 
     fast, index = compiled(both), rnd.counters(100_003)
     ours = fast(key(), index)
-    for a, b in zip(ours, both(key(), index), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for a, b, allowed in zip(ours, both(key(), index), (1e-6, 1e-5), strict=True):
+        torch.testing.assert_close(a, b, rtol=allowed, atol=1e-6)
     # Among compiled code a shard still has the bits of the whole.
     for part in (slice(0, 5), slice(3, 70_001), slice(99_990, 100_003)):
         for a, b in zip(fast(key(), index[part].clone()), ours, strict=True):

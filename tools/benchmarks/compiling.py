@@ -12,12 +12,12 @@ from benchmarks.memory import train_step
 from benchmarks.models import CASES
 from benchmarks.report import Goal, Report, Table, figure
 from benchmarks.steps import ALL, RULES
-from benchmarks.timing import Effort, graphs_compiled, worker
+from benchmarks.timing import Effort, kernels_compiled, worker
 
 
 def compiling(effort: Effort) -> Report:
     case = "tiny" if effort.quick else "small"
-    columns = ["process", "first step, s", "second step, ms", "graphs compiled"]
+    columns = ["process", "first step, s", "second step, ms", "kernels compiled"]
     table = Table(f"Compile time: {CASES[case].name}, {ALL} + rejuvenate", columns)
     with tempfile.TemporaryDirectory() as folder:
         cache = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder, "cache"))}
@@ -40,7 +40,7 @@ def compiling(effort: Effort) -> Report:
             if "error" not in found:
                 found["weights"] = torch.load(weights, weights_only=True)
                 first, second = figure(found["first"]), figure(found["second"] * 1e3)
-                numbers = [first, second, str(found["graphs"])]
+                numbers = [first, second, str(found["kernels"])]
             table.rows.append([name, *numbers])
     eager, cold, warm, bare, tiny = answers.values()
     difference = furthest(eager, cold)
@@ -51,12 +51,12 @@ def compiling(effort: Effort) -> Report:
         else "Compiled and eager weights could not be compared."
     )
     works = None if "error" in bare else furthest(eager, bare)
-    reuse = warm["first"] / cold["first"] if "first" in warm and cold.get("graphs") else None
+    reuse = warm["first"] / cold["first"] if "first" in warm and cold.get("kernels") else None
     pause = tiny.get("first")
     return Report([table], [
         Goal(3, "no C++ compiler: difference of weights from eager", works, 0, ""),
         Goal(3, "compiled and eager weights after 3 steps: largest difference / largest weight",
-             difference if cold.get("graphs") else None, 1e-6, ""),
+             difference if cold.get("kernels") else None, 1e-6, ""),
         Goal(3, "first step of a second process / of the first, which compiles", reuse, 0.5),
         Goal(3, "tiny model: seconds of the first step", pause, 0.5, "s"),
     ])  # fmt: skip
@@ -85,4 +85,4 @@ def first_step(arguments: dict[str, Any]) -> dict[str, Any]:
         train_step(bio, optimizer, batch)
         seconds.append(time.perf_counter() - start)
     torch.save([p.detach() for p in bio.parameters()], arguments["weights"])
-    return {"first": seconds[0], "second": seconds[1], "graphs": graphs_compiled()}
+    return {"first": seconds[0], "second": seconds[1], "kernels": kernels_compiled()}

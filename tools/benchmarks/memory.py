@@ -13,7 +13,7 @@ import biofx
 from benchmarks.models import CASES, Case, seed_available, seed_convert
 from benchmarks.report import Goal, Report, Table, figure, times
 from benchmarks.steps import ALL, RULES, SEED_CALLS
-from benchmarks.timing import Effort, allocations, graphs_compiled, worker
+from benchmarks.timing import Effort, allocations, kernels_compiled, worker
 from biofx.config import Distribution
 from biofx.plasticity import DalesPrinciple, FuzzyLearningRates
 
@@ -83,10 +83,10 @@ def peaks(case: str, effort: Effort) -> Report:
             "case": case, "optimizer": name, "rule": rule, "apply": mode, "compile": kernel,
         })  # fmt: skip
         ratio = found["peak"] / plain[name]["peak"] if "peak" in found else None
-        compiles = compiles and bool(found.get("graphs") or not kernel)
+        compiles = compiles and bool(found.get("kernels") or not kernel)
         if (name, rule, mode) == ("SGD", "fuzzy", "gradient") and ratio is not None:
             fuzzy[kernel] = ratio
-        how = "compiled" if kernel and found.get("graphs") else "eager"
+        how = "compiled" if kernel and found.get("kernels") else "eager"
         table.rows.append([rule, name, mode, how, megabytes(found), times(ratio)])
     if seed_available():
         for rule in ("fuzzy", ALL):
@@ -151,7 +151,7 @@ def peak(arguments: dict[str, Any]) -> dict[str, Any]:
             train_step(model, optimizer, batch)
 
     most = max(itertools.accumulate(allocations(two_steps)))
-    return {"peak": alive + most, "alive": alive, "graphs": graphs_compiled()}
+    return {"peak": alive + most, "alive": alive, "kernels": kernels_compiled()}
 
 
 def live_bytes() -> int:

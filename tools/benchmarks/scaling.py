@@ -13,7 +13,7 @@ from benchmarks.memory import tensors
 from benchmarks.models import mlp
 from benchmarks.report import Report, Table, figure
 from benchmarks.steps import ALL, RULES, restorer
-from benchmarks.timing import Effort, graphs_compiled, interleaved, worker
+from benchmarks.timing import Effort, interleaved, kernels_compiled, worker
 from biofx.plasticity import FuzzyLearningRates, Rejuvenate, Rule
 
 SIZES = (10**4, 10**5, 10**6, 10**7, 10**8)
@@ -33,15 +33,15 @@ def scaling(effort: Effort) -> Report:
     columns = ["parameters", "SGD step", *(f"{rule}, {mode}" for mode in MODES for rule in SHOWN)]
     speed = Table("Time per parameter and step (nanoseconds)", columns)
     size = Table("Bytes of plasticity state per weight", ["parameters", *SHOWN])
-    before = graphs_compiled()
+    before = kernels_compiled()
     for count in SIZES[:2] if effort.quick else SIZES:
         found, states, exact = measure(count, effort)
         speed.rows.append([f"{exact:,}", *(figure(s / exact * 1e9) for s in found)])
         size.rows.append([f"{exact:,}", *(f"{state / exact:.3g}" for state in states)])
-    made = graphs_compiled() - before
+    made = kernels_compiled() - before
     speed.note = (
         f"Networks of {LAYERS} square linear layers without biases, plain SGD, the GradScheduler's "
-        f'default `compile="auto"` ({made} graphs were compiled). Each column but the first is '
+        f'default `compile="auto"` ({made} kernels were compiled). Each column but the first is '
         "what the rules add to the step."
     )
     return Report([speed, size, fsdp(effort)])

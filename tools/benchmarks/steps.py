@@ -10,7 +10,7 @@ from torch import nn
 import biofx
 from benchmarks.models import TINY, Case, seed_available, seed_convert
 from benchmarks.report import Goal, Report, Table, milliseconds, times
-from benchmarks.timing import Effort, graphs_compiled, interleaved
+from benchmarks.timing import Effort, interleaved, kernels_compiled
 from biofx.plasticity import Crystallize, FuzzyLearningRates, Rejuvenate, Rule, VolumeDependentRates
 
 RULES: dict[str, Callable[[], list[Rule]]] = {
@@ -59,7 +59,7 @@ def measure(case: Case, effort: Effort) -> Report:
             torch._foreach_add_(counts, 1),
         ),
     }
-    before = graphs_compiled()
+    before = kernels_compiled()
     for name, optimizer in optimizers(bio, parameters).items():
         calls[name] = optimizer.step
     seed = seed_convert(model) if seed_available() else None
@@ -70,7 +70,7 @@ def measure(case: Case, effort: Effort) -> Report:
     copies = [seed.get_parameter(name) for name in names] if seed is not None else None
     prepare = restorer(parameters, copies)
     found = interleaved(calls, effort, prepare=prepare)
-    return summarise(case, found, compiled=graphs_compiled() > before)
+    return summarise(case, found, compiled=kernels_compiled() > before)
 
 
 def optimizers(bio: nn.Module, parameters: list[nn.Parameter]) -> dict[str, torch.optim.Optimizer]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from biofx.plasticity.compiled import KERNELS
+
 TOOLS = Path(__file__).resolve().parents[1]
 Call = Callable[[], object]
 
@@ -66,9 +68,9 @@ def interleaved(
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
-def graphs_compiled() -> int:
-    """Graphs that `torch.compile` has compiled in this process."""
-    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+def kernels_compiled() -> int:
+    """Plasticity kernels that this process has compiled."""
+    return len(KERNELS)
 
 
 def allocations(call: Call) -> list[int]:
