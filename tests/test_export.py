@@ -555,3 +555,26 @@ def test_a_wrong_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ExportError, match="does not compute what the model computes"):
         biofx.export(bio, tmp_path / "m.pt", example_inputs=entry.inputs())
     assert list(tmp_path.iterdir()) == []
+
+
+class AddMM(nn.Module):
+    """GPT-2's layer: a Linear with a transposed weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 4))
+        self.bias = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
+        return y.view(x.size()[:-1] + (4,))  # noqa: RUF005
+
+
+@pytest.mark.parametrize("gamma", [1, 2])
+def test_a_product_with_a_bias_is_rounded_once(gamma: int, tmp_path: Path) -> None:
+    seed()
+    model = nn.Sequential(AddMM(), nn.Tanh(), nn.Linear(4, 6), nn.Tanh(), AddMM())
+    bio = biofx.transform(model, BioConfig(weight_splitting_Gamma=gamma)).eval()
+    x = torch.randn(2, 3, 6)
+    biofx.export(bio, tmp_path / "model.pt", example_inputs=x, fold=False)
+    assert torch.equal(torch.jit.load(tmp_path / "model.pt")(x), bio(x))

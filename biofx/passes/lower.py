@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
+from torch.nn import functional as F
 
 from biofx.capture import inplace
 from biofx.errors import ExportError
@@ -59,12 +60,28 @@ def _rewrite(module: fx.GraphModule, name: str) -> None:
                 # a Python function behind the method fills in its defaults; compilers see neither
                 node.op, node.target = "call_function", torch.norm
                 continue
+            elif node.target is torch.addmm and _has_bias(module, node):
+                # TorchScript takes addmm apart, which rounds once more; linear calls it whole
+                bias, x, weight = node.args
+                transposed = graph.call_method("t", (weight,))
+                fresh = graph.call_function(F.linear, (x, transposed, bias))
+                node.replace_all_uses_with(fresh)
             elif str(getattr(node.target, "__module__", "")).startswith("biofx"):
                 raise ExportError(f"{name or 'the model'} uses {node.target}, a function of biofx")
             else:
                 continue
         graph.erase_node(node)
     module.recompile()
+
+
+def _has_bias(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether an addmm adds a vector that the module holds."""
+    if len(node.args) != 3 or node.kwargs:
+        return False
+    bias = node.args[0]
+    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    tensor = held.get(str(bias.target)) if isinstance(bias, fx.Node) else None
+    return tensor is not None and tensor.dim() == 1
 
 
 def _sum(graph: fx.Graph, x: fx.Node, gamma: int, axis: int) -> fx.Node:

@@ -19,7 +19,7 @@ from biofx.synapses import Axes, Synapses
 
 _CONVS = {torch.conv1d, torch.conv2d, torch.conv3d}
 _TRANSPOSED = {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
-_WEIGHT_OPS = {F.linear, *_CONVS, *_TRANSPOSED}
+_WEIGHT_OPS = {F.linear, torch.addmm, *_CONVS, *_TRANSPOSED}
 
 
 class Split(PassBase):
@@ -128,6 +128,8 @@ class Split(PassBase):
         op = _weight_op(module.graph, layer.axes[0].parameter)
         if op is None:
             return "its graph holds no single weight op"
+        if config.weight_splitting_mode == "group" and layer.axes[0].units is None:
+            return "its Axes do not say on which axis of its output the units lie (units=…)"
         if config.weight_splitting_mode == "expand":
             split = self._expand(module, op, layer.axes[0], synapses)
         else:
@@ -157,12 +159,11 @@ class Split(PassBase):
         output = graph.output_node()
         phi = _phi(synapses.config.weight_splitting_activation_function)
         assert axes.units is not None
-        units = op.args[0]
-        assert isinstance(units, fx.Node)
         per_group = synapses.shape[synapses.post_axis]
         if not synapses.kind.startswith("conv_transpose"):
             per_group //= synapses.groups
-        if phi is None and output.args[0] is op and per_group % gamma == 0:
+        bound = op.target in _SIGNATURES and output.args[0] is op
+        if phi is None and bound and per_group % gamma == 0:
             # Σ(Wx + b) = (ΣW)x + Σb: sum the weight, not the units
             arguments = _bind(op)
             for name, axis in (("weight", synapses.post_axis), ("bias", 0)):

@@ -4,26 +4,19 @@ import operator
 from collections.abc import Iterable, Iterator
 
 import networkx as nx
-import torch
 from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
-from torch.nn import functional as F
 
 from biofx.capture import Captured, inplace, is_leaf
+from biofx.passes.direct import used_directly
 from biofx.passes.draft import Draft, WeightLayer, join
-from biofx.synapses import Axes, axes_of
+from biofx.synapses import axes_of
 
 # Names of the weight layers that a value comes from; "=name" is the weight of a layer itself.
 Sources = frozenset[str]
 _INPUT = "?"  # the model's own input, which distinguishes data from what is made of weights alone
 
-# Weight ops on a parameter that a module holds itself: position of the weight, and its Axes.
-_CONVS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
-_TRANSPOSED = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
-_PRODUCTS = {torch.matmul, operator.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm"}
-_SWAPS = {"t", "transpose", "permute", torch.t, torch.transpose, torch.permute}
 _IN_PLACE = inplace.__name__
-_LAYOUT = {"to", "contiguous", "type_as", "view", "reshape", "clone", "float", "half"}
 
 
 class Topology(PassBase):
@@ -39,6 +32,7 @@ class Topology(PassBase):
         self.flow = nx.DiGraph()
         self._names: dict[nn.Module, str] = {}
         self._marks: set[str] = set()
+        self._inside: list[nn.Module] = []  # a child may have registered its parent
 
     def requires(self, graph_module: nn.Module) -> None:
         assert not self.draft.weights, "topology runs first"
@@ -48,7 +42,7 @@ class Topology(PassBase):
         for module, name in self._names.items():
             axes = axes_of(module)
             if not axes and isinstance(module, Captured):
-                axes = list(_used_directly(module).values())
+                axes = list(used_directly(module).values())
             if axes:
                 self.draft.weights[name] = WeightLayer(name, module, axes)
         self._ignore()
@@ -85,15 +79,18 @@ class Topology(PassBase):
         name = self._names[module]
         if isinstance(module, Captured):
             return self._visit_graph(name, module, sources)
+        self._inside.append(module)
         if name in self.draft.weights:
             self.draft.weights[name].in_graph |= in_graph
             sources = self._reach(name, sources)
         for child in module.children():
-            if child in self._names:
+            if child in self._names and child not in self._inside:
                 sources = self._visit(child, sources, in_graph=in_graph)
+        self._inside.pop()
         return sources
 
     def _visit_graph(self, name: str, module: Captured, inputs: Sources) -> Sources:
+        self._inside.append(module)
         values: dict[fx.Node, Sources] = {}
         result: Sources = frozenset()
         for node in module.graph.nodes:
@@ -122,6 +119,7 @@ class Topology(PassBase):
             own.in_graph = True
             if not own.reached:
                 self._reach(name, inputs)
+        self._inside.pop()
         return result - self._marks
 
     def _marked(self, name: str, target: str) -> Sources:
@@ -208,85 +206,3 @@ def _union(parts: Iterable[Sources]) -> Sources:
         if part is not union:
             union = union | part if union else part
     return union
-
-
-def _used_directly(module: Captured) -> dict[str, Axes]:
-    """Axes of the parameters that a module holds itself and its graph uses as weights."""
-    own = dict(module.named_parameters(recurse=False))
-    found: dict[str, Axes] = {}
-    for node in module.graph.nodes:
-        if node.op not in ("call_function", "call_method"):
-            continue
-        for position, argument in enumerate(node.args):
-            name, swapped = _parameter(argument)
-            if name in own and own[name].ndim >= 2 and name not in found:
-                axes = _axes_in(node, position, name, own[name].ndim, swapped)
-                if axes is not None:
-                    found[name] = axes
-    return found
-
-
-def _parameter(argument: object, swapped: bool = False) -> tuple[str, bool]:
-    """The parameter behind an argument, through transposes and changes of dtype."""
-    if not isinstance(argument, fx.Node):
-        return "", False
-    if argument.op == "get_attr":
-        return str(argument.target), swapped
-    if argument.args and argument.target in _SWAPS:
-        return _parameter(argument.args[0], not swapped)
-    if argument.target is getattr and argument.args[1] in ("T", "mT"):
-        return _parameter(argument.args[0], not swapped)
-    if argument.args and argument.target in _LAYOUT - {"view", "reshape"}:
-        return _parameter(argument.args[0], swapped)
-    return "", False
-
-
-def _axes_in(node: fx.Node, position: int, name: str, ndim: int, swapped: bool) -> Axes | None:
-    whole = "its weight is not a layer's"
-    target = node.target
-    if target is torch.einsum and isinstance(node.args[0], str) and not swapped:
-        return _einsum_axes(node.args[0], position - 1, name)
-    if (target in _PRODUCTS and position < 2) or (
-        target in (torch.addmm, "addmm") and position == 2
-    ):
-        # x @ W runs over W's last but one axis; W @ x over its last
-        pre_last = (position == 0) != swapped
-        pre, post = (ndim - 1, ndim - 2) if pre_last else (ndim - 2, ndim - 1)
-        return Axes(name, "matmul", post=post, pre=pre, whole=whole)
-    if swapped:
-        return None
-    if target is F.linear and position == 1:
-        return Axes(name, "linear", post=0, pre=1, whole=whole)
-    if target in _CONVS and position == 1:
-        return Axes(
-            name, f"conv{_CONVS[target]}d", post=0, pre=1, groups=_groups(node), whole=whole
-        )
-    if target in _TRANSPOSED and position == 1:
-        kind = f"conv_transpose{_TRANSPOSED[target]}d"
-        return Axes(name, kind, post=1, pre=0, groups=_groups(node), whole=whole)
-    if target is F.embedding and position == 1:
-        return Axes(name, "embedding", post=1, pre=0, whole=whole)
-    if target is F.bilinear and position == 2:
-        return Axes(name, "bilinear", post=0, pre=1, whole=whole)
-    return None
-
-
-def _einsum_axes(equation: str, operand: int, name: str) -> Axes | None:
-    """Contracted subscripts are pre-synaptic, those only the weight brings in post-synaptic."""
-    inputs, arrow, output = equation.replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    if not arrow or "." in terms[operand]:
-        return None
-    others = "".join(term for i, term in enumerate(terms) if i != operand)
-    pre = [i for i, c in enumerate(terms[operand]) if c in others and c not in output]
-    post = [i for i, c in enumerate(terms[operand]) if c in output and c not in others]
-    if not pre or not post:
-        return None
-    return Axes(name, "einsum", post=post[-1], pre=pre[0], whole="its weight is not a layer's")
-
-
-def _groups(node: fx.Node) -> int:
-    # conv(input, weight, bias, stride, padding, dilation, groups);
-    # conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    value = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    return value if isinstance(value, int) else 1

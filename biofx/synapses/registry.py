@@ -81,7 +81,8 @@ def _trained(module: nn.Module, axes: Axes) -> Axes | None:
     name = axes.parameter
     if is_parametrized(module, name):
         originals = dict(module.parametrizations[name].named_parameters(recurse=False))  # type: ignore[index, union-attr]
-        largest = max(originals, key=lambda key: originals[key].numel())
+        # of a magnitude and a direction, the direction, which comes last
+        largest = max(reversed(originals), key=lambda key: originals[key].numel())
         if originals[largest].ndim <= max(axes.post, axes.pre):
             return None
         return replace(axes, parameter=f"parametrizations.{name}.{largest}", whole="parametrized")
@@ -144,16 +145,15 @@ def _attention(module: nn.MultiheadAttention) -> list[Axes]:
 
 
 _GATES = {
-    "LSTM": ("input", "forget", "cell", "output"),
-    "GRU": ("reset", "update", "new"),
-    "RNN": ("hidden",),
+    (nn.LSTM, nn.LSTMCell): ("input", "forget", "cell", "output"),
+    (nn.GRU, nn.GRUCell): ("reset", "update", "new"),
+    (nn.RNN, nn.RNNCell): ("hidden",),
 }
 
 
 @register(nn.RNNBase, nn.RNNCellBase)
 def _recurrent(module: nn.Module) -> list[Axes]:
-    mode = str(getattr(module, "mode", type(module).__name__))
-    gates = next((names for key, names in _GATES.items() if mode.startswith(key)), ())
+    gates = next((names for types, names in _GATES.items() if isinstance(module, types)), ())
     whole = "splitting would mix gates"
     return [
         Axes(name, "recurrent", post=0, pre=1, bundles=() if "_hr" in name else gates, whole=whole)
