@@ -1,6 +1,6 @@
 """`transform`: capture, passes, record. The only place that composes them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,11 @@ def transform(
     arguments = split_inputs(example_inputs)
     if inplace:
         transform(model, config, example_inputs=example_inputs)  # errors leave `model` as it was
-    target = model if inplace else clone(model)
+    with torch.inference_mode(False):  # what is made here is to be trained
+        return _transform(model if inplace else clone(model), config, arguments)
+
+
+def _transform(target: nn.Module, config: BioConfig, arguments: Any) -> nn.Module:
     session = Session(target)
     session.run(arguments)
     reads: dict[nn.Module, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
@@ -68,6 +72,10 @@ def transform(
         for owner, attribute in capture.reads:
             reads[owner][attribute].append(capture.cell)
     opaque = {session.names[module]: reason for module, reason in session.opaque.items()}
+    held = Counter(child for module in target.modules() for child in module._modules.values())
+    for child, times in held.items():
+        if child is not None and times > 1:  # graphs call it by one name, whichever is meant
+            reads.setdefault(child, defaultdict(list))
     draft = Draft(config, session, dict(sorted(opaque.items())))
     for make in PASSES:
         make(draft)(target)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Structural clone: new module objects over the same tensors."""
 
 import copy
+import weakref
 from collections import ChainMap, OrderedDict
 from collections.abc import Iterator
 from enum import Enum
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from biofx.synapses.classes import slots_of
 
 # Values that a copy may share because nothing can change them.
 _IMMUTABLE = (
@@ -41,6 +44,7 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
     ]
     for module in modules:
         memo[id(module)] = fresh = object.__new__(type(module))
+        _copy_references(module, fresh, memo)
         for name in _REGISTRIES:
             memo[id(module.__dict__[name])] = fresh.__dict__[name] = {}
     for module in model.modules():
@@ -61,17 +65,19 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
                 fresh[name].update((key, memo.get(id(item), item)) for key, item in value.items())
             else:
                 fresh[name] = _copied(value, memo)
-        for slot in _slots(type(module)):
+        for slot in slots_of(type(module)):
             if hasattr(module, slot):
                 object.__setattr__(memo[id(module)], slot, _copied(getattr(module, slot), memo))
     result: nn.Module = memo[id(model)]
     return result
 
 
-def _slots(cls: type) -> Iterator[str]:
-    for base in cls.__mro__:
-        slots = vars(base).get("__slots__", ())
-        yield from (slots,) if isinstance(slots, str) else slots
+def _copy_references(module: nn.Module, fresh: nn.Module, memo: dict[int, Any]) -> None:
+    """Let the copies of weak references to a module refer to its copy."""
+    for reference in weakref.getweakrefs(module):
+        if type(reference) is weakref.ref and reference.__callback__ is None:
+            memo[id(reference)] = weakref.ref(fresh)
+            memo.setdefault(id(memo), []).append(reference)  # alive, so that its id stays its own
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:

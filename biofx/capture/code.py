@@ -8,9 +8,12 @@ import dis
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from types import CodeType, FrameType
 
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+# Attributes of a tensor that may be None.
+MAYBE_NONE = frozenset({"grad", "grad_fn", "_base", "_grad", "_grad_fn", "_backward_hooks"})
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Facts:
         rebinds: a variable that outlives the call and is assigned by it, or None.
         compares_values: whether two computed values are compared with ``is``.
         compares_with_none: whether something computed may be compared with None: anything but
-            ``self.…`` and the function's own arguments.
+            ``self.…`` and the function's own arguments. The gradient of a tensor is computed.
         compares_any_with_none: the same, arguments included.
         catches: whether it has `except` clauses.
     """
@@ -113,10 +116,19 @@ def _compares_with_none(
             base, chain = _operand(instructions, position - 1)
         else:
             continue
-        of_self = base.argval == "self" and chain
-        if not base.opname.startswith("LOAD_FAST") or not (of_self or base.argval in safe):
+        of_self = base.argval == "self" and chain and MAYBE_NONE.isdisjoint(chain)
+        argument = base.argval in safe and not chain
+        if not base.opname.startswith("LOAD_FAST") or not (of_self or argument):
             return True
     return False
+
+
+def assigns(code: CodeType) -> Iterator[str]:
+    """Names of the attributes of its first argument that a method assigns."""
+    for before, instruction in pairwise(dis.get_instructions(code)):
+        loaded = before.argval if isinstance(before.argval, tuple) else (before.argval,)
+        if instruction.opname == "STORE_ATTR" and loaded[-1:] == code.co_varnames[:1]:
+            yield str(instruction.argval)
 
 
 def _operand(

@@ -17,6 +17,10 @@ from biofx.capture.world import World
 from biofx.errors import ModelError
 from biofx.synapses import BioLayer, Cell, Watched, become, rebuild
 
+# What compiling a graph leaves on its module.
+_CODE = ("_code", "_lineno_map", "_prologue_start")
+_OF_A_CLASS = ("__dict__", "__weakref__")
+
 
 class Captured(Watched, GraphModule):
     """A user's module whose forward is generated from an FX graph.
@@ -26,6 +30,7 @@ class Captured(Watched, GraphModule):
     """
 
     _one_class_each = True
+    _shared = False
     _cell: Cell
     _world: World
     _tracer_cls: Any
@@ -36,6 +41,7 @@ class Captured(Watched, GraphModule):
 
     def recompile(self) -> PythonCode:
         """Generate `forward` from the graph; without FX's wrapper that hides tracebacks."""
+        self._unshare()
         code = self._graph.python_code(root_module="self")
         self._code = code.src
         self._lineno_map = code._lineno_map
@@ -63,19 +69,18 @@ class Captured(Watched, GraphModule):
             )
         return type(self)._base.forward(self, *args, **kwargs)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return rebuild, (type(self)._base, type(self)._mixins), self._state()
-
     def __deepcopy__(self, memo: dict[int, Any]) -> "Captured":
-        fresh = cast("Captured", rebuild(type(self)._base, type(self)._mixins))
+        type(self)._shared = True
+        fresh = object.__new__(type(self))
         memo[id(self)] = fresh
-        state = {name: value for name, value in self.__dict__.items() if name not in _GRAPH_STATE}
-        fresh.__dict__.update(copy.deepcopy(state, memo))
+        super(Captured, fresh).__setstate__(copy.deepcopy(super()._state(), memo))
         graph = fx.Graph()
         graph.output(graph.graph_copy(self._graph, {}, return_output_node=False))
         _copy_output_meta(self._graph, graph)
         graph.set_codegen(copy.copy(self._graph._codegen))
-        fresh._install(graph)
+        graph.owning_module = fresh
+        fresh.__dict__["_graph"] = graph
+        fresh.__dict__.update((name, self.__dict__[name]) for name in _CODE)
         return fresh
 
     def __copy__(self) -> "Captured":
@@ -83,26 +88,27 @@ class Captured(Watched, GraphModule):
         fresh.__setstate__(self._state())
         return fresh
 
-    def _state(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in _GRAPH_STATE}
-        state["_graph"] = (_flatten(self._graph), self._graph._codegen)
-        return state
+    def _state(self) -> tuple[Any, ...]:
+        return (*super()._state(), _flatten(self._graph), self._graph._codegen)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        nodes, codegen = state.pop("_graph")
-        self.__dict__.update(state)
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        *rest, nodes, codegen = state
+        super().__setstate__(tuple(rest))
         graph = _unflatten(nodes)
         graph.set_codegen(codegen)
         self._install(graph)
+
+    def _unshare(self) -> None:
+        """Have a class of its own, for a `forward` of its own: a deep copy shares both."""
+        cls = type(self)
+        if cls._shared:
+            names = {name: value for name, value in vars(cls).items() if name not in _OF_A_CLASS}
+            self.__class__ = type(cls.__name__, cls.__bases__, {**names, "_shared": False})
 
     def _install(self, graph: fx.Graph) -> None:
         self.__dict__["_graph"] = graph
         graph.owning_module = self
         self.recompile()
-
-
-_GRAPH_STATE = frozenset({"_graph", "_code", "_lineno_map", "_prologue_start"})
 
 
 def install(module: nn.Module, capture: Capture) -> None:

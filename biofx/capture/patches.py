@@ -7,6 +7,8 @@ forward assigns) is refused, so that the module becomes opaque instead of wrong.
 """
 
 import contextlib
+import importlib._bootstrap
+import logging
 import math
 import random
 import sys
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx import _symbolic_trace
+from torch.utils._python_dispatch import _disable_current_modes
 
 from biofx.capture.recording import Recording
 from biofx.capture.world import Missing
@@ -40,6 +43,7 @@ _MODES_READ = (
     "get_default_dtype", "get_default_device", "get_num_threads", "get_float32_matmul_precision",
     "are_deterministic_algorithms_enabled", "is_deterministic_algorithms_warn_only_enabled",
 )  # fmt: skip
+_LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log")
 _REGISTRIES = ("_modules", "_parameters", "_buffers")
 # Where nn.Module and FX themselves look at a module's registries and hooks.
 _BOOKKEEPERS = ("torch.nn.modules.module", "torch.fx._symbolic_trace", "torch.fx.proxy")
@@ -69,6 +73,9 @@ def recording(session: Any) -> Iterator[None]:
             if hasattr(torch, name):
                 refuse = _refuser(getattr(torch, name), tracer, f"reads torch.{name}()")
                 patch(torch, name, refuse)
+        for name in _LOGGING:
+            refuse = _refuser(getattr(logging.Logger, name), tracer, "writes a log")
+            patch(logging.Logger, name, refuse)
         for owner_class, method in _CONTEXTS:
             what = f"enters torch.{owner_class.__name__}"
             entered = _refuser(vars(owner_class)[method], tracer, what, by_torch_too=True)
@@ -89,6 +96,7 @@ def recording(session: Any) -> Iterator[None]:
         _symbolic_trace._patch_wrapped_functions(patcher)
         _symbolic_trace._autowrap_check(patcher, vars(math), wrapped)
         session.autowrap = partial(_symbolic_trace._autowrap_check, patcher, function_ids=wrapped)
+        patch(importlib._bootstrap, "_find_and_load", _importing(active))
         patch(nn.Module, "__getattribute__", _noting_getattribute(tracer))
         yield
 
@@ -146,7 +154,7 @@ def _recording_getattr(tracer: Callable[[], Any]) -> Callable[..., Any]:
         active = tracer()
         if active is None:
             return value
-        return active.getattr(name, value, active.attributes)
+        return active.read(module, name, value)
 
     return get_attribute
 
@@ -211,7 +219,8 @@ def _noting_getattribute(tracer: Callable[[], Any]) -> Callable[..., Any]:
             active.reads.note(module, name, value)
             return active.held(module, name, value) if by_user else value
         if name == "__dict__" and by_user:
-            raise active.refuse("reads its __dict__")
+            cached = reader == "functools"
+            raise active.refuse(f"reads {'a cached property' if cached else 'its __dict__'}")
         try:
             value = plain(module, name)
         except AttributeError:
@@ -223,6 +232,19 @@ def _noting_getattribute(tracer: Callable[[], Any]) -> Callable[..., Any]:
         return value
 
     return get_attribute
+
+
+def _importing(recording: Recording) -> Callable[..., Any]:
+    """Importing a module for the first time: what it keeps of torch outlives the capture."""
+    plain = importlib._bootstrap._find_and_load  # type: ignore[attr-defined]
+
+    def find_and_load(*args: Any) -> Any:
+        if threading.get_ident() != recording.owner:
+            return plain(*args)
+        with recording.paused():
+            return plain(*args)
+
+    return find_and_load
 
 
 def random_state() -> tuple[Any, ...]:
@@ -240,8 +262,9 @@ def restore_random_state(before: tuple[Any, ...]) -> bool:
     now = random_state()
     if now[0] != before[0]:
         random.setstate(before[0])
-    moved = now[0] != before[0] or not torch.equal(now[1], before[1])
-    torch.set_rng_state(before[1])
+    with _disable_current_modes():  # fake tensors, say: the state itself is real
+        moved = now[0] != before[0] or not torch.equal(now[1], before[1])
+        torch.set_rng_state(before[1])
     if before[2] is not None:
         name, keys, *rest = now[2]
         if not ((keys == before[2][1]).all() and (name, *rest) == (before[2][0], *before[2][2:])):

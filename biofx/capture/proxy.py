@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from biofx.capture import inplace
-from biofx.capture.code import calls, instruction_of
+from biofx.capture.code import MAYBE_NONE, calls, instruction_of
 
 # "tensor": certainly a Tensor.  "value": some result of an operation, never None.
 # "unknown": came out of Python code that was not traced; may be anything, None too.
@@ -16,8 +16,6 @@ Kind = Literal["tensor", "value", "unknown"]
 
 # What a parameter or buffer can tell at capture time because it cannot change afterwards.
 _STATIC = frozenset({"shape", "ndim", "dim", "ndimension", "size", "numel", "is_complex"})
-# Attributes of a tensor that may be None.
-_MAYBE_NONE = frozenset({"grad", "grad_fn", "_base", "_grad", "_grad_fn", "_backward_hooks"})
 _OWN = frozenset({"tracer", "node", "kind", "static", "root", "attr", "_node"})
 
 
@@ -140,7 +138,7 @@ class BioAttribute(BioProxy):
         self.root = root
         self.attr = attr
         self.tracer = root.tracer
-        self.kind = "unknown" if root.kind == "unknown" or attr in _MAYBE_NONE else "value"
+        self.kind = "unknown" if root.kind == "unknown" or attr in MAYBE_NONE else "value"
         if self.kind == "unknown":
             self.tracer.unknown = True
         self.static = None

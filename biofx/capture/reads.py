@@ -28,7 +28,7 @@ from torch import nn
 from biofx.capture.code import facts
 from biofx.capture.recording import CACHED, Recording, class_attribute, reads_function
 from biofx.capture.substitutes import substitute_for
-from biofx.capture.world import PLAIN, Globals, Missing, Snapshots, World
+from biofx.capture.world import PLAIN, Globals, Missing, Snapshots, World, content_of
 
 # Values that cannot change, or that tell when they do.
 _ATOMS = (
@@ -96,8 +96,9 @@ class Reads:
     def rest_on_tensors(self, module: nn.Module) -> None:
         """The forward asks for all parameters or buffers of a module."""
         for child in module.modules():
-            for registry in ("_parameters", "_buffers", "_modules"):
-                self.world.content(vars(child)[registry])
+            self.world.content(child._modules)
+            for registry in (child._parameters, child._buffers):
+                self.world.registry(registry)
 
     def scan_forward(self, function: Any) -> None:
         """Look at a forward and at the functions that it is wrapped in."""
@@ -130,15 +131,16 @@ class Reads:
         elif hasattr(type(value), "__next__") or _is_c_object(value):
             raise self.refuse(f"reads {what}, a {type(value).__module__}.{type(value).__name__}")
         elif not self.recording.track(value, outer):
-            self._rest_on_content(vars(value), what, outer, depth)
+            self._rest_on_content(value, what, outer, depth)
 
     def _rest_on_content(self, value: Any, what: str, outer: bool, depth: int) -> None:
-        if len(value) > LONGEST or not depth:
+        content = content_of(value)
+        if len(content) > LONGEST or not depth:
             raise self.refuse(f"reads {what}, a large container")
-        self.snapshots.take(value, 0)
+        self.snapshots.take(content, 0)
         if not isinstance(value, tuple | frozenset):
             self.world.content(value, outer=outer)
-        for item in value.values() if isinstance(value, dict) else value:
+        for item in content.values() if isinstance(content, dict) else content:
             if outer and isinstance(item, torch.Tensor):
                 raise self.refuse(f"reads {what}, which holds a tensor")
             self.rest_on(item, what, outer=outer, depth=depth - 1)
@@ -179,7 +181,7 @@ class Reads:
                 value = held.get(name, Missing)
             substitute = substitute_for(value)
             if substitute is not None:
-                self.recording.substitute(names, name, substitute(self.recording, value))
+                self.recording.patch(names, name, substitute(self.recording, value))
                 return
             if isinstance(value, ModuleType):
                 if _is_library(value.__name__) and chain[:2] != ("torch", "fx"):

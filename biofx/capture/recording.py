@@ -3,8 +3,9 @@
 import functools
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import (
     FunctionType,
     GetSetDescriptorType,
@@ -14,10 +15,43 @@ from types import (
 from typing import Any
 
 import torch
+from torch.fx._symbolic_trace import _maybe_revert_all_patches
 
 from biofx.capture.world import Missing
 
 CACHED = type(functools.lru_cache(lambda: None))
+
+
+@dataclass
+class Patch:
+    """An attribute of a class or module, or a name in a namespace, that is something else."""
+
+    owner: Any
+    name: str
+    value: Any
+    before: Any = Missing
+
+    def apply(self) -> None:
+        self.before = self._names().get(self.name, Missing)
+        self._set(self.value)
+
+    def revert(self) -> None:
+        self._set(self.before)
+
+    def _names(self) -> Mapping[str, Any]:
+        names: Mapping[str, Any] = self.owner if isinstance(self.owner, dict) else vars(self.owner)
+        return names
+
+    def _set(self, value: Any) -> None:
+        if isinstance(self.owner, dict):
+            if value is Missing:
+                self.owner.pop(self.name, None)
+            else:
+                self.owner[self.name] = value
+        elif value is Missing:
+            delattr(self.owner, self.name)
+        else:
+            setattr(self.owner, self.name, value)
 
 
 class Recording:
@@ -26,6 +60,7 @@ class Recording:
     def __init__(self, session: Any, undo: ExitStack) -> None:
         self.session = session
         self.undo = undo
+        self.patches: list[Patch] = []
         self.owner = threading.get_ident()
         self.tracked: dict[int, tuple[Any, bool]] = {}  # id: (object, belongs to a global)
         self._classes: set[type] = set()
@@ -39,30 +74,23 @@ class Recording:
         return None
 
     def patch(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute until the capture is over."""
-        before = vars(owner).get(name, Missing)
+        """Let an attribute, or a name in a namespace, be something else while the capture lasts."""
+        patch = Patch(owner, name, value)
+        patch.apply()
+        self.patches.append(patch)
+        self.undo.callback(patch.revert)
 
-        def restore() -> None:
-            if before is Missing:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
-
-        setattr(owner, name, value)
-        self.undo.callback(restore)
-
-    def substitute(self, names: dict[str, Any], name: str, value: Any) -> None:
-        """Let a global variable mean something else until the capture is over."""
-        before = names.get(name, Missing)
-
-        def restore() -> None:
-            if before is Missing:
-                names.pop(name, None)
-            else:
-                names[name] = before
-
-        names[name] = value
-        self.undo.callback(restore)
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Everything as it is outside of captures: for a module that a forward imports."""
+        for patch in reversed(self.patches):
+            patch.revert()
+        try:
+            with _maybe_revert_all_patches():
+                yield
+        finally:
+            for patch in self.patches:
+                patch.apply()
 
     def track(self, value: Any, outer: bool) -> bool:
         """Notice from now on which fields of an object are read; False if that is impossible."""

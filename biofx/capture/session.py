@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from biofx.capture import patches
-from biofx.capture.code import facts
+from biofx.capture.code import assigns, facts
 from biofx.capture.leaves import CHOOSES_AT_RUN_TIME, bases_of, is_leaf
 from biofx.capture.recording import Recording
 from biofx.capture.signature import Call, GuardedCodeGen, Pattern, Unpatterned
@@ -180,7 +180,16 @@ def _graph_names() -> frozenset[str]:
 
 @cache
 def _clash(cls: Any) -> frozenset[str]:
-    return _graph_names() & set(dir(cls))
+    """Attributes that a class has, or that its methods assign, and that are a graph's too."""
+    assigned = {
+        name
+        for base in cls.__mro__
+        if not base.__module__.startswith("torch.")
+        for function in vars(base).values()
+        if isinstance(function, FunctionType)
+        for name in assigns(function.__code__)
+    }
+    return _graph_names() & {*dir(cls), *assigned}
 
 
 def reason_of(error: BaseException) -> str:

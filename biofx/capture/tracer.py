@@ -113,8 +113,14 @@ class ModuleTracer(fx.Tracer):
         held = (*self.root.named_buffers(), *self.root.named_parameters())
         return {id(value): name for name, value in held}
 
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return self.tensor(attr_val) if isinstance(attr_val, torch.Tensor) else attr_val
+    def read(self, module: nn.Module, name: str, value: Any) -> Any:
+        """A parameter or buffer under the name it is read by: what is tied may be untied later."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        path = self.submodule_paths.get(module)  # type: ignore[union-attr]
+        if path is None:
+            return self.tensor(value)
+        return self._live(f"{path}.{name}" if path else name, value)
 
     def tensor(self, value: torch.Tensor) -> Any:
         """A parameter or buffer as a live attribute of the graph."""

@@ -45,9 +45,10 @@ class Values:
     def __init__(self) -> None:
         self.attributes: list[tuple[Any, str, Any]] = []
         self.contents: list[tuple[Any, tuple[Any, ...]]] = []
+        self.registries: list[tuple[Any, tuple[Any, ...]]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.attributes or self.contents)
+        return bool(self.attributes or self.contents or self.registries)
 
     def moved(self) -> str | None:
         """What has changed since, or None."""
@@ -62,6 +63,9 @@ class Values:
             for i in range(len(items)):
                 if now[i] is not items[i] and not _equal(now[i], items[i]):
                     return f"the content of a {type(container).__name__} changed after capture"
+        for registry, tensors in self.registries:
+            if _described(registry) != tensors:
+                return "the parameters or buffers of a module changed after capture"
         return None
 
 
@@ -93,10 +97,18 @@ class World:
     def content(
         self, container: Any, items: tuple[Any, ...] | None = None, *, outer: bool = False
     ) -> None:
-        """The graph was traced with what this list, dict, set or tuple holds."""
+        """The graph was traced with what this list, dict, set, tuple or namespace holds."""
         if self._new((id(container),)):
             items = items_of(container) if items is None else items
             (self.outer if outer else self.owned).contents.append((container, items))
+
+    def registry(self, tensors: dict[str, Any]) -> None:
+        """The graph was traced with these parameters, or buffers, of a module.
+
+        It reads the tensors themselves anew at every call, so that `.to()` may replace them.
+        """
+        if self._new((id(tensors),)):
+            self.owned.registries.append((tensors, _described(tensors)))
 
     def variable(self, names: Globals, name: str, value: Any) -> None:
         """The graph was traced with this global variable."""
@@ -115,6 +127,8 @@ class World:
                 self.attribute(owner, name, value, outer=outer)
             for container, items in values.contents:
                 self.content(container, items, outer=outer)
+        for tensors, _ in other.owned.registries:
+            self.registry(tensors)
         for names, name, value in other.globals:
             self.variable(names, name, value)
 
@@ -144,9 +158,23 @@ class World:
 
 def items_of(container: Any) -> tuple[Any, ...]:
     """What a container holds, in order; the keys of a dict are followed by its values."""
-    if isinstance(container, dict):
-        return (*container.keys(), *container.values())
-    return tuple(container)
+    content = content_of(container)
+    if isinstance(content, dict):
+        return (*content.keys(), *content.values())
+    return tuple(content)
+
+
+def content_of(container: Any) -> Any:
+    """The container itself, or the fields of a namespace."""
+    collection = isinstance(container, list | tuple | set | frozenset | deque | dict)
+    return container if collection else vars(container)
+
+
+def _described(tensors: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(
+        (name, tensor if tensor is None else (tensor.shape, tensor.is_complex()))
+        for name, tensor in tensors.items()
+    )
 
 
 def _equal(now: Any, then: Any) -> bool:

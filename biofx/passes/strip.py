@@ -13,15 +13,8 @@ from biofx.capture import Captured
 from biofx.errors import ExportError
 from biofx.passes.split import _load_plain_weight
 from biofx.synapses import Derived, original_class
+from biofx.synapses.classes import OURS
 from biofx.synapses.layers import count_activity
-
-# What `transform` leaves in a module's `__dict__`.
-_OURS = frozenset((
-    "_biofx", "_synapses", "_biofx_watchers", "_unit_axis", "_bundles", "_needs_graph", "_cell",
-    "_world", "_tracer_cls", "_tracer_extras", "meta", "_replace_hooks", "_create_node_hooks",
-    "_erase_node_hooks", "_deepcopy_hooks", "shape_env", "_graph", "_code", "_lineno_map",
-    "_prologue_start"
-))  # fmt: skip
 
 
 class Strip(PassBase):
@@ -66,7 +59,7 @@ def undress(module: nn.Module) -> None:
         module._non_persistent_buffers_set.discard("activity")
     captured = isinstance(module, Captured)
     module.__class__ = original_class(module)
-    for key in _OURS:
+    for key in OURS:
         if captured or key not in ("meta", "shape_env"):
             module.__dict__.pop(key, None)
 

@@ -4,15 +4,25 @@ A transformed module keeps its class as a base: `isinstance`, methods, attribute
 name go on working. What biofx adds comes as a mixin in front of it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 _MISSING = object()
+_WATCHERS = "_biofx_watchers"
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+# What biofx puts into the `__dict__` of a module: what is saved with it, and what FX needs.
+SAVED = (
+    "_biofx", "_synapses", _WATCHERS, "_unit_axis", "_bundles", "_needs_graph", "_cell",
+    "_world", "_tracer_cls", "_tracer_extras", "meta", "_replace_hooks", "_create_node_hooks",
+    "_erase_node_hooks", "_deepcopy_hooks", "shape_env",
+)  # fmt: skip
+OURS = frozenset({*SAVED, "_graph", "_code", "_lineno_map", "_prologue_start"})
 
 
 @dataclass
@@ -34,8 +44,29 @@ class Derived(nn.Module):
         pass
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        state = self.__getstate__()  # type: ignore[no-untyped-call]
-        return rebuild, (type(self)._base, type(self)._mixins), state
+        if is_parametrized(self):
+            self.__getstate__()  # type: ignore[no-untyped-call]  # torch refuses, and says why
+        return rebuild, (type(self)._base, type(self)._mixins), self._state()
+
+    def _state(self) -> tuple[Any, ...]:
+        """The state that the user's class saves, its slots, and what biofx has added."""
+        base: Any = type(self)._base
+        # a parametrized class gives no state, so that nobody pickles it; torch copies its __dict__
+        theirs = dict(self.__dict__) if is_parametrized(self) else base.__getstate__(self)
+        slots = {}
+        if base.__getstate__ is nn.Module.__getstate__:  # which leaves them out
+            slots = {name: getattr(self, name) for name in slots_of(base) if hasattr(self, name)}
+        if isinstance(theirs, dict):
+            theirs = {name: value for name, value in theirs.items() if name not in OURS}
+        ours = {name: self.__dict__[name] for name in SAVED if name in self.__dict__}
+        return theirs, slots, ours
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        theirs, slots, ours = state
+        type(self)._base.__setstate__(self, theirs)
+        for name, value in slots.items():
+            object.__setattr__(self, name, value)
+        self.__dict__.update(ours)
 
 
 class Watched(Derived):
@@ -46,7 +77,7 @@ class Watched(Derived):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__.get("_biofx_watchers", ()):
+        if name in self.__dict__.get(_WATCHERS, ()):
             before = self.__dict__.get(name, _MISSING)
             for registry in ("_modules", "_parameters", "_buffers"):
                 if before is _MISSING:
@@ -81,7 +112,7 @@ class Watched(Derived):
 
     def _outdate(self, *names: str) -> None:
         for name in names:
-            for cell in self.__dict__.get("_biofx_watchers", {}).get(name, ()):
+            for cell in self.__dict__.get(_WATCHERS, {}).get(name, ()):
                 cell.stale = cell.stale or f"attribute {name!r} changed after capture"
 
 
@@ -90,9 +121,13 @@ def _interchangeable(before: Any, after: Any) -> bool:
     if before is after:
         return True
     if isinstance(before, nn.Module) and isinstance(after, nn.Module):
-        # a graph knows what a layer of torch gives; another module may give anything
+        # a graph knows what a layer of torch gives; another module may give anything, and of a
+        # container or of a layer that is watched it knows more
         cls = original_class(before)
-        return cls is original_class(after) and cls.__module__.startswith("torch.nn.modules.")
+        layer = cls.__module__.startswith("torch.nn.modules.") and not isinstance(
+            before, _CONTAINERS
+        )
+        return layer and cls is original_class(after) and _WATCHERS not in before.__dict__
     if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor):
         alike = before.shape == after.shape and before.is_complex() == after.is_complex()
         return alike and isinstance(before, nn.Parameter) == isinstance(after, nn.Parameter)
@@ -100,6 +135,16 @@ def _interchangeable(before: Any, after: Any) -> bool:
         return type(before) is type(after) and bool(before == after)
     except Exception:
         return False
+
+
+def slots_of(cls: type) -> Iterator[str]:
+    """Names of the attributes that a class and its bases keep in `__slots__`."""
+    for base in cls.__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            private = name.startswith("__") and not name.endswith("__")
+            if name not in ("__dict__", "__weakref__"):
+                yield f"_{base.__name__.lstrip('_')}{name}" if private else name
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
@@ -147,4 +192,4 @@ def watch(reads: Mapping[nn.Module, Mapping[str, Iterable[Cell]]]) -> None:
             continue
         if not isinstance(module, Watched):
             become(module, Watched)
-        module.__dict__["_biofx_watchers"] = {name: tuple(cells) for name, cells in names.items()}
+        module.__dict__[_WATCHERS] = {name: tuple(cells) for name, cells in names.items()}
