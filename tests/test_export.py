@@ -1,6 +1,7 @@
 """Export to TorchScript: same bits, no biofx needed, nothing half-written, errors that help."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -536,6 +537,8 @@ def test_wrong_use(tmp_path: Path) -> None:
         biofx.export(bio, tmp_path)
     with pytest.raises(ExportError, match="directory that does not exist"):
         biofx.export(bio, tmp_path / "nowhere" / "m.pt")
+    with pytest.raises(ExportError, match="is not a regular file"):
+        biofx.export(bio, os.devnull)
     with pytest.raises(biofx.ModelError, match="not made by biofx"):
         biofx.export(SimpleModel(), tmp_path / "m.pt")
     with pytest.raises(ExportError, match="has no values"):
@@ -543,6 +546,15 @@ def test_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="does not run on the example inputs"):
         biofx.export(bio, tmp_path / "m.pt", example_inputs=(torch.randn(3, 10), 5))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    link, file = tmp_path / "latest.pt", tmp_path / "run" / "m.pt"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    assert biofx.export(biofx.transform(SimpleModel()), link).path == link
+    assert link.is_symlink()
+    torch.jit.load(str(file))
 
 
 def test_a_wrong_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def export(
     if format not in FORMATS:
         raise ExportError(f"unknown format {format!r}; available: {', '.join(FORMATS)}")
     arguments = split_inputs(example_inputs)
-    target = Path(path)
+    target = Path(path).resolve()  # a link keeps pointing to the file
     model = info(bio).model
     _check(model, target)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -89,13 +89,15 @@ def export(
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
-    return Exported(target, format, report)
+    return Exported(Path(path), format, report)
 
 
 def _check(model: nn.Module, target: Path) -> None:
     if target.is_dir() or not target.parent.is_dir():
         what = "is a directory" if target.is_dir() else "lies in a directory that does not exist"
         raise ExportError(f"cannot write {target}: it {what}")
+    if target.exists() and not target.is_file():
+        raise ExportError(f"cannot write {target}: it is not a regular file")
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ExportError(f"parameter {name} has no values (it is on the meta device)")
