@@ -564,6 +564,8 @@ def same(model: nn.Module, other: nn.Module, entry: Architecture) -> float:
 def test_architectures(entry: Architecture) -> None:
     if entry.tags & {"no_weights", "norms_only", "backward_only"}:
         pytest.skip("nothing to compare")
+    if entry.name == "weak_parent_reference":
+        pytest.skip("a child knows its parent, which is not the plain copy")
     seed()
     model = entry.make().eval()
     seed(3)

@@ -648,4 +648,5 @@ def test_every_registered_type_is_tested() -> None:
     known |= {nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention}
     known |= {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.RNNCellBase}
     known |= {nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d}
-    assert set(registry._REGISTRY) - {Kernel, LinearKernel} == known
+    ours = {key for key in registry._REGISTRY if isinstance(key, str) or "torch" in key.__module__}
+    assert ours == known  # others are those of tests
