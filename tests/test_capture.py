@@ -3,6 +3,7 @@
 import copy
 import functools
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 import biofx
 from biofx.capture import Captured
 from biofx.errors import ModelError
-from tests.architectures import Architecture, seed, with_tags
+from tests.architectures import BY_NAME, Architecture, seed, with_tags
+from tests.architectures.attributes import ACTIVATIONS
 from tests.fidelity import assert_same, run
 from tests.strategies import random_networks
 
@@ -97,7 +99,6 @@ STILL_PYTHON = {
     "instance_forward": "its forward is replaced on the instance",
     "weak_parent_reference": "calls a Linear that is not one of its submodules",
     "hidden_parent_reference": "calls a Linear that is not one of its submodules",
-    "list_of_tensors": "passes an intermediate value to code outside torch (TypeError)",
 }
 OUTSIDE_GRAPHS = {"unused_layers"}  # layers that nothing calls
 
@@ -216,3 +217,15 @@ def test_in_place_is_the_same_object(architecture: Architecture) -> None:
         bio = biofx.transform(model, inplace=True)
     assert bio is model
     assert_same(expected, run(bio, architecture, train=True))
+
+
+@pytest.mark.parametrize("name", ["child_named_self", "dict_dataclass_output", "jit_isinstance"])
+def test_what_fx_alone_gets_wrong_has_a_graph(name: str) -> None:
+    _, bio = once(BY_NAME[name])
+    assert biofx.info(bio).opaque == {}
+
+
+def test_a_global_container_is_left_as_it_was() -> None:
+    before = list(OrderedDict.items(ACTIVATIONS))
+    biofx.transform(make(BY_NAME["global_factories"]))
+    assert list(OrderedDict.items(ACTIVATIONS)) == before

@@ -241,3 +241,61 @@ def test_a_split_layer_refuses_calls_that_it_was_not_split_for() -> None:
     bio = biofx.transform(model, config())
     with pytest.raises(biofx.ModelError, match="was split when captured"):
         bio[0](torch.randn(1, 2, 4, 4), [6, 6])
+
+
+def test_a_linear_layer_tied_to_an_embedding_keeps_its_own_axes() -> None:
+    embedding, linear = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
+    linear.weight = embedding.weight
+    bio = biofx.transform(nn.Sequential(embedding, linear, nn.Linear(10, 2)), config())
+    layer = biofx.info(bio).layers["1"]
+    assert layer.reason == "not split: its weight is tied to that of 0, a layer of another kind"
+    bio(torch.tensor([[1, 2]])).sum().backward()
+
+
+class Reader(nn.Module):
+    """Stays Python; a subclass may read the weight of its first layer, in one way or another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.first.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.run(x) if x.sum() > 0 else self.run(-x))
+
+    def run(self, x: Tensor) -> Tensor:
+        return self.first(x)
+
+
+class MethodReader(Reader):
+    def run(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.first.weight)
+
+
+class PropertyReader(Reader):
+    @property
+    def matrix(self) -> Tensor:
+        return getattr(self.first, "weight")  # noqa: B009
+
+    def run(self, x: Tensor) -> Tensor:
+        return [x @ matrix.T for matrix in [self.matrix]][0]  # noqa: RUF015
+
+
+@pytest.mark.parametrize(
+    ("kind", "action"),
+    [(Reader, "split"), (MethodReader, "augmented"), (PropertyReader, "augmented")],
+)
+def test_python_code_keeps_a_layer_whole_if_its_forward_may_read_the_weight(
+    kind: type[Reader], action: str
+) -> None:
+    model = kind()
+    bio = biofx.transform(model, config(weight_splitting_mode="expand"))
+    layer = biofx.info(bio).layers["first"]
+    assert layer.action == action
+    if action != "split":
+        assert "opaque and may read its weight" in str(layer.reason)
+    assert "" in biofx.info(bio).opaque
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(bio(x), model(x))

@@ -1,5 +1,6 @@
 """`verify` agrees where models agree, and names what differs first where they do not."""
 
+import os
 import random
 import re
 import sys
@@ -282,3 +283,26 @@ def test_it_runs_on_copies_that_work(net: nn.Module) -> None:
     biofx.verify(bio, net, x())
     seed()
     assert_same(run(Net(), architecture, train=True), run(bio, architecture, train=True))
+
+
+def test_a_mode_in_which_the_original_differs_from_itself_is_left_out() -> None:
+    class Unsteady(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+
+        def forward(self, x):
+            noise = int.from_bytes(os.urandom(4), "big") if self.training else 0
+            return self.fc(x) * noise
+
+    model = Unsteady()
+    found = biofx.verify(biofx.transform(model), model, x())
+    assert found.modes == ("eval",)
+    assert found.notes == ("in train mode the original itself does not repeat its result",)
+
+
+def test_drawing_other_random_numbers_is_a_difference(net: nn.Module) -> None:
+    bio = biofx.transform(net)
+    bio.register_forward_hook(lambda *_: torch.rand(1) and None)
+    with pytest.raises(VerificationError, match="in train mode, it draws other random numbers"):
+        biofx.verify(bio, net, x())

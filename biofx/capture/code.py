@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from types import CodeType, FrameType
+from typing import Any
 
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 # Attributes of a tensor that may be None.
@@ -157,3 +158,32 @@ def calls(frame: FrameType) -> bool:
     instruction = instruction_of(frame)
     # PRECALL is where Python 3.11 runs a built-in that it has seen there before
     return instruction is not None and instruction.opname.startswith(("CALL", "PRECALL"))
+
+
+_LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FAST", "LOAD_DEREF")
+
+
+@cache
+def _loads(code: CodeType) -> dict[tuple[int | None, int | None], str]:
+    """Names by where in the source they stand."""
+    return {
+        (i.positions.lineno, i.positions.col_offset): str(i.argval)
+        for i in dis.get_instructions(code)
+        if i.positions is not None and i.opname.startswith(_LOADS)
+    }
+
+
+def called(frame: FrameType) -> Any:
+    """What the name stands for at which the call begins that a frame executes.
+
+    That of ``f(x)`` is `f`, of ``torch.f(x)`` it is `torch`; None where it cannot be told.
+    """
+    instruction = instruction_of(frame)
+    where = None if instruction is None else instruction.positions
+    if where is None or where.col_offset is None:
+        return None
+    name = _loads(frame.f_code).get((where.lineno, where.col_offset), "")
+    for names in (frame.f_locals, frame.f_globals, frame.f_builtins):
+        if name in names:
+            return names[name]
+    return None

@@ -12,7 +12,7 @@ from torch.fx.graph import PythonCode
 from torch.fx.graph_module import GraphModule, _forward_from_src
 
 from biofx.capture.session import Capture
-from biofx.capture.signature import GuardedCodeGen
+from biofx.capture.signature import GuardedCodeGen, new_graph
 from biofx.capture.world import World
 from biofx.errors import ModelError
 from biofx.synapses import BioLayer, Cell, Watched, become, rebuild
@@ -74,7 +74,7 @@ class Captured(Watched, GraphModule):
         fresh = object.__new__(type(self))
         memo[id(self)] = fresh
         super(Captured, fresh).__setstate__(copy.deepcopy(super()._state(), memo))
-        graph = fx.Graph()
+        graph = new_graph()
         graph.output(graph.graph_copy(self._graph, {}, return_output_node=False))
         _copy_output_meta(self._graph, graph)
         graph.set_codegen(copy.copy(self._graph._codegen))
@@ -173,7 +173,7 @@ def _flatten(graph: fx.Graph) -> list[tuple[Any, ...]]:
 
 
 def _unflatten(nodes: list[tuple[Any, ...]]) -> fx.Graph:
-    graph = fx.Graph()
+    graph = new_graph()
     made: dict[str, fx.Node] = {}
 
     def decode(value: Any) -> Any:

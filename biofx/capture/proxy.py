@@ -1,14 +1,14 @@
 """`BioProxy`: the stand-in for a value while a forward is traced. It records or it refuses."""
 
 import sys
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import fx
 
 from biofx.capture import inplace
-from biofx.capture.code import MAYBE_NONE, calls, instruction_of
+from biofx.capture.code import MAYBE_NONE, called, calls, instruction_of
 
 # "tensor": certainly a Tensor.  "value": some result of an operation, never None.
 # "unknown": came out of Python code that was not traced; may be anything, None too.
@@ -16,6 +16,13 @@ Kind = Literal["tensor", "value", "unknown"]
 
 # What a parameter or buffer can tell at capture time because it cannot change afterwards.
 _STATIC = frozenset({"shape", "ndim", "dim", "ndimension", "size", "numel", "is_complex"})
+# Types such as FloatTensor: asked whether a value is an instance, they read its memory.
+_LEGACY = frozenset(n for n in dir(torch) if isinstance(getattr(torch, n), type(torch.FloatTensor)))
+# Where it has to be told that a value is a proxy.
+_DISPATCH = (
+    "biofx.capture.", "torch.fx.", "torch.overrides", "torch.functional", "torch.nn.functional",
+    "torch.utils._pytree", "torch._tensor", "torch._ops", "torch._C",
+)  # fmt: skip
 _OWN = frozenset({"tracer", "node", "kind", "static", "root", "attr", "_node"})
 
 
@@ -47,8 +54,12 @@ class BioProxy(fx.Proxy):
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         frame = sys._getframe(1)
-        if _inside_torch(frame):
+        if _is_dispatch(frame) or _asked_by_torch(frame):
             return type(self)
+        if calls(frame) and (
+            called(frame) is not isinstance or _LEGACY.intersection(frame.f_code.co_names)
+        ):
+            raise self._refuse("asks for the type of an intermediate value")
         if self.static is not None:
             return type(self.static)
         if self.kind == "tensor":
@@ -177,6 +188,27 @@ def _inside_torch(frame: FrameType | None) -> bool:
         return False
     name = str(frame.f_globals.get("__name__", ""))
     return name.startswith(("torch.", "biofx.capture.")) and not name.startswith("torch.nn.modules")
+
+
+def _is_dispatch(frame: FrameType) -> bool:
+    """Whether code runs that has to tell proxies from tensors. Other Python code of torch (rnn
+    utilities, distributions, `torch.jit.isinstance`) asks what a user's code would ask."""
+    return str(frame.f_globals.get("__name__", "")).startswith(_DISPATCH)
+
+
+def _asked_by_torch(frame: FrameType) -> bool:
+    """Whether torch's own C code asks, called by this frame: what it takes for a tensor it reads
+    as one, whatever lies in that memory."""
+    if not calls(frame):
+        instruction = instruction_of(frame)
+        return instruction is not None and instruction.opname.startswith("BINARY")
+    function = called(frame)
+    if isinstance(function, ModuleType):
+        return function.__name__.partition(".")[0] == "torch"
+    name = getattr(function, "__name__", None)
+    return isinstance(name, str) and any(
+        getattr(place, name, None) is function for place in (torch, torch.nn.functional)
+    )
 
 
 # Functions and methods that give one tensor when they get one.

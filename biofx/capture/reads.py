@@ -28,7 +28,7 @@ from torch import nn
 from biofx.capture.code import facts
 from biofx.capture.recording import CACHED, Recording, class_attribute, reads_function
 from biofx.capture.substitutes import substitute_for
-from biofx.capture.world import PLAIN, Globals, Missing, Snapshots, World, content_of
+from biofx.capture.world import PLAIN, Globals, Missing, Snapshots, World, content_of, items_of
 
 # Values that cannot change, or that tell when they do.
 _ATOMS = (
@@ -37,6 +37,8 @@ _ATOMS = (
     torch.memory_format,
 )  # fmt: skip
 _LIBRARY = ("torch", "biofx", "numpy")  # trusted not to read what a user could change
+# Asked whether a value is an instance, these read its memory, and an intermediate value has none.
+_LEGACY = type(torch.FloatTensor)
 LONGEST = 1000  # elements of a container that are compared at every call
 
 
@@ -112,6 +114,8 @@ class Reads:
         Raises:
             Exception: the refusal, if nothing can see it.
         """
+        if isinstance(value, _LEGACY):
+            raise self.refuse(f"reads {what}, a type such as torch.FloatTensor")
         if isinstance(value, _ATOMS) or id(value) in self._seen:
             return
         self._seen.add(id(value))
@@ -122,7 +126,8 @@ class Reads:
             self.rest_on(value.__func__, what, outer=outer)
             self.rest_on(value.__self__, what, outer=outer)
         elif isinstance(value, CACHED):
-            raise self.refuse(f"calls a cached function ({value.__name__})")
+            name = getattr(value, "__name__", "without a name")
+            raise self.refuse(f"calls a cached function ({name})")
         elif isinstance(value, functools.partial):
             for part in (value.func, value.args, value.keywords):
                 self.rest_on(part, what, outer=outer)
@@ -140,7 +145,7 @@ class Reads:
         self.snapshots.take(content, 0)
         if not isinstance(value, tuple | frozenset):
             self.world.content(value, outer=outer)
-        for item in content.values() if isinstance(content, dict) else content:
+        for item in items_of(content)[len(content) if isinstance(content, dict) else 0 :]:
             if outer and isinstance(item, torch.Tensor):
                 raise self.refuse(f"reads {what}, which holds a tensor")
             self.rest_on(item, what, outer=outer, depth=depth - 1)
@@ -163,6 +168,10 @@ class Reads:
         self.snapshots.take(function.__dict__, 0)
         for chain in known.names:
             self._resolve(function.__globals__, chain)
+        if ("isinstance",) in known.names and any(
+            isinstance(_at_end(function.__globals__, chain), _LEGACY) for chain in known.names
+        ):
+            raise self.refuse("asks for a type such as torch.FloatTensor")
         for cell in function.__closure__ or ():
             try:
                 held = cell.cell_contents
@@ -206,6 +215,16 @@ class Reads:
         if isinstance(value, torch.Tensor):
             raise self.refuse(f"reads {what}, a tensor")
         self.rest_on(value, what, outer=True)
+
+
+def _at_end(names: dict[str, Any], chain: tuple[str, ...]) -> Any:
+    """What a chain of names leads to, through modules only."""
+    value: Any = names.get(chain[0])
+    for name in chain[1:]:
+        if not isinstance(value, ModuleType):
+            return None
+        value = vars(value).get(name)
+    return value
 
 
 def _is_library(name: str | None) -> bool:

@@ -131,7 +131,8 @@ def reads_function(reads: Any, attribute: Any) -> bool:
         reads.scan(attribute)
         return True
     if isinstance(attribute, CACHED):
-        raise reads.refuse(f"calls a cached function ({attribute.__name__})")
+        name = getattr(attribute, "__name__", "without a name")
+        raise reads.refuse(f"calls a cached function ({name})")
     return isinstance(attribute, GetSetDescriptorType | WrapperDescriptorType | type) or (
         hasattr(attribute, "__get__") and not isinstance(attribute, MemberDescriptorType)
     )

@@ -13,8 +13,9 @@ from torch import fx, nn
 from biofx.capture import patches
 from biofx.capture.code import assigns, facts
 from biofx.capture.leaves import CHOOSES_AT_RUN_TIME, bases_of, is_leaf
+from biofx.capture.pattern import Pattern, Unpatterned
 from biofx.capture.recording import Recording
-from biofx.capture.signature import Call, GuardedCodeGen, Pattern, Unpatterned
+from biofx.capture.signature import Call, GuardedCodeGen
 from biofx.capture.tracer import ModuleTracer, Refusal
 from biofx.capture.world import World
 from biofx.synapses import Cell, original_class

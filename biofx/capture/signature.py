@@ -5,153 +5,22 @@ flag, a number), which are tuples or dicts of those. The generated forward check
 other call runs the module's own Python forward. Nothing is assumed silently.
 """
 
-import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.graph import CodeGen
 
-from biofx.capture.proxy import BioProxy, Kind
+from biofx.capture.pattern import CONSTANTS, Pattern, Unpatterned, pattern_of
 
-CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """The shape of one value: a proxy of some kind, a constant, or a container of patterns."""
-
-    form: Literal["tensor", "value", "unknown", "constant", "tuple", "list", "dict", "record"]
-    constant: Any = None
-    items: tuple["Pattern", ...] = ()
-    keys: tuple[Any, ...] = ()
-    cls: type | None = None
-
-    def fits(self, other: "Pattern") -> bool:
-        """Whether a call with pattern `other` may use a graph traced for this one."""
-        if self.form == "constant":
-            same = other.form == "constant" and type(self.constant) is type(other.constant)
-            return same and bool(self.constant == other.constant)
-        if self.items or other.items:
-            return (
-                (self.form, self.keys, self.cls, len(self.items))
-                == (other.form, other.keys, other.cls, len(other.items))
-            ) and all(
-                mine.fits(theirs) for mine, theirs in zip(self.items, other.items, strict=True)
-            )
-        # a "value" may well be a tensor when the time comes: the guard will see
-        return other.form != "constant" and bool(self.items) == bool(other.items)
-
-    def has_unknown(self) -> bool:
-        """Whether some part of it came out of Python code that was not traced."""
-        return self.form == "unknown" or any(item.has_unknown() for item in self.items)
-
-    def guard(self, path: str) -> list[str]:
-        """Python conditions under which the value at `path` fits."""
-        if self.form == "tensor":
-            return [f"isinstance({path}, torch.Tensor)"]
-        if self.form in ("value", "unknown"):
-            return [f"{path} is not None"]
-        if self.form == "constant":
-            if self.constant is None or isinstance(self.constant, bool):
-                return [f"{path} is {self.constant}"]
-            literal = repr(self.constant)
-            if isinstance(self.constant, torch.device):
-                literal = f"torch.{literal}"
-            elif isinstance(self.constant, float):
-                literal = f"float({str(self.constant)!r})"
-            kind = type(self.constant)
-            name = kind.__name__ if kind.__module__ == "builtins" else f"torch.{kind.__name__}"
-            return [f"type({path}) is {name}", f"{path} == {literal}"]
-        if self.form == "record":
-            assert self.cls is not None
-            conditions = [
-                f"type({path}).__qualname__ == {self.cls.__qualname__!r}",
-                f"type({path}).__module__ == {self.cls.__module__!r}",
-            ]
-            for key, item in zip(self.keys, self.items, strict=True):
-                conditions += item.guard(f"{path}.{key}")
-            return conditions
-        conditions = [f"type({path}) is {self.form}"]
-        if self.form == "dict":
-            conditions.append(f"list({path}) == {list(self.keys)!r}")
-            keys = [repr(key) for key in self.keys]
-        else:
-            conditions.append(f"len({path}) == {len(self.items)}")
-            keys = [str(i) for i in range(len(self.items))]
-        for key, item in zip(keys, self.items, strict=True):
-            conditions += item.guard(f"{path}[{key}]")
-        return conditions
-
-
-class Unpatterned(Exception):
-    """A value of a type that no graph can take or give."""
-
-
-def pattern_of(value: Any) -> Pattern:
-    """The pattern of a value that is or holds proxies.
-
-    Raises:
-        Unpatterned: the value is neither a proxy nor a constant nor a plain container.
-    """
-    if isinstance(value, BioProxy):
-        return Pattern("tensor" if value.static is not None else value.kind)
-    if isinstance(value, torch.Tensor):
-        return Pattern("tensor")
-    if type(value) in CONSTANTS:
-        return Pattern("constant", constant=value)
-    if type(value) in (tuple, list):
-        form: Any = type(value).__name__
-        return Pattern(form, items=tuple(pattern_of(item) for item in value))
-    if type(value) is dict and all(type(key) in (str, int, bool, type(None)) for key in value):
-        items = tuple(pattern_of(item) for item in value.values())
-        return Pattern("dict", items=items, keys=tuple(value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = tuple(field.name for field in dataclasses.fields(value))
-        items = tuple(pattern_of(getattr(value, name)) for name in names)
-        return Pattern("record", items=items, keys=names, cls=type(value))
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        items = tuple(pattern_of(item) for item in value)
-        return Pattern("record", items=items, keys=tuple(value._fields), cls=type(value))
-    raise Unpatterned(f"a {type(value).__module__}.{type(value).__qualname__}")
-
-
-def value_of(
-    pattern: Pattern, proxy: BioProxy, take: Callable[[str, BioProxy, Any, Kind], BioProxy]
-) -> Any:
-    """Rebuild a structured value from the one proxy that stands for all of it.
-
-    `take(how, proxy, key, kind)` records `proxy[key]` ("item") or `proxy.key` ("attribute").
-    """
-    if pattern.form == "constant":
-        return pattern.constant
-    if pattern.form in ("tensor", "value", "unknown"):
-        proxy.kind = pattern.form
-        return proxy
-    how = "attribute" if pattern.form == "record" else "item"
-    keys = pattern.keys or range(len(pattern.items))
-    parts = []
-    for key, item in zip(keys, pattern.items, strict=True):
-        if _all_constant(item):
-            parts.append(value_of(item, proxy, take))
-            continue
-        kind: Kind = item.form if item.form in ("tensor", "unknown") else "value"
-        parts.append(value_of(item, take(how, proxy, key, kind), take))
-    if pattern.form == "tuple":
-        return tuple(parts)
-    if pattern.form == "list":
-        return parts
-    named = dict(zip(pattern.keys, parts, strict=True))
-    return pattern.cls(**named) if pattern.cls is not None else named
-
-
-def _all_constant(pattern: Pattern) -> bool:
-    if pattern.form == "constant":
-        return True
-    return bool(pattern.items) and all(_all_constant(item) for item in pattern.items)
+# Names that the generated forward uses in front of the graph, for itself and in its check.
+_NEEDED = frozenset({
+    "self", "torch", "isinstance", "type", "len", "bool", "int", "float", "complex", "str", "tuple",
+    "list", "dict",
+})  # fmt: skip
 
 
 def _default_ok(value: Any) -> bool:
@@ -177,6 +46,8 @@ class Call:
         parameters = tuple(signature.parameters.values())
         patterns = {}
         for parameter in parameters:
+            if parameter.name in _NEEDED:
+                raise Unpatterned(f"it has an argument named {parameter.name!r}")
             default = parameter.default
             if default is not inspect.Parameter.empty and not _default_ok(default):
                 raise Unpatterned(f"default of {parameter.name!r}: {type(default).__qualname__}")
@@ -293,6 +164,14 @@ class GuardedCodeGen(CodeGen):
 
     def additional_globals(self) -> list[tuple[str, Any]]:
         return [("torch", torch)]
+
+
+def new_graph() -> fx.Graph:
+    """An empty graph. No value in it takes a name that the generated forward needs."""
+    graph = fx.Graph()
+    for name in ("self", "torch"):
+        graph._graph_namespace.create_name(name, None)
+    return graph
 
 
 def placeholders(call: Call, graph: fx.Graph) -> dict[str, fx.Node]:

@@ -122,12 +122,12 @@ _SUBSTITUTES: dict[int, Substitute] = {
         id(function): _refusing(
             f"calls {function.__name__}() on an intermediate value", proxies_only=True
         )
-        for function in (id, callable, vars, dir, repr)
+        for function in (id, callable, repr)
     },
     **{
         id(function): _refusing(f"calls {function.__name__}()")
         for function in (
-            print, open, input, exec, eval, globals, os.getenv, os.urandom, uuid.uuid4,
+            print, open, input, exec, eval, globals, vars, dir, os.getenv, os.urandom, uuid.uuid4,
             warnings.warn, builtins.__import__, random.SystemRandom,
             torch.get_default_dtype, torch.get_default_device, torch.get_num_threads,
             torch.are_deterministic_algorithms_enabled, torch.get_float32_matmul_precision,

@@ -1,5 +1,6 @@
 """The tracer of one module's forward."""
 
+import dataclasses
 import inspect
 import keyword
 import operator
@@ -9,18 +10,18 @@ from typing import Any, Protocol
 
 import torch
 from torch import fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from biofx.capture.code import facts
 from biofx.capture.leaves import CHOOSES_AT_RUN_TIME, RETURNS_MORE, bases_of, is_leaf
-from biofx.capture.proxy import (
-    BioAttribute,
-    BioProxy,
-    Kind,
-    returns_tensor,
-)
+from biofx.capture.pattern import Pattern, Unpatterned, is_record, pattern_of, rebuilds, value_of
+from biofx.capture.proxy import BioAttribute, BioProxy, Kind, returns_tensor
 from biofx.capture.reads import Reads
 from biofx.capture.recording import Recording
-from biofx.capture.signature import Call, Pattern, Unpatterned, pattern_of, placeholders, value_of
+from biofx.capture.signature import Call, new_graph, placeholders
+
+# Of classes derived from these, FX would make a plain list or dict.
+_BUILT_IN = (list, dict, immutable_list, immutable_dict)
 
 
 class Refusal(fx.proxy.TraceError):
@@ -59,7 +60,7 @@ class ModuleTracer(fx.Tracer):
         """As `fx.Tracer.trace`; what that patches is in place for the whole session."""
         self.root = root
         self.submodule_paths = {module: name for name, module in root.named_modules()}
-        self.graph = fx.Graph()
+        self.graph = new_graph()
         run, _ = self.create_args_for_root(type(root).forward, True)
         self.create_node("output", "output", (self.create_arg(run()),), {})
         return self.graph
@@ -188,6 +189,13 @@ class ModuleTracer(fx.Tracer):
             return self._live(name, a).node
         if isinstance(a, torch.Generator):
             raise self.refuse("draws from a generator of its own")
+        if is_record(a) and not rebuilds(a):
+            raise self.refuse(f"passes on a {type(a).__name__}, which is more than its fields")
+        if isinstance(a, list | dict) and type(a) not in _BUILT_IN:
+            if not dataclasses.is_dataclass(a):
+                raise self.refuse(f"passes on a {type(a).__name__}")
+            fields = {f.name: self.create_arg(getattr(a, f.name)) for f in dataclasses.fields(a)}
+            return self.create_node("call_function", type(a), (), fields)
         return super().create_arg(a)
 
     def to_bool(self, obj: fx.Proxy) -> bool:

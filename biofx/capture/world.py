@@ -7,7 +7,7 @@ values, and the generated forward asks whether they still hold.
 
 import copy
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
 import torch
@@ -157,10 +157,14 @@ class World:
 
 
 def items_of(container: Any) -> tuple[Any, ...]:
-    """What a container holds, in order; the keys of a dict are followed by its values."""
+    """What a container holds, in order; the keys of a dict are followed by its values.
+
+    Asked of the built-in class: a class derived from it may make its values anew at each access.
+    """
     content = content_of(container)
     if isinstance(content, dict):
-        return (*content.keys(), *content.values())
+        plain = _plain(content)
+        return (*plain.keys(content), *plain.values(content))
     return tuple(content)
 
 
@@ -177,6 +181,10 @@ def _described(tensors: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
+def _plain(container: dict[Any, Any]) -> type[dict[Any, Any]]:
+    return OrderedDict if isinstance(container, OrderedDict) else dict
+
+
 def _equal(now: Any, then: Any) -> bool:
     return type(now) is type(then) and type(then) in PLAIN and bool(now == then)
 
@@ -185,28 +193,36 @@ class Snapshots:
     """Containers as they were, to notice and undo what a forward does to them."""
 
     def __init__(self) -> None:
-        self._taken: list[tuple[Any, Any]] = []
+        self._taken: list[tuple[Any, tuple[Any, ...]]] = []
 
     def take(self, value: Any, depth: int = 3) -> None:
         """Remember what is in a container, and in the containers in it."""
         if type(value) in (list, set, deque) or isinstance(value, dict):
-            self._taken.append((value, value.copy()))
-            if depth and len(value) < 1000:
-                for item in value.values() if isinstance(value, dict) else value:
+            items = items_of(value)
+            self._taken.append((value, items))
+            if depth and len(items) < 1000:
+                for item in items:
                     self.take(item, depth - 1)
 
     def restore(self) -> bool:
         """Put changed containers back; True if there were any."""
         changed = False
         for value, before in self._taken:
-            now, then = items_of(value), items_of(before)
-            if len(now) == len(then) and all(a is b for a, b in zip(now, then, strict=True)):
+            now = items_of(value)
+            if len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True)):
                 continue
-            if isinstance(value, set) and value == before:
+            if isinstance(value, set) and value == set(before):
                 continue
             changed = True
+            if isinstance(value, dict):
+                plain = _plain(value)
+                plain.clear(value)
+                keys = len(before) // 2
+                for key, item in zip(before[:keys], before[keys:], strict=True):
+                    plain.__setitem__(value, key, item)
+                continue
             value.clear()
-            if isinstance(value, dict | set):
+            if isinstance(value, set):
                 value.update(before)
             else:
                 value.extend(before)

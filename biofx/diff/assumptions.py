@@ -2,7 +2,8 @@
 
 import inspect
 
-from biofx.capture.signature import Call, Pattern
+from biofx.capture.pattern import Pattern
+from biofx.capture.signature import Call
 
 
 def assumptions(call: Call) -> tuple[str, ...]:

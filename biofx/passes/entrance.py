@@ -10,7 +10,8 @@ import torch
 from torch import fx
 from torch.fx.graph import CodeGen
 
-from biofx.capture.signature import Call, Pattern
+from biofx.capture.pattern import Pattern
+from biofx.capture.signature import Call
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from biofx.capture import Captured
 from biofx.capture.code import facts
-from biofx.capture.signature import Call, GuardedCodeGen, Pattern
+from biofx.capture.pattern import Pattern
+from biofx.capture.signature import Call, GuardedCodeGen, new_graph
 from biofx.errors import ExportError
 from biofx.passes.draft import join
 from biofx.passes.entrance import Entrance, entrance_of
@@ -89,7 +90,7 @@ class _Flat:
         self.inliner = inliner
         self.top = top
         self.name = name
-        self.graph = fx.Graph()
+        self.graph = new_graph()
         self.held: dict[str, Any] = {}  # what the graph's targets stand for
 
     def build(self) -> fx.GraphModule:

@@ -1,7 +1,8 @@
 """Split: Γ synapses stand where one stood (multi-synaptic connectivity)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -82,6 +83,8 @@ class Split(PassBase):
             return "output layer"
         if axes.whole is not None:
             return axes.whole
+        if axes.kind != synapses.kind:
+            return f"its weight is tied to that of {synapses.layers[0]}, a layer of another kind"
         if units % gamma:
             return f"Γ={gamma} does not divide its {units} output units"
         if layer.name in self.draft.read_directly:
@@ -274,12 +277,36 @@ def _load_plain_weight(
 
 
 def _mentions_weights(module: nn.Module) -> bool:
-    """Whether the Python code of a module's class reads anything called weight or bias."""
-    for base in type(module).__mro__:
-        if base is nn.Module:
-            break
-        for function in vars(base).values():
-            names = getattr(getattr(function, "__code__", None), "co_names", ())
-            if {"weight", "bias"} & set(names) and function.__name__ != "__init__":
-                return True
+    """Whether Python code that a module's forward leads to reads anything called weight or bias.
+
+    What its forward leads to are the methods and properties that it names, and those they name.
+    Others (initialisation, tying, saving) do not run in a forward.
+    """
+    classes = [base for base in type(module).__mro__ if base not in (nn.Module, object)]
+    seen = {"forward", "__call__"}
+    waiting = list(seen)
+    while waiting:
+        name = waiting.pop()
+        for place in (vars(module), *map(vars, classes)):
+            for code in _codes(place.get(name)):
+                names = {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
+                if {"weight", "bias"} & names:
+                    return True
+                waiting += names - seen
+                seen |= names
     return False
+
+
+def _codes(value: Any) -> Iterator[CodeType]:
+    """The code of a method or property, of what it wraps, and of the functions inside."""
+    while isinstance(value, staticmethod | classmethod | MethodType):
+        value = value.__func__
+    if isinstance(value, property):
+        value = value.fget
+    while isinstance(value, FunctionType):
+        waiting = [value.__code__]
+        while waiting:
+            code = waiting.pop()
+            yield code
+            waiting += [part for part in code.co_consts if isinstance(part, CodeType)]
+        value = getattr(value, "__wrapped__", None)

@@ -3,6 +3,7 @@
 import functools
 import threading
 import weakref
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -588,3 +589,55 @@ class NamesThatClash(nn.Module):
         x = self.add(self.input(getattr(self, "class")(input))) + add
         x = self.fc_1(self.fc[1](self.fc[0](x)))
         return self.output(getattr(self, "1x1-conv")(x))
+
+
+# Names and containers ------------------------------------------------------------------------
+
+
+@architecture("child_named_self", floats((4, 8)), tags={"names"})
+class ChildNamedSelf(nn.Module):
+    """A child whose name means something in the code of a forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.self, self.output = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        y = self.self(x)
+        return self.output(y) + x
+
+
+class Factories(OrderedDict):
+    """A dict that makes what is asked for anew at each access."""
+
+    def __getitem__(self, key):
+        return super().__getitem__(key)()
+
+
+ACTIVATIONS = Factories(relu=nn.ReLU, tanh=nn.Tanh)
+
+
+@architecture("global_factories", floats((4, 8)), tags={"globals"})
+class GlobalFactories(nn.Module):
+    """Asks a global dict of a class of its own, whose elements are not what it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return ACTIVATIONS["tanh"](self.fc(x)) * len(ACTIVATIONS)
+
+
+@architecture("vars_of_self", floats((4, 8)), tags={"reads"})
+class VarsOfSelf(nn.Module):
+    """Reads an attribute past `__getattribute__`; what it stands for changes from run to run."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.scale = nn.Linear(8, 8), 2.0
+
+    def forward(self, x):
+        if "training" in dir(self):
+            return self.fc(x) * vars(self)["scale"] * (2 if vars(self)["training"] else 1)
+        return x

@@ -5,6 +5,7 @@ import random
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch import pow as power
 
 from .table import architecture, floats
 
@@ -555,3 +556,47 @@ class DenseMixture(nn.Module):
         values, index = self.gate(x).topk(2, dim=-1)
         gate = torch.zeros_like(self.gate(x)).scatter(-1, index, values.softmax(-1))
         return torch.einsum("bk,kbd->bd", gate, torch.stack([e(x) for e in self.experts]))
+
+
+@architecture("scalar_overloads", floats((4, 8)), tags={"captured"})
+class ScalarOverloads(nn.Module):
+    """Functions that take a number where others take a tensor look at what they get."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = torch.tanh(0.8 * (self.fc(x) + 0.04 * torch.pow(x, 3.0)))
+        y = torch.pow(
+            x.amax(0, keepdim=True)[0],
+            2,
+        ) + power(2.0, self.fc.bias)
+        return torch.where(x > 0, torch.remainder(x, 0.5), 0.1) + torch.fmod(y, 2.0)
+
+
+@architecture("jit_isinstance", floats((4, 8)), tags={"isinstance"})
+class JitIsinstance(nn.Module):
+    """Asks for a type through torch, as code for TorchScript does."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 8)
+
+    def forward(self, x, skip=None):
+        if skip is None and torch.jit.isinstance(x, torch.Tensor) and torch.is_tensor(x):
+            x = torch.cat([x, -x], 1)
+        return self.fc(x)
+
+
+@architecture("legacy_tensor_type", floats((4, 8)), tags={"isinstance"})
+class LegacyTensorType(nn.Module):
+    """Asks for a type that stands for a dtype and a device too."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.fc(x)
+        return x * 2 if isinstance(x, torch.FloatTensor) else x

@@ -1,6 +1,7 @@
 """Ways in and out of `forward`: arguments, defaults, containers, outputs."""
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -448,3 +449,119 @@ class Passthrough(nn.Module):
 
     def forward(self, x):
         return x, self.fc(x), x
+
+
+@dataclass
+class Record(OrderedDict):
+    """A dict that is a dataclass, as model libraries return it."""
+
+    logits: Tensor
+    hidden: Tensor | None = None
+
+    def __post_init__(self):
+        for field in fields(self):
+            if getattr(self, field.name) is not None:
+                self[field.name] = getattr(self, field.name)
+
+
+@architecture("dict_dataclass_output", floats((4, 8)), tags={"outputs"})
+class DictDataclassOutput(nn.Module):
+    """It stays what it is, out of the root and out of a submodule."""
+
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return Record(self.fc(x))
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = self.Body(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        out = self.body(x)
+        return Record(self.head(out.logits), hidden=out.logits)
+
+
+@dataclass
+class Doubled:
+    """Made anew of its fields, it is another one."""
+
+    value: Tensor
+
+    def __post_init__(self):
+        self.value = self.value * 2
+
+
+@architecture("dataclass_that_computes", floats((4, 8)), tags={"outputs"})
+class DataclassThatComputes(nn.Module):
+    """A dataclass whose `__post_init__` changes a field, out of a submodule and into another."""
+
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return Doubled(self.fc(x))
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 3)
+
+        def forward(self, doubled):
+            return self.fc(doubled.value)
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = self.Body(), self.Head()
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+@architecture("ordered_dict_argument", floats((4, 8)), tags={"non-tensor"})
+class OrderedDictArgument(nn.Module):
+    """A submodule that asks for the class of the dict that it gets."""
+
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+
+        def forward(self, values):
+            return self.fc(values["x"]) if type(values) is OrderedDict else values["x"]
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = self.Body(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.body(OrderedDict(x=x)))
+
+
+@architecture("arguments_named_like_builtins", floats((4, 8), (4, 8)), tags={"defaults"})
+class ArgumentsNamedLikeBuiltins(nn.Module):
+    """Names that the check of arguments uses itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, torch, type, len=2):
+        return self.fc(torch) * len + type
+
+
+@architecture("self_by_another_name", floats((4, 8)), tags={"defaults"})
+class SelfByAnotherName(nn.Module):
+    """`self` is an argument like any other."""
+
+    def __init__(this):
+        super().__init__()
+        this.fc = nn.Linear(8, 8)
+
+    def forward(this, self):
+        return this.fc(self).relu()
