@@ -1,4 +1,4 @@
-# Sourced by tools/test and tools/demo. `ready EXTRA` leaves an environment in .venv at the top of
+# Sourced by the commands in tools/. `ready EXTRA` leaves an environment in .venv at the top of
 # the repository that holds biofx (editable) with that extra, at the versions of constraints.txt,
 # and puts it first on PATH. The first run installs; later ones see by a stamp that nothing changed.
 # The caller has set -euo pipefail.

@@ -1,0 +1,1 @@
+"""What tools/zoo transforms: one file per library, each with its `MODELS`."""
