@@ -19,7 +19,9 @@ _IMMUTABLE = (
     torch.dtype, torch.device, torch.layout, torch.Size, Enum, slice, range,
 )  # fmt: skip
 _ATOMS = frozenset({type(None), bool, int, float, str})  # the most frequent ones
+_PLAIN = frozenset({dict, list, tuple, set, OrderedDict})
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
+_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
 
 
 def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
@@ -63,6 +65,10 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
         for name, value in module.__dict__.items():
             if name in _REGISTRIES:
                 fresh[name].update((key, memo.get(id(item), item)) for key, item in value.items())
+            elif type(value) in _ATOMS:
+                fresh[name] = value
+            elif name in _HOOKS and not value:
+                fresh[name] = type(value)()
             else:
                 fresh[name] = _copied(value, memo)
         for slot in slots_of(type(module)):
@@ -127,9 +133,7 @@ def _copy_tensor(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]
 def _tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
-    elif depth < 6 and isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item, depth + 1)
-    elif depth < 6 and isinstance(value, list | tuple | set):
-        for item in value:
-            yield from _tensors(item, depth + 1)
+    elif depth < 6 and isinstance(value, dict | list | tuple | set):
+        for item in value.values() if isinstance(value, dict) else value:
+            if type(item) not in _ATOMS and not (type(item) in _PLAIN and not item):
+                yield from _tensors(item, depth + 1)

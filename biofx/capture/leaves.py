@@ -1,5 +1,7 @@
 """Which modules are nodes of a graph, and which have graphs of their own."""
 
+import functools
+
 import torch
 from torch import nn
 
@@ -19,13 +21,29 @@ RETURNS_MORE = (
 )  # fmt: skip
 
 
+# Both ask the type: `isinstance` looks for `__class__` too, which is watched during a capture.
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Modules of torch.nn are nodes of a graph, not graphs; `Sequential` is the exception."""
-    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn."))
-    if isinstance(module, torch.jit.ScriptModule):
+    return _is_leaf(type(module))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_leaf(kind: type[nn.Module]) -> bool:
+    if issubclass(kind, torch.jit.ScriptModule):
         return True
-    composite = isinstance(module, (nn.Sequential, *CHOOSES_AT_RUN_TIME))
-    return own and not composite and type(module).__name__ != "Module"
+    own = kind.__module__.startswith(("torch.nn.", "torch.ao.nn."))
+    composite = issubclass(kind, (nn.Sequential, *CHOOSES_AT_RUN_TIME))
+    return own and not composite and kind.__name__ != "Module"
+
+
+@functools.lru_cache(maxsize=1024)
+def returns_one_tensor(kind: type[nn.Module]) -> bool:
+    """Whether modules of this class are leaves of torch.nn that simply return one tensor."""
+    return kind.__module__.startswith("torch.nn.modules") and not issubclass(
+        kind, RETURNS_MORE + CHOOSES_AT_RUN_TIME
+    )
 
 
 def bases_of(module: nn.Module) -> list[type]:

@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from biofx.capture.code import facts
-from biofx.capture.leaves import CHOOSES_AT_RUN_TIME, RETURNS_MORE, bases_of, is_leaf
+from biofx.capture.leaves import bases_of, is_leaf, returns_one_tensor
 from biofx.capture.pattern import Pattern, Unpatterned, is_record, pattern_of, rebuilds, value_of
 from biofx.capture.proxy import BioAttribute, BioProxy, Kind, returns_tensor
 from biofx.capture.reads import Reads
@@ -80,10 +80,10 @@ class ModuleTracer(fx.Tracer):
         if node.op == "call_module":
             module = self._called
             assert module is not None
-            if type(module).__module__.startswith("torch.nn.modules"):
-                simple = not isinstance(module, RETURNS_MORE + CHOOSES_AT_RUN_TIME)
-                return "tensor" if simple and not module._forward_hooks else "unknown"
-            self.unknown = True
+            if returns_one_tensor(type(module)) and not module._forward_hooks:
+                return "tensor"
+            if not type(module).__module__.startswith("torch.nn.modules"):
+                self.unknown = True
             return "unknown"
         source = node.args[0] if node.args else None
         of = source.meta.get("biofx_kind") if isinstance(source, fx.Node) else None
@@ -308,7 +308,7 @@ def _is_mutable(value: Any) -> bool:
 
 
 def _holds_tensor(value: Any, depth: int = 3) -> bool:
-    if isinstance(value, torch.Tensor):
+    if issubclass(type(value), torch.Tensor):  # see `leaves`
         return True
     if depth and isinstance(value, list | tuple | dict):
         items = value.values() if isinstance(value, dict) else value
