@@ -21,16 +21,23 @@ RETURNS_MORE = (
 )  # fmt: skip
 
 
-# Both ask the type: `isinstance` looks for `__class__` too, which is watched during a capture.
+# These ask the type: `isinstance` looks for `__class__` too, which is watched during a capture.
 
 
 def is_leaf(module: nn.Module) -> bool:
     """Modules of torch.nn are nodes of a graph, not graphs; `Sequential` is the exception."""
-    return _is_leaf(type(module))
+    kind: type = type(module)
+    return _is_leaf(kind)
+
+
+def returns_one_tensor(module: nn.Module) -> bool:
+    """Whether a module is a leaf of torch.nn that simply returns one tensor."""
+    kind: type = type(module)
+    return _returns_one_tensor(kind)
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_leaf(kind: type[nn.Module]) -> bool:
+def _is_leaf(kind: type) -> bool:
     if issubclass(kind, torch.jit.ScriptModule):
         return True
     own = kind.__module__.startswith(("torch.nn.", "torch.ao.nn."))
@@ -39,11 +46,9 @@ def _is_leaf(kind: type[nn.Module]) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def returns_one_tensor(kind: type[nn.Module]) -> bool:
-    """Whether modules of this class are leaves of torch.nn that simply return one tensor."""
-    return kind.__module__.startswith("torch.nn.modules") and not issubclass(
-        kind, RETURNS_MORE + CHOOSES_AT_RUN_TIME
-    )
+def _returns_one_tensor(kind: type) -> bool:
+    more = RETURNS_MORE + CHOOSES_AT_RUN_TIME
+    return kind.__module__.startswith("torch.nn.modules") and not issubclass(kind, more)
 
 
 def bases_of(module: nn.Module) -> list[type]:

@@ -80,7 +80,7 @@ class ModuleTracer(fx.Tracer):
         if node.op == "call_module":
             module = self._called
             assert module is not None
-            if returns_one_tensor(type(module)) and not module._forward_hooks:
+            if returns_one_tensor(module) and not module._forward_hooks:
                 return "tensor"
             if not type(module).__module__.startswith("torch.nn.modules"):
                 self.unknown = True

@@ -34,7 +34,8 @@ def wide(tensor: Tensor) -> Tensor:
 class Applier:
     """Applies the factors of a `Site`.
 
-    Without compiled kernels, all factors that depend on no weight are kept rather than drawn again.
+    Factors that depend on no weight are kept rather than drawn again where that costs more: if no
+    kernels are compiled, and for costly expressions.
 
     Args:
         kernels: how functions are evaluated.
@@ -55,28 +56,18 @@ class Applier:
         if grad.is_sparse:
             factors = self._factors(site, site.weight).sparse_mask(grad.coalesce())
             grad.copy_(grad.coalesce() * factors)
-        elif self.kernels.compiled:
-            self._map(_scale, site, "grad", {"weight": site.weight, "grad": grad})
         else:
-            grad.copy_(scaled(grad, self._factors(site, site.weight)))
+            self._map(_scale, site, "grad", {"weight": site.weight, "grad": grad})
 
     def blend(self, site: Site, before: Tensor) -> None:
         """w ← w_before + f·(w − w_before)."""
-        if self.kernels.compiled:
-            self._map(_blend, site, "weight", {"weight": site.weight, "before": before})
-        else:
-            site.weight.copy_(blended(site.weight, before, self._factors(site, before)))
+        self._map(_blend, site, "weight", {"weight": site.weight, "before": before})
 
     def correct(self, site: Site, rate: Tensor) -> None:
         """w ← w + (f − 1)·Δ after plain SGD has added Δ = rate·g."""
         assert site.grad is not None
-        if self.kernels.compiled:
-            tensors = {"weight": site.weight, "grad": site.grad}
-            self._map(_correct, site, "weight", tensors, rate=rate)
-        else:
-            change = wide(site.grad) * rate
-            factors = self._factors(site, wide(site.weight) - change)
-            site.weight.copy_(corrected(site.weight, change, factors))
+        tensors = {"weight": site.weight, "grad": site.grad}
+        self._map(_correct, site, "weight", tensors, rate=rate)
 
     def _map(
         self,
@@ -86,12 +77,12 @@ class Applier:
         tensors: Tensors,
         **more: Tensor,
     ) -> None:
-        kept = [
-            self._value(site, place, site.weight)
-            for place, expression in enumerate(site.expressions)
-            if expression.costly
-        ]
-        drawn = [expression for expression in site.expressions if not expression.costly]
+        kept, drawn = [], []
+        for place, expression in enumerate(site.expressions):
+            if expression.token is not None and (expression.costly or not self.kernels.compiled):
+                kept.append(self._value(site, place, site.weight))
+            else:
+                drawn.append(expression)
         functions = tuple(expression.function for expression in drawn)
         inputs = {f"{n} {name}": t for n, e in enumerate(drawn) for name, t in e.inputs.items()}
         inputs |= {f"f{n}": factor for n, factor in enumerate((*kept, *site.factors))}

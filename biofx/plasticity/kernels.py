@@ -14,6 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from biofx.plasticity.layout import offset, one_run
 from biofx.plasticity.shards import Shard
 
 # function(index, tensors, inputs) -> one tensor for each that is written
@@ -21,6 +22,8 @@ Tensors = Mapping[str, Tensor]
 Function = Callable[[Tensor, Tensors, Tensors], tuple[Tensor, ...]]
 NONE: Tensors = MappingProxyType({})
 
+# Elements that are worked on at a time: what stays in a cache need not go through memory at each of
+# the many operations that a function has.
 PIECE = 2**16
 
 
@@ -48,9 +51,19 @@ class Kernels:
             shard: tells the global index of each element.
             inputs: tensors that broadcast to the size.
         """
-        index = shard.index(tensors[writes[0]].device)
-        for name, value in zip(writes, function(index, tensors, inputs), strict=True):
-            tensors[name].copy_(value)
+        target = tensors[writes[0]]
+        if target.numel() <= PIECE or not one_run((*tensors.values(), *inputs.values()), shard):
+            _evaluate(function, shard.index(target.device), tensors, writes, inputs)
+            return
+        first = offset(shard, target.device)
+        for start in range(0, target.numel(), PIECE):
+            stop = min(start + PIECE, target.numel())
+            index = torch.arange(start, stop, dtype=first.dtype, device=first.device) + first
+            own, given = (
+                {n: t.view(-1)[start:stop] if t.dim() else t for n, t in part.items()}
+                for part in (tensors, inputs)
+            )
+            _evaluate(function, index, own, writes, given)
 
     def fill(self, targets: Sequence[Tensor], mask: Tensor, value: float, *, shard: Shard) -> None:
         """Set the masked elements of every target to a value."""
@@ -63,3 +76,14 @@ class Kernels:
         # In pieces, for float64 copies of the weights are made on the way.
         parts = weight.reshape(-1).split(PIECE)
         return torch.stack([torch.linalg.vector_norm(p, 1, dtype=wide) for p in parts]).sum()
+
+
+def _evaluate(
+    function: Function,
+    index: Tensor,
+    tensors: Tensors,
+    writes: tuple[str, ...],
+    inputs: Tensors,
+) -> None:
+    for name, value in zip(writes, function(index, tensors, inputs), strict=True):
+        tensors[name].copy_(value)

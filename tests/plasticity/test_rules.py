@@ -43,6 +43,17 @@ def test_is_deterministic(entry: Entry, optimizer: str) -> None:
 
 
 @every_rule
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_pieces_do_not_show(entry: Entry, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large parameters are worked on in pieces; here, those of 16 synapses are."""
+    whole, _ = run(entry, optimizer)
+    monkeypatch.setattr("biofx.plasticity.kernels.PIECE", 16)
+    pieces, _ = run(entry, optimizer)
+    for ours, theirs in zip(pieces.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@every_rule
 def test_leaves_random_state_alone(entry: Entry) -> None:
     model = make(entry.config)
     optimizer = OPTIMIZERS["adamw"](model.parameters())
