@@ -33,12 +33,11 @@ def scaling(effort: Effort) -> Report:
     columns = ["parameters", "SGD step", *(f"{rule}, {mode}" for mode in MODES for rule in SHOWN)]
     speed = Table("Time per parameter and step (nanoseconds)", columns)
     size = Table("Bytes of plasticity state per weight", ["parameters", *SHOWN])
-    before = kernels_compiled()
     for count in SIZES[:2] if effort.quick else SIZES:
         found, states, exact = measure(count, effort)
         speed.rows.append([f"{exact:,}", *(figure(s / exact * 1e9) for s in found)])
         size.rows.append([f"{exact:,}", *(f"{state / exact:.3g}" for state in states)])
-    made = kernels_compiled() - before
+    made = kernels_compiled()
     speed.note = (
         f"Networks of {LAYERS} square linear layers without biases, plain SGD, the GradScheduler's "
         f'default `compile="auto"` ({made} kernels were compiled). Each column but the first is '
