@@ -30,11 +30,11 @@ def fuzzy_factors(
 ) -> Tensor:
     """Plasticity factors f with mean 1 and spread ν, from standard random numbers.
 
-    UNIFORM f = 1 + ν(2u − 1); NORMAL f = 1 + νz; LOGNORMAL f = exp(νz − ν²/2); GAMMA f = ν²·g with
+    UNIFORM f = 1 + νt; NORMAL f = 1 + νz; LOGNORMAL f = exp(νz − ν²/2); GAMMA f = ν²·g with
     g ~ Gamma(1/ν²); BETA f = 1 + ν(2b − 1) with b ~ Beta(1/ν, 1/ν).
 
     Args:
-        draw: u, z, g or b; of the weight's shape.
+        draw: t uniform on [−1, 1), z, g or b; of the weight's shape.
         nu: ν, of shape () or broadcastable to `draw`.
         low, high: clamp of the factors, of shape ().
         distribution: one of the five above.
@@ -46,10 +46,10 @@ def fuzzy_factors(
         Hofmann et al. 2025, Methods, "Fuzzy learning rates" (uniform); the others keep its mean
         and, but for BETA, name ν as the standard deviation (LOGNORMAL: of the logarithm).
     """
-    if distribution in (Distribution.UNIFORM, Distribution.BETA):
-        factors = 1 + nu * (2 * draw - 1)
-    elif distribution == Distribution.NORMAL:
+    if distribution in (Distribution.UNIFORM, Distribution.NORMAL):
         factors = 1 + nu * draw
+    elif distribution == Distribution.BETA:
+        factors = 1 + nu * (2 * draw - 1)
     elif distribution == Distribution.LOGNORMAL:
         factors = torch.exp(nu * draw - 0.5 * nu * nu)
     elif distribution == Distribution.GAMMA:
@@ -95,7 +95,7 @@ def temporal_step(
 def _uniform(
     weight: Tensor, index: Tensor, *, key: Tensor, nu: Tensor, low: Tensor, high: Tensor
 ) -> Tensor:
-    draw = random.uniform(key, index)
+    draw = random.symmetric(key, index)
     return fuzzy_factors(draw, nu, low=low, high=high, distribution=Distribution.UNIFORM)
 
 
@@ -230,7 +230,7 @@ class FuzzyLearningRates(Rule):
         mean_abs = context.statistics["mean_abs"]
         context.state["factors"].copy_(
             fuzzy_factors(
-                context.uniform("fuzzy"),
+                random.symmetric(context.key("fuzzy"), context.index),
                 weight_adaptive_nu(context.weight.float(), nu, mean_abs=mean_abs),
                 low=scalar(plan.low, device),
                 high=scalar(plan.high, device),
@@ -260,7 +260,7 @@ class FuzzyLearningRates(Rule):
             inputs["nu"] = scalar(_layer_nu(synapses, plan.nu), context.weight.device)
         elif distribution == Distribution.ACTIVITY:
             inputs["nu"] = context.per_unit(context.state["nu"], synapses.post_axis)
-        # Gamma variates take a rejection method: 19 words of random bits each.
+        # Gamma variates take a rejection method: 13 words of random bits each.
         costly = distribution == Distribution.GAMMA
         return Expression(DRAWN[distribution], inputs, drawn, costly)
 
@@ -274,7 +274,8 @@ class FuzzyLearningRates(Rule):
         device = context.weight.device
         noise: Tensor | float = 0.0
         if context.step % (10 * plan.update_every) == 0:
-            noise = 0.1 * plan.nu * (2 * context.uniform("fuzzy.noise") - 1)
+            draw = random.symmetric(context.key("fuzzy.noise"), context.index)
+            noise = 0.1 * plan.nu * draw
         factors = context.state["factors"]
         low, high = scalar(plan.low, device), scalar(plan.high, device)
         decay = scalar(plan.decay, device)

@@ -39,8 +39,8 @@ def resilience(weight: Tensor, noise: Tensor, *, max_abs: Tensor, d: Tensor) -> 
 
 
 def uniform_synapses(draw: Tensor, max_abs: Tensor) -> Tensor:
-    """New weights on [−max|w|, max|w|) from uniforms on [0, 1): the paper's law."""
-    return max_abs * (2 * draw - 1)
+    """New weights on [−max|w|, max|w|) from uniforms on [−1, 1): the paper's law."""
+    return max_abs * draw
 
 
 def lognormal_synapses(noise: Tensor, sign: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
@@ -48,10 +48,10 @@ def lognormal_synapses(noise: Tensor, sign: Tensor, *, mean: Tensor, std: Tensor
 
     Args:
         noise: z, standard normals.
-        sign: uniforms on [0, 1); below ½ the weight is negative.
+        sign: numbers as likely positive as negative, whose signs the weights get.
         mean, std: moments of ln|w| over the layer's weights that are not 0, of shape ().
     """
-    return torch.exp(mean + std * noise).copysign(sign - 0.5)
+    return torch.exp(mean + std * noise).copysign(sign)
 
 
 def rejuvenate(
@@ -79,7 +79,7 @@ def _score(index: Tensor, weight: Tensor, inputs: Tensors) -> Tensor:
 
 def _renewed_uniform(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
     weight = tensors["weight"].float()
-    fresh = uniform_synapses(random.uniform(inputs["key"], index), inputs["max_abs"])
+    fresh = uniform_synapses(random.symmetric(inputs["key"], index), inputs["max_abs"])
     score = _score(index, weight, inputs)
     return rejuvenate(weight, fresh, score=score, limit=inputs["limit"])
 
@@ -88,7 +88,7 @@ def _renewed_lognormal(index: Tensor, tensors: Tensors, inputs: Tensors) -> tupl
     weight = tensors["weight"].float()
     fresh = lognormal_synapses(
         random.normal(inputs["key"], index, draw=1),
-        random.uniform(inputs["key"], index),
+        random.symmetric(inputs["key"], index),
         mean=inputs["log_mean"],
         std=inputs["log_std"],
     )

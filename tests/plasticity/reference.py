@@ -10,7 +10,7 @@ Array = NDArray[np.float64]
 
 def fuzzy(distribution: str, draw: Array, nu: Array | float, low: float, high: float) -> Array:
     if distribution in ("uniform", "layer_adaptive", "weight_adaptive", "temporal", "activity"):
-        f = (1 - nu) + (2 * nu) * draw  # U(1 − ν, 1 + ν)
+        f = (1 - nu) + (2 * nu) * (draw + 1) / 2  # U(1 − ν, 1 + ν)
     elif distribution == "normal":
         f = draw * nu + 1.0
     elif distribution == "lognormal":

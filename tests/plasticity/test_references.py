@@ -56,7 +56,7 @@ def double(tensor: Tensor) -> np.ndarray:
 def test_fuzzy(seed: int, nu: float, distribution: str) -> None:
     generator, z = draws(seed, 50)
     u = torch.from_numpy(generator.random(50, dtype=np.float32))
-    draw = u if distribution in ("uniform", "beta") else z
+    draw = {"uniform": 2 * u - 1, "beta": u}.get(distribution, z)
     t, low, high = scalars(nu, 0.5, 2.0)
     ours = fuzzy_factors(draw, t, low=low, high=high, distribution=Distribution(distribution))
     theirs = reference.fuzzy(distribution, double(draw), float(t), 0.5, 2.0)
@@ -131,7 +131,7 @@ def test_crystallize(seed: int, dampening: float, floor: float) -> None:
 def test_rejuvenate(seed: int, d: float) -> None:
     generator, w = draws(seed, 8, 9)
     _, z = draws(seed + 1, 8, 9)
-    u = torch.from_numpy(generator.random((8, 9), dtype=np.float32))
+    u = torch.from_numpy(2 * generator.random((8, 9), dtype=np.float32) - 1)
     dt, largest = torch.tensor(d), w.abs().max()
     score = resilience(w, z, max_abs=largest, d=dt)
     new, mask = rejuvenate(w, uniform_synapses(u, largest), score=score, limit=torch.tensor(1.0))
@@ -140,7 +140,7 @@ def test_rejuvenate(seed: int, d: float) -> None:
     np.testing.assert_allclose(score, margin, rtol=1e-6)
     sure = np.abs(margin - 1) > 1e-6
     assert np.array_equal(mask.numpy()[sure], (np.abs(sigma * double(z)) > np.abs(double(w)))[sure])
-    expected = np.where(mask, (2 * double(u) - 1) * float(largest), double(w))
+    expected = np.where(mask, double(u) * float(largest), double(w))
     np.testing.assert_allclose(new, expected, rtol=1e-6, atol=3e-7)
 
 
@@ -164,10 +164,10 @@ def test_rejuvenation_has_the_probability_of_the_paper(d: float) -> None:
 @given(seeds)
 def test_lognormal_synapses(seed: int) -> None:
     generator, z = draws(seed, 40)
-    u = torch.from_numpy(generator.random(40, dtype=np.float32))
+    sign = torch.from_numpy(2 * generator.random(40, dtype=np.float32) - 1)
     mean, std = scalars(-1.5, 0.8)
-    ours = lognormal_synapses(z, u, mean=mean, std=std)
-    theirs = np.exp(-1.5 + float(std) * double(z)) * np.where(double(u) < 0.5, -1, 1)
+    ours = lognormal_synapses(z, sign, mean=mean, std=std)
+    theirs = np.exp(-1.5 + float(std) * double(z)) * np.where(double(sign) < 0, -1, 1)
     np.testing.assert_allclose(ours, theirs, rtol=3e-6)
 
 
