@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from biofx.plasticity.elementary import exp
 from biofx.plasticity.kernels import NONE, Function, Kernels, Tensors
 from biofx.plasticity.layout import alone, arrange, as_bytes, line, matrix, offset, one_run
 from biofx.plasticity.shards import Shard
@@ -56,7 +57,7 @@ class CompiledKernels(Kernels):
         elif size is not None:
             kind = tuple([(leaf.dtype, leaf.dim() > 0) for leaf in leaves])
             columns = line(size[1], first.device)
-            parts = [alone(as_bytes(leaf).view(size)) if leaf.dim() else leaf for leaf in leaves]
+            parts = [as_bytes(leaf).view(size) if leaf.dim() else leaf for leaf in leaves]
             make = functools.partial(_matrix, function, writes, names, len(tensors), kind)
             key = ("matrix", function, writes, names, kind, first.device, first.dtype)
             done = self._call(key, make, (first, columns, *parts))
@@ -151,8 +152,12 @@ def _trace(body: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Callable[
     from torch._inductor import standalone_compile
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    graph = make_fx(body, tracing_mode="symbolic")(*arguments)
-    artifact: Callable[..., Any] = standalone_compile(graph, list(arguments))
+    # The processor's own exp would be a call per vector, around which all registers are saved.
+    table = {torch.ops.aten.exp.default: _exp} if arguments[0].device.type == "cpu" else {}
+    graph = make_fx(body, decomposition_table=table, tracing_mode="symbolic")(*arguments)
+    # Sizes need no check at each call: `map` has looked at them.
+    options = {"config_patches": {"size_asserts": False}}
+    artifact: Callable[..., Any] = standalone_compile(graph, list(arguments), options=options)
     return artifact
 
 
@@ -171,8 +176,7 @@ def _matrix(
             part != 0 if full and dtype == torch.bool else part
             for part, (dtype, full) in zip(parts, kind, strict=True)
         ]
-        tensors = dict(zip(names[:count], leaves, strict=False))
-        inputs = dict(zip(names[count:], leaves[count:], strict=True))
+        tensors, inputs = _named(names, count, leaves)
         rows, length = parts[names.index(writes[0])].shape
         lines = torch.arange(rows, dtype=first.dtype, device=first.device) * length + first
         # A table of the columns, for the compiler would build each vector of counts by elements.
@@ -197,17 +201,16 @@ def _blocks(
     count: int,
     arguments: tuple[Tensor, ...],
 ) -> Callable[..., Any]:
-    """As `_vector`, for tensors of several dimensions, whose strides the compiler must watch."""
+    """As `_matrix`, for tensors of several dimensions, whose strides the compiler must watch."""
     from torch.fx.experimental import _config as shapes
 
     def run(first: Tensor, steps: Tensor, *leaves: Tensor) -> None:
-        tensors = dict(zip(names[:count], leaves, strict=False))
-        inputs = dict(zip(names[count:], leaves[count:], strict=True))
+        tensors, inputs = _named(names, count, leaves)
         like = tensors[writes[0]]
         index = first
         for axis, length in enumerate(like.shape):
-            line = torch.arange(length, dtype=first.dtype, device=like.device) * steps[axis]
-            index = index + line.view([-1] + [1] * (like.dim() - 1 - axis))
+            places = torch.arange(length, dtype=first.dtype, device=like.device) * steps[axis]
+            index = index + places.view([-1] + [1] * (like.dim() - 1 - axis))
         for name, value in zip(writes, function(index, tensors, inputs), strict=True):
             tensors[name].copy_(value)
 
@@ -221,6 +224,16 @@ def _blocks(
             compiled(*arguments)
 
     return kernel
+
+
+def _named(names: tuple[str, ...], count: int, leaves: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
+    """A function's `tensors`, the first so many, and its `inputs`."""
+    named = list(zip(names, leaves, strict=True))
+    return dict(named[:count]), dict(named[count:])
+
+
+def _exp(x: Tensor) -> Tensor:
+    return exp(x) if x.dtype == torch.float32 else NotImplemented
 
 
 def _sum_abs(found: Tensor, weight: Tensor) -> tuple[Tensor]:

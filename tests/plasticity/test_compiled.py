@@ -1,0 +1,198 @@
+"""Compiled kernels compute what the functions say, in one pass each, for any size."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import biofx
+from biofx.plasticity import (
+    Crystallize,
+    DalesPrinciple,
+    FuzzyLearningRates,
+    GradScheduler,
+    Rejuvenate,
+    Rule,
+    VolumeDependentRates,
+    compiled,
+    random,
+)
+from biofx.plasticity.compiled import KERNELS, CompiledKernels, can_compile, kernels_for
+from biofx.plasticity.kernels import Kernels, Tensors
+from biofx.plasticity.shards import Shard
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
+compiles = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), needs_compiler]
+
+# Rules, and where their factors act. Compiling a kernel takes seconds: few, that show much.
+RULES: dict[str, tuple[str, list[Rule]]] = {
+    "together": (
+        "gradient",
+        [
+            FuzzyLearningRates(nu=0.4),
+            VolumeDependentRates(base=0.9),
+            Crystallize(threshold=0.3),
+        ],
+    ),
+    "update": ("update", [FuzzyLearningRates(distribution="normal", nu=0.2)]),
+    "rejuvenate": ("update", [Rejuvenate(d=4, law="lognormal"), DalesPrinciple()]),
+}
+
+
+class Net(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.wide = nn.Linear(width, 7)
+        self.narrow = nn.Linear(7, 3)
+
+
+class Odd(nn.Module):
+    """Weights that are no matrix in memory: laid out by channels, a prime number of synapses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+        self.prime = nn.Linear(1, 5)
+
+
+def train(
+    net: nn.Module, rules: list[Rule], *, compile: bool, apply: str = "gradient"
+) -> dict[str, Tensor]:
+    """Three steps on made-up gradients; the weights."""
+    torch.manual_seed(1)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    net = biofx.transform(net)
+    optimizer = (
+        torch.optim.AdamW(net.parameters(), lr=1e-2)
+        if apply == "update"
+        else torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    )
+    GradScheduler(net, optimizer, rules=rules, seed=4, apply=apply, compile=compile)  # type: ignore[arg-type]
+    for _ in range(3):
+        for parameter in net.parameters():
+            parameter.grad = torch.randn(parameter.shape).to(parameter) * 0.1
+        optimizer.step()
+    return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-5, atol=1e-6)
+
+
+class TestAgainstEager:
+    pytestmark = compiles
+
+    @pytest.mark.parametrize("name", RULES)
+    def test_same_weights_and_other_sizes_are_not_compiled_again(self, name: str) -> None:
+        apply, rules = RULES[name]
+        made = 0
+        for width in (70, 131):
+            ours = train(Net(width), rules, compile=True, apply=apply)
+            assert_close(ours, train(Net(width), rules, compile=False, apply=apply))
+            assert made in (0, len(KERNELS))
+            made = len(KERNELS)
+
+    @pytest.mark.parametrize("net", [Odd, lambda: Net(70).bfloat16()], ids=["odd", "bfloat16"])
+    def test_any_weight(self, net: Callable[[], nn.Module]) -> None:
+        """Of sums and products, the same to the bit."""
+        ours, theirs = (
+            train(net(), [FuzzyLearningRates(nu=0.4)], compile=c) for c in (True, False)
+        )
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+class TestKernels:
+    pytestmark = compiles
+
+    def test_exp_is_that_of_torch_at_its_ends(self) -> None:
+        infinity = float("inf")
+        x = torch.tensor([[-infinity, -200.0, -1.0, 0.0], [1.0, 80.0, infinity, float("nan")]])
+        out, shard = torch.zeros(2, 4), Shard((2, 4), (2, 4), (0, 0))
+        CompiledKernels().map(raised, {"out": out, "x": x}, writes=("out",), shard=shard)
+        torch.testing.assert_close(out, x.exp(), rtol=2e-7, atol=0, equal_nan=True)
+
+    @pytest.mark.parametrize("split", [0, 1])
+    def test_shards_draw_what_the_whole_does(self, split: int) -> None:
+        shape, key = (12, 130), random.key_tensor(random.stream_key(1, 2, "w"))
+        kernels, inputs = CompiledKernels(), {"key": key}
+        whole = torch.zeros(shape)
+        kernels.map(
+            noise, {"out": whole}, writes=("out",), shard=Shard(shape, shape, (0, 0)), inputs=inputs
+        )
+        size = [6, 130] if split == 0 else [12, 65]
+        for place in (0, 1):
+            offsets = [0, 0]
+            offsets[split] = place * size[split]
+            part = torch.zeros(size)
+            shard = Shard(shape, tuple(size), tuple(offsets))
+            kernels.map(noise, {"out": part}, writes=("out",), shard=shard, inputs=inputs)
+            torch.testing.assert_close(part, shard.part(whole), rtol=0, atol=1e-6)
+
+    def test_sum_and_fill(self) -> None:
+        kernels, plain = CompiledKernels(), Kernels()
+        weight = torch.randn(37, 11)
+        torch.testing.assert_close(kernels.sum_abs(weight), plain.sum_abs(weight))
+        mask, shard = weight > 0.5, Shard((37, 11), (37, 11), (0, 0))
+        targets = [weight.clone(), torch.ones(37, 11)]
+        kernels.fill(targets, mask, 2.0, shard=shard)
+        for target, original in zip(targets, (weight, torch.ones(37, 11)), strict=True):
+            assert torch.equal(target, original.masked_fill(mask, 2.0))
+
+    def test_calls_per_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Several factors on one parameter share a pass; each rule's judgement is one."""
+        _, rules = RULES["together"]
+        train(Net(70), rules, compile=True)
+        calls: list[str] = []
+        for key, kernel in list(KERNELS.items()):
+
+            def counted(*arguments: Tensor, kernel: Any = kernel, key: Any = key) -> Any:
+                calls.append(key[0] if key[0] == "sum_abs" else key[1].__name__)
+                return kernel(*arguments)
+
+            monkeypatch.setitem(KERNELS, key, counted)
+        train(Net(70), rules, compile=True)
+        weights_and_steps = 2 * 3
+        assert Counter(calls) == dict.fromkeys(["sum_abs", "_judged", "scale"], weights_and_steps)
+
+
+def raised(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+    return (tensors["x"].exp(),)
+
+
+def noise(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+    return (random.normal(inputs["key"], index),)
+
+
+class TestWithoutCompiler:
+    def test_failure_is_told_once_and_costs_nothing_else(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*arguments: Any) -> Any:
+            raise RuntimeError("no such compiler")
+
+        monkeypatch.setattr(compiled, "KERNELS", {})
+        monkeypatch.setattr(compiled, "_trace", broken)
+        monkeypatch.setattr(torch, "compile", broken)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ours = train(Odd(), RULES["together"][1], compile=True)
+        assert [str(w.message) for w in caught if "no such compiler" in str(w.message)]
+        assert len(caught) == 1
+        theirs = train(Odd(), RULES["together"][1], compile=False)
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+    def test_automatically(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        large = compiled.WORTHWHILE
+        assert not kernels_for("auto", large - 1, CPU).compiled
+        assert not kernels_for(False, large, CPU).compiled
+        monkeypatch.setattr(compiled, "can_compile", lambda device: False)
+        assert not kernels_for("auto", large, CPU).compiled
+        monkeypatch.setattr(compiled, "can_compile", lambda device: True)
+        assert kernels_for("auto", large, CPU).compiled
