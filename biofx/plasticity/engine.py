@@ -201,7 +201,7 @@ class Engine:
             kinds: classes of the rules meant; none means all.
         """
         # What the factors need is measured in the same go.
-        self._measure(sites, ("observe", "factor"), kinds)
+        self.measure(sites, ("observe", "factor"), kinds)
         self._collect_activity(sites, kinds)
         for site in sites:
             for rule, context in _chosen(site, kinds):
@@ -210,8 +210,10 @@ class Engine:
 
     @torch.no_grad()
     def collect(self, sites: Sequence[Site], *kinds: type[Rule]) -> None:
-        """Find the factors of each parameter: `Site.expressions` and `Site.factors`."""
-        self._measure(sites, ("factor",), kinds)
+        """Find the factors of each parameter: `Site.expressions` and `Site.factors`.
+
+        `observe` comes first, or `measure`.
+        """
         for site in sites:
             for rule, context in _chosen(site, kinds):
                 if not rule.active(context, "factor"):
@@ -235,7 +237,7 @@ class Engine:
         """
         for site in sites:
             site.statistics.clear()
-        self._measure(sites, ("after_step",), kinds)
+        self.measure(sites, ("after_step",), kinds)
         replaced = False
         for site in sites:
             fresh: Tensor | None = None
@@ -252,37 +254,37 @@ class Engine:
             site.release()
         return replaced
 
-    def _measure(
+    @torch.no_grad()
+    def measure(
         self, sites: Iterable[Site], stages: tuple[Stage, ...], kinds: tuple[type[Rule], ...]
     ) -> None:
+        """Find the statistics that rules need: `Context.statistics`.
+
+        Args:
+            sites: parameters at this step.
+            stages: functions of the rules that will read them.
+            kinds: classes of the rules meant; none means all.
+        """
         requests = []
         for site in sites:
-            names: dict[str, None] = {}
-            rules = []
+            found = site.statistics
+            wanted: dict[str, None] = {}
+            rules: dict[str, None] = {}
             for rule, context in _chosen(site, kinds):
-                context.statistics = site.statistics
-                wanted = [
-                    name
-                    for stage in stages
-                    if rule.active(context, stage)
-                    for name in rule.needs(context, stage)
-                    if name not in site.statistics
-                ]
-                if wanted:
-                    names.update(dict.fromkeys(wanted))
-                    rules.append(rule.name)
-            if names:
+                context.statistics = found
+                for stage in stages:
+                    names = rule.needs(context, stage)
+                    if names and rule.active(context, stage):
+                        missing = [name for name in names if name not in found]
+                        wanted.update(dict.fromkeys(missing))
+                        rules.update(dict.fromkeys([rule.name] if missing else []))
+            if wanted:
+                binding, asking = site.binding, " and ".join(rules)
                 requests.append(
-                    Request(
-                        site.binding.name,
-                        site.weight,
-                        site.binding.shard,
-                        tuple(names),
-                        " and ".join(rules),
-                        site.statistics,
-                    )
+                    Request(binding.name, site.weight, binding.shard, tuple(wanted), asking, found)
                 )
-        measure(requests, self.kernels)
+        if requests:
+            measure(requests, self.kernels)
 
     def _collect_activity(self, sites: Iterable[Site], kinds: tuple[type[Rule], ...]) -> None:
         """Hand the counts since the last step to the rules that need them, over all processes."""

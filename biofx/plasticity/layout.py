@@ -17,7 +17,10 @@ def one_run(leaves: Sequence[Tensor], shard: Shard) -> bool:
     if shard.first is None:
         return False
     size = shard.size
-    return all(not leaf.dim() or (leaf.shape == size and leaf.is_contiguous()) for leaf in leaves)
+    for leaf in leaves:  # a loop, for this stands in the way of each kernel
+        if leaf.dim() and (leaf.shape != size or not leaf.is_contiguous()):
+            return False
+    return True
 
 
 @functools.lru_cache(maxsize=4096)

@@ -117,6 +117,7 @@ class ManualPlasticity:
         engine.settle(sites, DalesPrinciple)
 
     def _scale(self, engine: Engine, sites: Sequence[Site], *rules: type[Rule]) -> None:
+        engine.measure(sites, ("factor",), rules)
         engine.collect(sites, *rules)
         with torch.no_grad():
             for site in sites:
