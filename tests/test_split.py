@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import biofx
+from biofx.passes import split
 from biofx.passes.expansion import group_repeat, group_sum
 
 
@@ -299,3 +301,19 @@ def test_python_code_keeps_a_layer_whole_if_its_forward_may_read_the_weight(
     assert "" in biofx.info(bio).opaque
     x = torch.randn(3, 4)
     torch.testing.assert_close(bio(x), model(x))
+
+
+def test_layers_are_captured_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch is patched for all of them once: the time that it takes grows with the layers."""
+    entered: list[object] = []
+    recording = split.recording
+
+    def counted(session: Any) -> Any:
+        entered.append(session)
+        return recording(session)
+
+    monkeypatch.setattr(split, "recording", counted)
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(6)])
+    bio = biofx.transform(model, biofx.BioConfig(weight_splitting_Gamma=2))
+    assert [layer.action for layer in biofx.info(bio).layers.values()].count("split") == 5
+    assert len(entered) == 1

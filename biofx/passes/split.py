@@ -1,6 +1,8 @@
 """Split: Γ synapses stand where one stood (multi-synaptic connectivity)."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -41,27 +43,27 @@ class Split(PassBase):
         assert self.draft.layers, "augment runs before split"
 
     def call(self, graph_module: nn.Module) -> PassResult:
-        split = refused = 0
+        chosen: list[WeightLayer] = []
         bad: list[str] = []
         for layer in self.draft.weights.values():
-            config = self.draft.config.for_layer(layer.name)
-            gamma = config.weight_splitting_Gamma
-            record = self.draft.layers[layer.name]
-            if gamma <= 1 or record.action == "skipped":
+            gamma = self.draft.config.for_layer(layer.name).weight_splitting_Gamma
+            if gamma <= 1 or self.draft.layers[layer.name].action == "skipped":
                 continue
-            synapses = self.draft.synapses[record.parameters[0]]
-            reason = self._reason(layer, synapses, gamma)
-            if reason is not None:
-                refused += 1
+            reason = self._reason(layer, self._synapses(layer), gamma)
+            if reason is None:
+                chosen.append(layer)
+                continue
+            self._note(layer, reason)
+            if "divide" in reason:
+                bad.append(f"{layer.name or '(the model)'}: {reason}")
+        self._capture(chosen)
+        split = 0
+        for layer in chosen:
+            reason = self._split(graph_module, layer, self._synapses(layer))
+            if reason is None:
+                split += 1
+            else:
                 self._note(layer, reason)
-                if "divide" in reason:
-                    bad.append(f"{layer.name or '(the model)'}: {reason}")
-                continue
-            reason = self._split(graph_module, layer, synapses)
-            if reason is not None:
-                self._note(layer, reason)
-                continue
-            split += 1
         if bad and not split:
             raise ConfigError(
                 "no layer can be split: " + "; ".join(bad[:5]) + "; choose another "
@@ -73,6 +75,9 @@ class Split(PassBase):
         for layer in self.draft.layers.values():
             if layer.action == "split":
                 graph_module.get_submodule(layer.name).graph.lint()  # type: ignore[union-attr, operator]
+
+    def _synapses(self, layer: WeightLayer) -> Synapses:
+        return self.draft.synapses[self.draft.layers[layer.name].parameters[0]]
 
     def _reason(self, layer: WeightLayer, synapses: Synapses, gamma: int) -> str | None:
         axes = layer.axes[0]
@@ -101,13 +106,16 @@ class Split(PassBase):
                 return "a grouped transposed convolution cannot be expanded"
         return None
 
+    @functools.cached_property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {name: module for module, name in self.draft.session.names.items()}
+
     def _opaque_reader(self, name: str) -> str | None:
         """An opaque module above the layer whose Python code mentions weights, if there is one."""
-        modules = {n: m for m, n in self.draft.session.names.items()}
         above = name
         while above:
             above = above.rpartition(".")[0]
-            module = modules[above]
+            module = self._modules[above]
             python = above in self.draft.opaque and not isinstance(module, CHOOSES_AT_RUN_TIME)
             if python and _mentions_weights(module):
                 return above
@@ -117,15 +125,20 @@ class Split(PassBase):
         record = self.draft.layers[layer.name]
         self.draft.layers[layer.name] = replace(record, reason=f"not split: {reason}")
 
+    def _capture(self, layers: Sequence[WeightLayer]) -> None:
+        """Give each layer a graph, where it can have one."""
+        session = self.draft.session
+        plain = [layer.module for layer in layers if not isinstance(layer.module, Captured)]
+        with recording(session) if plain else nullcontext():
+            captures = [session.capture(module, None) for module in plain]
+        for module, capture in zip(plain, captures, strict=True):
+            if capture is not None:
+                install(module, capture)
+
     def _split(self, root: nn.Module, layer: WeightLayer, synapses: Synapses) -> str | None:
         module = layer.module
         if not isinstance(module, Captured):
-            with recording(self.draft.session):
-                capture = self.draft.session.capture(module, None)
-            if capture is None:
-                return f"its forward cannot be traced: {self.draft.session.opaque[module]}"
-            install(module, capture)
-            assert isinstance(module, Captured)
+            return f"its forward cannot be traced: {self.draft.session.opaque[module]}"
         config = synapses.config
         gamma = config.weight_splitting_Gamma
         op = _weight_op(module.graph, layer.axes[0].parameter)
