@@ -260,14 +260,16 @@ def random_state() -> tuple[Any, ...]:
 def restore_random_state(before: tuple[Any, ...]) -> bool:
     """Put the generators back; True if something had drawn from them."""
     now = random_state()
-    if now[0] != before[0]:
+    moved: bool = now[0] != before[0]
+    if moved:
         random.setstate(before[0])
     with _disable_current_modes():  # fake tensors, say: the state itself is real
-        moved = now[0] != before[0] or not torch.equal(now[1], before[1])
-        torch.set_rng_state(before[1])
+        if not torch.equal(now[1], before[1]):
+            torch.set_rng_state(before[1])
+            moved = True
     if before[2] is not None:
         name, keys, *rest = now[2]
         if not ((keys == before[2][1]).all() and (name, *rest) == (before[2][0], *before[2][2:])):
             sys.modules["numpy"].random.set_state(before[2])
-            return True
+            moved = True
     return moved

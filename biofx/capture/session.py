@@ -125,8 +125,6 @@ class Session:
             capture = Capture(
                 graph, call, tracer.result, world=tracer.reads.world, reads=tracer.reads.pairs
             )
-            if patches.restore_random_state(state):
-                raise Refusal("draws random numbers in Python")
         except Exception as error:
             self._give_up(module, tracer.refusal or reason_of(error))
             return None
@@ -134,7 +132,8 @@ class Session:
             if tracer.reads.snapshots.restore():
                 self.captures.pop(module, None)
                 self._give_up(module, "changes a Python container while it runs")
-            patches.restore_random_state(state)
+            if patches.restore_random_state(state):
+                self._give_up(module, "draws random numbers in Python")
             self.stack.pop()
         if module in self.opaque:  # found out while restoring
             return None
