@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import commandline
 import torch
 from benchmarks import compiling, memory, pages, scaling, splitting, steps, transforming
 from benchmarks.models import LARGE, RESNET, SMALL
@@ -43,13 +44,7 @@ WORKERS: dict[str, Callable[..., dict]] = {
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    first, rest = (__doc__ or "").split("\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="tools/bench",
-        description=first,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = commandline.parser("bench", __doc__)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
     parser.add_argument("--quick", action="store_true", help="tiny models, a few rounds")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch (2)")

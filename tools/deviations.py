@@ -5,12 +5,12 @@ tools/bench deviations --only adam,gamma          some of them
 tools/bench deviations --markdown docs/deviations.md
 """
 
-import argparse
 import importlib.metadata
 import logging
 import textwrap
 from pathlib import Path
 
+import commandline
 import torch
 from deviating import layers, network, objects
 from deviating.entry import Entry, Measured
@@ -43,13 +43,7 @@ def section(entry: Entry, found: Measured) -> str:
 
 
 def main() -> None:
-    first, rest = (__doc__ or "").split("\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="tools/bench deviations",
-        description=first,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = commandline.parser("bench deviations", __doc__)
     names = [entry.name for entry in ENTRIES]
     parser.add_argument("--only", default=",".join(names), help=f"some of {','.join(names)}")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write docs/deviations.md")

@@ -21,6 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 
+import commandline
 import torch
 from benchmarks.report import machine
 from rich.console import Console
@@ -32,13 +33,7 @@ LIBRARIES = ("transformers", "diffusers", "x_transformers", "torch_geometric", "
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    first, rest = (__doc__ or "").split("\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="tools/zoo",
-        description=first,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = commandline.parser("zoo", __doc__)
     parser.add_argument("--only", metavar="GLOB", default="*", help="NAME or LIBRARY/NAME")
     parser.add_argument("--models", type=Path, metavar="FILE", help="a Python file of your own")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (1)")
