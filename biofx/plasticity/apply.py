@@ -54,7 +54,7 @@ class Applier:
         grad = site.grad
         assert grad is not None
         if grad.is_sparse:
-            factors = self._factors(site, site.weight).sparse_mask(grad.coalesce())
+            factors = self._factors(site).sparse_mask(grad.coalesce())
             grad.copy_(grad.coalesce() * factors)
         else:
             self._map(_scale, site, "grad", {"weight": site.weight, "grad": grad})
@@ -80,7 +80,7 @@ class Applier:
         kept, drawn = [], []
         for place, expression in enumerate(site.expressions):
             if expression.token is not None and (expression.costly or not self.kernels.compiled):
-                kept.append(self._value(site, place, site.weight))
+                kept.append(self._value(site, place))
             else:
                 drawn.append(expression)
         functions = tuple(expression.function for expression in drawn)
@@ -92,25 +92,19 @@ class Applier:
             function, tensors, writes=(target,), shard=site.binding.shard, inputs=inputs
         )
 
-    def _factors(self, site: Site, weight: Tensor) -> Tensor:
-        """The product of all factors, from the weights before the update."""
-        product: Tensor | None = None
-        for place in range(len(site.expressions)):
-            value = self._value(site, place, weight)
-            product = value if product is None else product * value
-        for value in site.factors:
-            product = value if product is None else product * value
-        assert product is not None
-        return product
+    def _factors(self, site: Site) -> Tensor:
+        """The product of all factors."""
+        values = [self._value(site, place) for place in range(len(site.expressions))]
+        return functools.reduce(torch.mul, [*values, *site.factors])
 
-    def _value(self, site: Site, place: int, weight: Tensor) -> Tensor:
+    def _value(self, site: Site, place: int) -> Tensor:
         """The factors of one expression, kept if they depend on no weight."""
         expression = site.expressions[place]
         kept = self._kept.get((site.binding.name, place))
         if expression.token is not None and kept is not None and kept[0] == expression.token:
             return kept[1]
-        index = site.binding.shard.index(weight.device)
-        value = expression.function(weight.float(), index, **expression.inputs)
+        index = site.binding.shard.index(site.weight.device)
+        value = expression.function(site.weight.float(), index, **expression.inputs)
         if expression.token is not None:
             self._kept[site.binding.name, place] = expression.token, value
         return value
