@@ -190,7 +190,12 @@ def _matrix(
     # Traced with a size that is certainly no square: whatever is equal then must always be.
     size = (3 * 5 * 7 * 11, 1024)
     columns = line(size[1], arguments[1].device)
-    parts = [part.new_empty(size) if part.dim() else part for part in arguments[2:]]
+    # And with gaps between rows, though there are none, or else the compiler would make one line of
+    # those loops that use no index, and could not join them with the others.
+    parts = [
+        alone(part.new_empty(size[0], size[1] + 7)[:, : size[1]]) if part.dim() else part
+        for part in arguments[2:]
+    ]
     return _trace(run, (arguments[0], columns, *parts))
 
 

@@ -1,5 +1,6 @@
 """Compiled kernels compute what the functions say, in one pass each, for any size."""
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor.utils import fresh_cache, run_and_get_code
 
 import biofx
 from biofx.plasticity import (
@@ -144,6 +146,23 @@ class TestKernels:
         kernels.fill(targets, mask, 2.0, shard=shard)
         for target, original in zip(targets, (weight, torch.ones(37, 11)), strict=True):
             assert torch.equal(target, original.masked_fill(mask, 2.0))
+
+    @pytest.mark.parametrize("rule", [VolumeDependentRates(), Rejuvenate(law="lognormal")])
+    def test_one_pass_without_a_temporary(
+        self, rule: Rule, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Long functions too, which the compiler is inclined to cut in two."""
+        monkeypatch.setattr(compiled, "KERNELS", {})
+        model = biofx.transform(nn.Linear(70, 7, bias=False))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        GradScheduler(model, optimizer, rules=[rule], compile=True)
+        model.weight.grad = torch.randn(7, 70)  # type: ignore[union-attr]
+        with fresh_cache():
+            _, codes = run_and_get_code(optimizer.step)
+        assert len(codes) == (2 if isinstance(rule, VolumeDependentRates) else 1)
+        for code in codes:
+            assert len(re.findall(r"for\(int64_t x0=", code)) <= 1
+            assert not re.search(r"empty_strided_cpu\(\(\w", code)
 
     def test_calls_per_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Several factors on one parameter share a pass; each rule's judgement is one."""
