@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from types import CodeType
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from biofx.capture import clone
 from biofx.passes.expansion import group_repeat, group_sum
 from biofx.passes.folding.graph import Folding
+from biofx.passes.mentions import codes
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -135,13 +135,7 @@ def _names_parameters(kind: type[nn.Module]) -> bool:
     own = kind.__mro__[: kind.__mro__.index(nn.Module)]
     members = [inspect.unwrap(f) for base in own for f in vars(base).values() if callable(f)]
     functions = [f for f in members if inspect.isfunction(f) and f.__name__ != "__init__"]
-    return any(_READS & _names_in(function.__code__) for function in functions)
-
-
-def _names_in(code: CodeType) -> set[str]:
-    """All names of globals and attributes that a function uses."""
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*map(_names_in, inner))
+    return any(_READS & {*code.co_names} for function in functions for code in codes(function))
 
 
 def _count(model: nn.Module) -> int:

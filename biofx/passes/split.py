@@ -1,10 +1,9 @@
 """Split: Γ synapses stand where one stood (multi-synaptic connectivity)."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from biofx.capture.patches import recording
 from biofx.errors import ConfigError
 from biofx.passes.draft import Draft, Provenance, WeightLayer, function_name
 from biofx.passes.expansion import group_repeat, group_sum
+from biofx.passes.mentions import leads_to
 from biofx.synapses import Axes, Synapses
 
 _CONVS = {torch.conv1d, torch.conv2d, torch.conv3d}
@@ -117,7 +117,7 @@ class Split(PassBase):
             above = above.rpartition(".")[0]
             module = self._modules[above]
             python = above in self.draft.opaque and not isinstance(module, CHOOSES_AT_RUN_TIME)
-            if python and _mentions_weights(module):
+            if python and leads_to(module, {"weight", "bias"}):
                 return above
         return None
 
@@ -287,39 +287,3 @@ def _load_plain_weight(
     plain = state_dict.get(key)
     if plain is not None and plain.dim() == len(wide) and plain.shape[axis] * gamma == wide[axis]:
         state_dict[key] = group_repeat(plain, gamma, axis) / gamma
-
-
-def _mentions_weights(module: nn.Module) -> bool:
-    """Whether Python code that a module's forward leads to reads anything called weight or bias.
-
-    What its forward leads to are the methods and properties that it names, and those they name.
-    Others (initialisation, tying, saving) do not run in a forward.
-    """
-    classes = [base for base in type(module).__mro__ if base not in (nn.Module, object)]
-    seen = {"forward", "__call__"}
-    waiting = list(seen)
-    while waiting:
-        name = waiting.pop()
-        for place in (vars(module), *map(vars, classes)):
-            for code in _codes(place.get(name)):
-                names = {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
-                if {"weight", "bias"} & names:
-                    return True
-                waiting += names - seen
-                seen |= names
-    return False
-
-
-def _codes(value: Any) -> Iterator[CodeType]:
-    """The code of a method or property, of what it wraps, and of the functions inside."""
-    while isinstance(value, staticmethod | classmethod | MethodType):
-        value = value.__func__
-    if isinstance(value, property):
-        value = value.fget
-    while isinstance(value, FunctionType):
-        waiting = [value.__code__]
-        while waiting:
-            code = waiting.pop()
-            yield code
-            waiting += [part for part in code.co_consts if isinstance(part, CodeType)]
-        value = getattr(value, "__wrapped__", None)
