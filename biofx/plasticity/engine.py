@@ -269,15 +269,18 @@ class Engine:
         for site in sites:
             found = site.statistics
             wanted: dict[str, None] = {}
-            rules: dict[str, None] = {}
+            rules: list[str] = []
             for rule, context in _chosen(site, kinds):
                 context.statistics = found
-                for stage in stages:
-                    names = rule.needs(context, stage)
-                    if names and rule.active(context, stage):
-                        missing = [name for name in names if name not in found]
-                        wanted.update(dict.fromkeys(missing))
-                        rules.update(dict.fromkeys([rule.name] if missing else []))
+                missing = [
+                    name
+                    for stage in stages
+                    for name in rule.needs(context, stage)
+                    if name not in found and rule.active(context, stage)
+                ]
+                if missing:
+                    wanted.update(dict.fromkeys(missing))
+                    rules.append(rule.name)
             if wanted:
                 binding, asking = site.binding, " and ".join(rules)
                 requests.append(

@@ -11,7 +11,6 @@ from biofx.errors import PlasticityError
 from biofx.plasticity.kernels import Kernels
 from biofx.plasticity.shards import Shard, all_sum
 
-SUMS = ("sum_abs", "count", "log_sum", "log_square")
 SOURCES = {
     "mean_abs": ("sum_abs",),
     "max_abs": ("max_abs",),
@@ -60,7 +59,6 @@ def _measure_family(requests: Sequence[Request], kernels: Kernels) -> list[Tenso
     """Statistics of parameters that are split over the same groups."""
     sums: list[Tensor] = []
     maxima: list[Tensor] = []
-    counts: list[int] = []  # what a sum is divided by
     places: list[dict[str, int]] = []
     for request in requests:
         wanted = {source for name in request.names for source in SOURCES[name]}
@@ -69,29 +67,20 @@ def _measure_family(requests: Sequence[Request], kernels: Kernels) -> list[Tenso
             target = maxima if source == "max_abs" else sums
             place[source] = len(target)
             target.append(value)
-            if target is sums:
-                counts.append(max(request.shard.numel, 1) if source == "sum_abs" else 1)
         places.append(place)
-    # All at once: one operation on many numbers costs as much as one on one.
     shard = requests[0].shard
-    averages: Sequence[Tensor] = ()
-    largest: Sequence[Tensor] = ()
-    if sums:
-        total = all_sum(torch.stack(sums), shard)
-        averages = (total / total.new_tensor(counts)).unbind()
-    if maxima:
-        most = torch.stack(maxima)
-        for group in shard.groups:
-            dist.all_reduce(most, op=dist.ReduceOp.MAX, group=group)
-        largest = most.unbind()
+    totals = all_sum(torch.stack(sums), shard).unbind() if sums else ()
+    largest = torch.stack(maxima) if maxima else torch.empty(0)
+    for group in shard.groups if maxima else ():
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
     results = []
     for request, place in zip(requests, places, strict=True):
         values = {
-            source: (largest if source == "max_abs" else averages)[index]
+            source: (largest if source == "max_abs" else totals)[index]
             for source, index in place.items()
         }
         for name in request.names:
-            request.found[name] = _finish(name, values).float()
+            request.found[name] = _finish(name, values, request.shard.numel).float()
             results.append(request.found[name])
     return results
 
@@ -114,9 +103,9 @@ def _partial(weight: Tensor, wanted: Sequence[str], kernels: Kernels) -> dict[st
     return values
 
 
-def _finish(name: str, values: dict[str, Tensor]) -> Tensor:
+def _finish(name: str, values: dict[str, Tensor], numel: int) -> Tensor:
     if name == "mean_abs":
-        return values["sum_abs"]
+        return values["sum_abs"] / max(numel, 1)
     if name == "max_abs":
         return values["max_abs"]
     mean = values["log_sum"] / values["count"].clamp(min=1)
