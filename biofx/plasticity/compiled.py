@@ -90,7 +90,7 @@ class CompiledKernels(Kernels):
             found = weight.new_empty((), dtype=torch.float64)
             key = ("sum_abs", weight.dtype, weight.device)
             make = functools.partial(_trace, _sum_abs)
-            if self._call(key, make, (found, alone(weight.view(-1)))):
+            if self._call(key, make, (found, weight.view(-1))):
                 return found
         return super().sum_abs(weight)
 
@@ -152,6 +152,7 @@ def _trace(body: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Callable[
     from torch._inductor import standalone_compile
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    arguments = tuple(map(alone, arguments))
     # The processor's own exp would be a call per vector, around which all registers are saved.
     table = {torch.ops.aten.exp.default: _exp} if arguments[0].device.type == "cpu" else {}
     graph = make_fx(body, decomposition_table=table, tracing_mode="symbolic")(*arguments)
@@ -193,7 +194,7 @@ def _matrix(
     # And with gaps between rows, though there are none, or else the compiler would make one line of
     # those loops that use no index, and could not join them with the others.
     parts = [
-        alone(part.new_empty(size[0], size[1] + 7)[:, : size[1]]) if part.dim() else part
+        part.new_empty(size[0], size[1] + 7)[:, : size[1]] if part.dim() else part
         for part in arguments[2:]
     ]
     return _trace(run, (arguments[0], columns, *parts))
