@@ -230,7 +230,7 @@ class FuzzyLearningRates(Rule):
         mean_abs = context.statistics["mean_abs"]
         context.state["factors"].copy_(
             fuzzy_factors(
-                random.symmetric(context.key("fuzzy"), context.index),
+                context.symmetric("fuzzy"),
                 weight_adaptive_nu(context.weight.float(), nu, mean_abs=mean_abs),
                 low=scalar(plan.low, device),
                 high=scalar(plan.high, device),
@@ -274,8 +274,7 @@ class FuzzyLearningRates(Rule):
         device = context.weight.device
         noise: Tensor | float = 0.0
         if context.step % (10 * plan.update_every) == 0:
-            draw = random.symmetric(context.key("fuzzy.noise"), context.index)
-            noise = 0.1 * plan.nu * draw
+            noise = 0.1 * plan.nu * context.symmetric("fuzzy.noise")
         factors = context.state["factors"]
         low, high = scalar(plan.low, device), scalar(plan.high, device)
         decay = scalar(plan.decay, device)

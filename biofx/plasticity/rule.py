@@ -103,6 +103,10 @@ class Context:
         """Uniforms on [0, 1), float32, one per local synapse, new at each step."""
         return random.uniform(self.key(stream), self.index, draw=draw)
 
+    def symmetric(self, stream: str = "", *, draw: int = 0) -> Tensor:
+        """Uniforms on [−1, 1), otherwise as `uniform`."""
+        return random.symmetric(self.key(stream), self.index, draw=draw)
+
     def normal(self, stream: str = "", *, draw: int = 0) -> Tensor:
         """Standard normals, float32, one per local synapse, new at each step."""
         return random.normal(self.key(stream), self.index, draw=draw)
