@@ -1,7 +1,9 @@
 """Global statistics of weights, over all shards, with as few collectives as there are groups."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,45 +49,53 @@ def measure(requests: Sequence[Request], kernels: Kernels) -> None:
     Raises:
         PlasticityError: a parameter holds values that are not finite; all are named.
     """
-    families: dict[tuple[int, ...], list[Request]] = {}
+    families: dict[tuple[Any, ...], list[Request]] = {}
     for request in requests:
-        families.setdefault(tuple(map(id, request.shard.groups)), []).append(request)
-    results = [value for family in families.values() for value in _measure_family(family, kernels)]
-    if results and not bool(torch.isfinite(torch.stack(results)).all()):
-        _refuse(requests)
+        key = (request.weight.device, *map(id, request.shard.groups))
+        families.setdefault(key, []).append(request)
+    bad = [one for family in families.values() for one in _measure_family(family, kernels)]
+    if bad:
+        _refuse(bad)
 
 
-def _measure_family(requests: Sequence[Request], kernels: Kernels) -> list[Tensor]:
-    """Statistics of parameters that are split over the same groups."""
-    sums: list[Tensor] = []
-    maxima: list[Tensor] = []
-    places: list[dict[str, int]] = []
-    for request in requests:
-        wanted = {source for name in request.names for source in SOURCES[name]}
-        place: dict[str, int] = {}
-        for source, value in _partial(request.weight, sorted(wanted), kernels).items():
-            target = maxima if source == "max_abs" else sums
-            place[source] = len(target)
-            target.append(value)
-        places.append(place)
+def _measure_family(requests: Sequence[Request], kernels: Kernels) -> list[Request]:
+    """Serve parameters of one device and the same groups; returns those that are not finite."""
+    parts = [
+        _partial(request.weight, {s for name in request.names for s in SOURCES[name]}, kernels)
+        for request in requests
+    ]
+    # Sums, then maxima, in one tensor, and what follows from them as plain numbers: of a small
+    # model's step, each operation on a tensor, however short, is a noticeable part.
+    order = sorted(
+        (source == "max_abs", place, source)
+        for place, values in enumerate(parts)
+        for source in values
+    )
+    totals = torch.stack([parts[place][source] for _, place, source in order])
     shard = requests[0].shard
-    totals = all_sum(torch.stack(sums), shard).unbind() if sums else ()
-    largest = torch.stack(maxima) if maxima else torch.empty(0)
-    for group in shard.groups if maxima else ():
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-    results = []
-    for request, place in zip(requests, places, strict=True):
-        values = {
-            source: (largest if source == "max_abs" else totals)[index]
-            for source, index in place.items()
-        }
-        for name in request.names:
-            request.found[name] = _finish(name, values, request.shard.numel).float()
-            results.append(request.found[name])
-    return results
+    sums = sum(not is_max for is_max, _, _ in order)
+    for group in shard.groups:
+        if sums:
+            dist.all_reduce(totals[:sums], group=group)
+        if sums < len(order):
+            dist.all_reduce(totals[sums:], op=dist.ReduceOp.MAX, group=group)
+    numbers: list[dict[str, float]] = [{} for _ in requests]
+    for (_, place, source), number in zip(order, totals.tolist(), strict=True):
+        numbers[place][source] = number
+    results = [
+        (request, name, _finish(name, known, request.shard.numel))
+        for request, known in zip(requests, numbers, strict=True)
+        for name in request.names
+    ]
+    found = torch.tensor([x for _, _, x in results], dtype=torch.float32, device=totals.device)
+    for (request, name, _), value in zip(results, found.unbind(), strict=True):
+        request.found[name] = value
+    bad = {id(request) for request, _, number in results if not math.isfinite(number)}
+    return [request for request in requests if id(request) in bad]
 
 
-def _partial(weight: Tensor, wanted: Sequence[str], kernels: Kernels) -> dict[str, Tensor]:
+def _partial(weight: Tensor, wanted: set[str], kernels: Kernels) -> dict[str, Tensor]:
+    """Sums and maxima of the local weights, of shape ()."""
     wide = torch.float32 if weight.device.type == "mps" else torch.float64
     values: dict[str, Tensor] = {}
     if "sum_abs" in wanted:
@@ -103,22 +113,21 @@ def _partial(weight: Tensor, wanted: Sequence[str], kernels: Kernels) -> dict[st
     return values
 
 
-def _finish(name: str, values: dict[str, Tensor], numel: int) -> Tensor:
+def _finish(name: str, totals: dict[str, float], numel: int) -> float:
     if name == "mean_abs":
-        return values["sum_abs"] / max(numel, 1)
+        return totals["sum_abs"] / max(numel, 1)
     if name == "max_abs":
-        return values["max_abs"]
-    mean = values["log_sum"] / values["count"].clamp(min=1)
+        return totals["max_abs"]
+    count = max(totals["count"], 1.0)
+    mean = totals["log_sum"] / count
     if name == "log_mean":
         return mean
-    return (values["log_square"] / values["count"].clamp(min=1) - mean * mean).clamp(min=0).sqrt()
+    return math.sqrt(max(totals["log_square"] / count - mean * mean, 0.0))
 
 
 def _refuse(requests: Sequence[Request]) -> None:
     problems = []
     for request in requests:
-        if all(bool(torch.isfinite(value)) for value in request.found.values()):
-            continue
         bad = (~torch.isfinite(request.weight)).sum()
         count = int(all_sum(bad, request.shard))
         problems.append(
