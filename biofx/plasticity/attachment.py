@@ -53,6 +53,7 @@ class Attachment:
         self.steps = 0
         self._step: _Step | None = None
         self._known: tuple[tuple[int, ...], Named] = ((), [])
+        self._copies: dict[str, Tensor] = {}
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -63,6 +64,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         self._step = None
+        self._copies.clear()
 
     def prepare(self) -> None:
         """Bind the parameters that are trained now; others follow when they are."""
@@ -109,7 +111,7 @@ class Attachment:
         if callable(closure):
             if self.mode == "update":
                 step.before = {
-                    name: local(parameter).clone()
+                    name: self._copy(name, local(parameter))
                     for name, parameter, _ in self.named()
                     if parameter.requires_grad
                 }
@@ -160,10 +162,20 @@ class Attachment:
             self._scale(step)
         elif step.before is None:
             step.before = {
-                site.binding.name: site.weight.clone()
+                site.binding.name: self._copy(site.binding.name, site.weight)
                 for site, _, group in step.sites
                 if not site.resting and not _plain_sgd(optimizer, group, site)
             }
+
+    def _copy(self, name: str, weight: Tensor) -> Tensor:
+        """A copy of a weight before the step."""
+        copy = self._copies.get(name)
+        if copy is None or not _alike(copy, weight):
+            copy = torch.empty_like(weight)
+            # Fresh memory of this size costs a processor five times what the copying does.
+            if weight.device.type == "cpu":
+                self._copies[name] = copy
+        return copy.copy_(weight)
 
     def _scale(self, step: _Step) -> None:
         for site, _, _ in step.sites or ():
@@ -206,6 +218,16 @@ class Attachment:
 def _state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
     state: dict[str, Any] = optimizer.state.get(parameter, {})
     return state
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    """Whether one tensor can be copied into the other's memory as it lies there."""
+    return (
+        first.shape == second.shape
+        and first.dtype == second.dtype
+        and first.device == second.device
+        and first.stride() == second.stride()
+    )
 
 
 def _plain_sgd(optimizer: Optimizer, group: dict[str, Any], site: Site) -> bool:

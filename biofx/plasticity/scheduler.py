@@ -70,7 +70,8 @@ class GradScheduler:
 
     - ``apply="update"``: after the step, w ← w_before + f·(w − w_before), which is a learning rate
       under every optimizer. `.grad` is never changed. It costs a copy of the weights during the
-      step; plain SGD (no momentum, no weight decay), whose update is known, needs none.
+      step, whose memory is kept on a CPU; plain SGD (no momentum, no weight decay), whose update is
+      known, needs none.
     - ``apply="gradient"``: before the step, g ← f·g, in place. Optimizers that normalise gradients
       (Adam and its like) all but undo it, and a warning says so.
 
