@@ -49,12 +49,9 @@ def line(length: int, device: torch.device) -> Tensor:
     return torch.arange(length, dtype=torch.float32, device=device)
 
 
-@functools.lru_cache(maxsize=4096)
 def offset(shard: Shard, device: torch.device) -> Tensor:
     """Global index of the first local element, in the integer type that indices need."""
-    strides = _strides(shard)
-    first = sum(start * stride for start, stride in zip(shard.offsets, strides, strict=True))
-    return integers((first,), shard.numel >= 2**31, device)[0].clone()
+    return _offset(shard.shape, shard.offsets, device)
 
 
 def arrange(
@@ -72,7 +69,7 @@ def arrange(
         of such views.
     """
     size = torch.Size(shard.size)
-    whole = _strides(shard)
+    whole = _strides(shard.shape)
     # Dimensions of size 1 would be compiled as special cases; slowest in memory first.
     order = [axis for axis in range(len(size)) if size[axis] != 1]
     order.sort(key=leaves[lead].stride, reverse=True)
@@ -107,9 +104,19 @@ def integers(values: tuple[int, ...], wide: bool, device: torch.device) -> Tenso
     return torch.tensor(values, dtype=torch.int64 if wide else torch.int32, device=device)
 
 
+# Caches hold shapes, not shards: those would keep process groups, and their threads, until the end.
+
+
 @functools.lru_cache(maxsize=4096)
-def _strides(shard: Shard) -> tuple[int, ...]:
-    return tuple(math.prod(shard.shape[axis + 1 :]) for axis in range(len(shard.shape)))
+def _offset(shape: tuple[int, ...], offsets: tuple[int, ...], device: torch.device) -> Tensor:
+    strides = _strides(shape)
+    first = sum(start * stride for start, stride in zip(offsets, strides, strict=True))
+    return integers((first,), math.prod(shape) >= 2**31, device)[0].clone()
+
+
+@functools.lru_cache(maxsize=4096)
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _merged(
