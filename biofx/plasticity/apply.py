@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from biofx.plasticity.engine import Site
-from biofx.plasticity.kernels import Function, Kernels, Tensors
+from biofx.plasticity.kernels import Function, Kernels, Tensors, Work, joined
 
 
 def scaled(grad: Tensor, factors: Tensor) -> Tensor:
@@ -50,9 +50,15 @@ class Applier:
         self._kept.clear()
 
     def scale(self, site: Site) -> None:
-        """g ← f·g."""
+        """g ← f·g, and what rules have left to be done with it."""
         grad = site.grad
         assert grad is not None
+        if site.resting or grad.is_sparse:
+            for work in site.work:
+                self._do(site, work)
+            site.work.clear()
+        if site.resting:
+            return
         if grad.is_sparse:
             factors = self._factors(site).sparse_mask(grad.coalesce())
             grad.copy_(grad.coalesce() * factors)
@@ -87,9 +93,19 @@ class Applier:
         inputs = {f"{n} {name}": t for n, e in enumerate(drawn) for name, t in e.inputs.items()}
         inputs |= {f"f{n}": factor for n, factor in enumerate((*kept, *site.factors))}
         inputs |= more
-        function = compose(functions)
+        work = Work(compose(functions), tensors, (target,), inputs)
+        for earlier in reversed(site.work):
+            work = joined(earlier, work)
+        site.work.clear()
+        self._do(site, work)
+
+    def _do(self, site: Site, work: Work) -> None:
         self.kernels.map(
-            function, tensors, writes=(target,), shard=site.binding.shard, inputs=inputs
+            work.function,
+            work.tensors,
+            writes=work.writes,
+            shard=site.binding.shard,
+            inputs=work.inputs,
         )
 
     def _factors(self, site: Site) -> Tensor:

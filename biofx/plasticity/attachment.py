@@ -156,7 +156,7 @@ class Attachment:
             if parameter.requires_grad and parameter.grad is not None
         ]
         sites = [site for site, _, _ in step.sites]
-        self.engine.observe(sites)
+        self.engine.observe(sites, later=self.mode == "gradient")
         self.engine.collect(sites)
         if self.mode == "gradient":
             self._scale(step)
@@ -179,8 +179,7 @@ class Attachment:
 
     def _scale(self, step: _Step) -> None:
         for site, _, _ in step.sites or ():
-            if not site.resting:
-                self.applier.scale(site)
+            self.applier.scale(site)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()

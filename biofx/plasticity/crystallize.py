@@ -111,11 +111,10 @@ class Crystallize(Rule):
             context.memo["inputs"] = inputs
         unscale = context.unscale
         factors = context.state["factors"]
-        context.kernels.map(
+        context.map(
             _judged,
             {"factors": factors, "weight": context.weight, "grad": grad},
             writes=("factors",),
-            shard=context.shard,
             inputs={
                 "mean_abs": context.statistics["mean_abs"],
                 "unscale": scalar(1.0, grad.device) if unscale is None else unscale,

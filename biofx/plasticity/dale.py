@@ -84,11 +84,10 @@ class DalesPrinciple(Rule):
         inputs = {"signs": self._signs(context)}
         if context.fresh is not None:
             inputs["fresh"] = context.fresh
-        context.kernels.map(
+        context.map(
             _projected,
             {"weight": weight, "wrong": wrong},
             writes=("weight", "wrong"),
-            shard=context.shard,
             inputs=inputs,
         )
         context.events["dale_projected"] = torch.count_nonzero(wrong)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.checkpoint import restore
-from biofx.plasticity.kernels import Kernels
+from biofx.plasticity.kernels import Kernels, Work
 from biofx.plasticity.rule import Context, Expression, Rule, Stage
 from biofx.plasticity.shards import Shard, is_sharded, local, sample, sample_places, shard_of
 from biofx.plasticity.statistics import Request, measure
@@ -47,13 +47,17 @@ class Binding:
 
 @dataclass
 class Site:
-    """One parameter at one step: its local tensors, and the factors of its update."""
+    """One parameter at one step: its local tensors, and the factors of its update.
+
+    `work` is what rules have left to be done in the pass that applies the factors.
+    """
 
     binding: Binding
     weight: Tensor
     grad: Tensor | None
     expressions: list[Expression] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
     statistics: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -193,12 +197,14 @@ class Engine:
         return Site(binding, weight, grad)
 
     @torch.no_grad()
-    def observe(self, sites: Sequence[Site], *kinds: type[Rule]) -> None:
+    def observe(self, sites: Sequence[Site], *kinds: type[Rule], later: bool = False) -> None:
         """Gradients are known, weights have not moved: update the rules' states.
 
         Args:
             sites: parameters at this step.
             kinds: classes of the rules meant; none means all.
+            later: factors are applied right after this; what can be done in the same pass is left
+                in `Site.work`.
         """
         # What the factors need is measured in the same go.
         self.measure(sites, ("observe", "factor"), kinds)
@@ -206,7 +212,9 @@ class Engine:
         for site in sites:
             for rule, context in _chosen(site, kinds):
                 if rule.active(context, "observe"):
+                    context.later = site.work if later else None
                     rule.observe(context)
+                    context.later = None
 
     @torch.no_grad()
     def collect(self, sites: Sequence[Site], *kinds: type[Rule]) -> None:

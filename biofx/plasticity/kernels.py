@@ -8,7 +8,9 @@ Draws of bits and uniforms, and +, −, ×, ÷, agree to the bit between the two
 may differ in the last place.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -25,6 +27,16 @@ NONE: Tensors = MappingProxyType({})
 # Elements that are worked on at a time: what stays in a cache need not go through memory at each of
 # the many operations that a function has.
 PIECE = 2**16
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call of `Kernels.map`."""
+
+    function: Function
+    tensors: Tensors
+    writes: tuple[str, ...]
+    inputs: Tensors
 
 
 class Kernels:
@@ -76,6 +88,56 @@ class Kernels:
         # In pieces, for float64 copies of the weights are made on the way.
         parts = weight.reshape(-1).split(PIECE)
         return torch.stack([torch.linalg.vector_norm(p, 1, dtype=wide) for p in parts]).sum()
+
+
+def joined(first: Work, second: Work) -> Work:
+    """Both in one pass over memory; `second` sees what `first` writes."""
+    tensors, inputs = dict(second.tensors), dict(second.inputs)
+    known = {id(tensor): name for name, tensor in (*tensors.items(), *inputs.items())}
+    own, given = {}, {}
+    for name, tensor in first.tensors.items():
+        own[name] = key = known.get(id(tensor)) or _unused(name, tensors)
+        inputs.pop(key, None)
+        tensors[key] = tensor
+    for name, tensor in first.inputs.items():
+        given[name] = key = _unused(name, inputs)
+        inputs[key] = tensor
+    function = _both(
+        first.function, second.function, first.writes, tuple(own.items()), tuple(given.items())
+    )
+    return Work(function, tensors, (*second.writes, *map(own.__getitem__, first.writes)), inputs)
+
+
+def _unused(name: str, names: Tensors) -> str:
+    name = f"earlier {name}"
+    return _unused(name, names) if name in names else name
+
+
+@functools.cache
+def _both(
+    first: Function,
+    second: Function,
+    writes: tuple[str, ...],
+    own: tuple[tuple[str, str], ...],
+    given: tuple[tuple[str, str], ...],
+) -> Function:
+    """Cached, for a function's identity is that of its kernel."""
+
+    def both(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+        names = dict(own)
+        values = first(
+            index,
+            {name: tensors[key] for name, key in own},
+            {name: inputs[key] for name, key in given},
+        )
+        written = {
+            names[name]: value.to(tensors[names[name]].dtype)
+            for name, value in zip(writes, values, strict=True)
+        }
+        seen = {**tensors, **written}
+        return (*second(index, seen, {**inputs, **seen}), *written.values())
+
+    return both
 
 
 def _evaluate(

@@ -121,8 +121,7 @@ class ManualPlasticity:
         engine.collect(sites, *rules)
         with torch.no_grad():
             for site in sites:
-                if not site.resting:
-                    self._applier.scale(site)
+                self._applier.scale(site)
                 site.release()
 
     def _sites(

@@ -151,11 +151,10 @@ class Rejuvenate(Rule):
             inputs["limit"] = _capped(scores, shard, int(max_share * shard.numel))
         mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
         # All weights 0: scores are NaN, and nothing is replaced.
-        context.kernels.map(
+        context.map(
             _renewed_uniform if law == "uniform" else _renewed_lognormal,
             {"weight": weight, "mask": mask},
             writes=("weight", "mask"),
-            shard=shard,
             inputs=inputs,
         )
         context.events["turnover"] = torch.count_nonzero(mask) / max(mask.numel(), 1)

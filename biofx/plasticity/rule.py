@@ -11,7 +11,7 @@ from torch import Tensor
 
 from biofx.errors import PlasticityError
 from biofx.plasticity import random
-from biofx.plasticity.kernels import Kernels
+from biofx.plasticity.kernels import NONE, Function, Kernels, Tensors, Work
 from biofx.plasticity.schedule import Schedule
 from biofx.plasticity.shards import Shard
 from biofx.synapses import Synapses
@@ -67,6 +67,7 @@ class Context:
         events: numbers of this step for `GradScheduler.metrics`, tensors of shape ().
         kernels: evaluates elementwise functions, compiled or not.
         memo: what a rule has worked out from settings alone, and need not work out at each step.
+        later: None, or what `map` has been left to do with the factors, in the same pass.
     """
 
     synapses: Synapses
@@ -85,6 +86,7 @@ class Context:
     events: dict[str, Tensor] = field(default_factory=dict)
     kernels: Kernels = field(default_factory=Kernels)
     memo: dict[str, Any] = field(default_factory=dict)
+    later: list[Work] | None = None
 
     def key(self, stream: str, *, step: int | None = None) -> Tensor:
         """The key of this parameter's draws for one purpose at one step, int64 of shape ()."""
@@ -98,6 +100,23 @@ class Context:
     def index(self) -> Tensor:
         """Global index of each local synapse, of shape ``shard.size``."""
         return self.shard.index(self.weight.device)
+
+    def map(
+        self,
+        function: Function,
+        tensors: Tensors,
+        *,
+        writes: tuple[str, ...],
+        inputs: Tensors = NONE,
+    ) -> None:
+        """Write ``function(index, tensors, inputs)`` into some of the tensors: see `Kernels.map`.
+
+        What `Rule.observe` writes may become visible only after it.
+        """
+        if self.later is None:
+            self.kernels.map(function, tensors, writes=writes, shard=self.shard, inputs=inputs)
+        else:
+            self.later.append(Work(function, tensors, writes, inputs))
 
     def uniform(self, stream: str = "", *, draw: int = 0) -> Tensor:
         """Uniforms on [0, 1), float32, one per local synapse, new at each step."""

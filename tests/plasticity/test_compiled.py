@@ -165,7 +165,7 @@ class TestKernels:
             assert not re.search(r"empty_strided_cpu\(\(\w", code)
 
     def test_calls_per_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Several factors on one parameter share a pass; each rule's judgement is one."""
+        """One pass judges gradients and applies the factors of all rules."""
         _, rules = RULES["together"]
         train(Net(70), rules, compile=True)
         calls: list[str] = []
@@ -178,7 +178,7 @@ class TestKernels:
             monkeypatch.setitem(KERNELS, key, counted)
         train(Net(70), rules, compile=True)
         weights_and_steps = 2 * 3
-        assert Counter(calls) == dict.fromkeys(["sum_abs", "_judged", "scale"], weights_and_steps)
+        assert Counter(calls) == dict.fromkeys(["sum_abs", "both"], weights_and_steps)
 
 
 def raised(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
