@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import warnings
 from collections import OrderedDict
 
@@ -229,3 +230,16 @@ def test_a_global_container_is_left_as_it_was() -> None:
     before = list(OrderedDict.items(ACTIVATIONS))
     biofx.transform(make(BY_NAME["global_factories"]))
     assert list(OrderedDict.items(ACTIVATIONS)) == before
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collection_is_left_as_it_was(enabled: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
+    try:
+        biofx.transform(nn.Linear(2, 2))
+        assert gc.isenabled() is enabled
+        with pytest.raises(ModelError, match="no weight layer"):
+            biofx.transform(nn.ReLU())
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
