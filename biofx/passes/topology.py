@@ -159,23 +159,30 @@ class Topology(PassBase):
 
     def _rank(self, result: Sources) -> None:
         order = {name: position for position, name in enumerate(self.flow.nodes)}
-        groups = nx.condensation(self.flow)
-        group_of = groups.graph["mapping"]
-        # A layer that is used again later closes a cycle: there its first use gives it its place.
-        forward = nx.DiGraph()
-        forward.add_nodes_from(order)
-        forward.add_edges_from(
-            (u, v) for u, v in self.flow.edges if group_of[u] != group_of[v] or order[u] < order[v]
-        )
-        ranked = list(nx.lexicographical_topological_sort(forward, key=order.__getitem__))
+        if all(order[u] < order[v] for u, v in self.flow.edges):
+            forward, ranked = self.flow, list(order)  # as nearly always: no layer is used again
+            ends = [{name} for name, later in self.flow.out_degree if not later]
+        else:
+            groups = nx.condensation(self.flow)
+            group_of = groups.graph["mapping"]
+            # A layer that is used again later closes a cycle: its first use gives it its place.
+            forward = nx.DiGraph()
+            forward.add_nodes_from(order)
+            forward.add_edges_from(
+                (u, v)
+                for u, v in self.flow.edges
+                if group_of[u] != group_of[v] or order[u] < order[v]
+            )
+            ranked = list(nx.lexicographical_topological_sort(forward, key=order.__getitem__))
+            members = groups.nodes(data="members")
+            ends = [found for group, found in members if groups.out_degree(group) == 0]
         for rank, name in enumerate(ranked):
             layer = self.draft.weights[name]
             above = (self.draft.weights[before].depth + 1 for before in forward.predecessors(name))
             layer.depth, layer.rank = max(above, default=0), rank
-        for group, members in groups.nodes(data="members"):
-            if groups.out_degree(group) == 0:
-                for name in members & result or members:
-                    self.draft.weights[name].output = True
+        for end in ends:
+            for name in end & result or end:
+                self.draft.weights[name].output = True
         rank = len(ranked)
         for name, layer in self.draft.weights.items():
             if not layer.reached:
