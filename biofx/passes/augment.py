@@ -1,5 +1,6 @@
 """Augment: weight layers become bio-augmented layers, or are skipped with a reason."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -40,10 +41,10 @@ class Augment(PassBase):
         owners: dict[int, str] = {}
         for layer in draft.weights.values():
             config = draft.config.for_layer(layer.name)
-            reason = self._reason(layer)
+            parameters = [layer.module.get_parameter(axes.parameter) for axes in layer.axes]
+            reason = self._reason(layer, parameters)
             names = []
-            for axes in layer.axes:
-                parameter = layer.module.get_parameter(axes.parameter)
+            for axes, parameter in zip(layer.axes, parameters, strict=True):
                 name = join(layer.name, axes.parameter)
                 owner = owners.setdefault(id(parameter), name)
                 if reason is not None and not reason.startswith("frozen"):
@@ -81,14 +82,9 @@ class Augment(PassBase):
                 )
         return PassResult(graph_module, bool(draft.synapses))
 
-    def ensures(self, graph_module: nn.Module) -> None:
-        for synapses in self.draft.synapses.values():
-            assert graph_module.get_parameter(synapses.parameter) is not None
-
-    def _reason(self, layer: WeightLayer) -> str | None:
+    def _reason(self, layer: WeightLayer, parameters: Sequence[nn.Parameter]) -> str | None:
         if not self.draft.config.selects(layer.name):
             return "excluded by the user"
-        parameters = [layer.module.get_parameter(axes.parameter) for axes in layer.axes]
         if any(p.is_complex() for p in parameters):
             return "complex weights"
         if not all(p.is_floating_point() for p in parameters):
