@@ -39,13 +39,13 @@ shards. What follows is computed from shapes and from the code, not measured.
 | state of fuzzy (static), volume, rejuvenate, Dale | 0 bytes |
 | state of crystallize, 4 bytes per weight | {four:.0f} MB |
 | TEMPORAL, WEIGHT_ADAPTIVE or GAMMA factors, 4 bytes per weight | {four:.0f} MB |
-| `apply="update"` under AdamW: the weights before the step, during the step only | {four:.0f} MB |
+| `apply="update"` under AdamW: the weights before the step; on a CPU, kept | {four:.0f} MB |
 | `apply="gradient"`, or plain SGD | no copy |
 
 Memory traffic of the rules per rank and step, in gradient mode: fuzzy reads and writes the
-gradients ({rw:.2f} GB). Crystallize reads weights, gradients and its factors and writes factors,
-and one pass for all three of fuzzy, volume and crystallize reads these and writes gradients
-({all:.2f} GB together); mean |w| reads the weights once more ({four:.0f} MB).
+gradients ({rw:.2f} GB). One pass for all three of fuzzy, volume and crystallize reads weights,
+gradients and crystallize's factors and writes gradients and factors ({all:.2f} GB); mean |w|
+reads the weights once more ({four:.0f} MB).
 
 | sent per rank and step | all-reduces | payload |
 |---|---|---|
@@ -95,7 +95,7 @@ def scaling(report: Report) -> str:
         billions=count / 1e9, ranks=RANKS, layers=LAYERS, width=WIDTH, hidden=HIDDEN,
         vocabulary=VOCABULARY, count=count, tensors=tensors,
         local=local / 1e6, weights=4 * local / 1e6, moments=8 * local / 1e6,
-        four=4 * local / 1e6, rw=8 * local / 1e9, all=32 * local / 1e9,
+        four=4 * local / 1e6, rw=8 * local / 1e9, all=20 * local / 1e9,
         sums=sums, logs=3 * sums, caps=2 * tensors, cap=cap / 1e6, activity=4 * units / 1e6,
         fsdp=sent / 1e9, share=2 * sums / sent, cap_share=cap / sent,
     )  # fmt: skip
