@@ -213,8 +213,10 @@ class Engine:
             for rule, context in _chosen(site, kinds):
                 if rule.active(context, "observe"):
                     context.later = site.work if later else None
-                    rule.observe(context)
-                    context.later = None
+                    try:
+                        rule.observe(context)
+                    finally:
+                        context.later = None
 
     @torch.no_grad()
     def collect(self, sites: Sequence[Site], *kinds: type[Rule]) -> None:
