@@ -74,11 +74,10 @@ def _measure_family(requests: Sequence[Request], kernels: Kernels) -> list[Reque
     totals = torch.stack([parts[place][source] for _, place, source in order])
     shard = requests[0].shard
     sums = sum(not is_max for is_max, _, _ in order)
-    for group in shard.groups:
-        if sums:
-            dist.all_reduce(totals[:sums], group=group)
-        if sums < len(order):
-            dist.all_reduce(totals[sums:], op=dist.ReduceOp.MAX, group=group)
+    if sums:
+        all_sum(totals[:sums], shard)
+    for group in shard.groups if sums < len(order) else ():
+        dist.all_reduce(totals[sums:], op=dist.ReduceOp.MAX, group=group)
     numbers: list[dict[str, float]] = [{} for _ in requests]
     for (_, place, source), number in zip(order, totals.tolist(), strict=True):
         numbers[place][source] = number
