@@ -55,7 +55,7 @@ class Applier:
         assert grad is not None
         if site.resting or grad.is_sparse:
             for work in site.work:
-                self._do(site, work)
+                self.kernels.do(work, shard=site.binding.shard)
             site.work.clear()
         if site.resting:
             return
@@ -97,16 +97,7 @@ class Applier:
         for earlier in reversed(site.work):
             work = joined(earlier, work)
         site.work.clear()
-        self._do(site, work)
-
-    def _do(self, site: Site, work: Work) -> None:
-        self.kernels.map(
-            work.function,
-            work.tensors,
-            writes=work.writes,
-            shard=site.binding.shard,
-            inputs=work.inputs,
-        )
+        self.kernels.do(work, shard=site.binding.shard)
 
     def _factors(self, site: Site) -> Tensor:
         """The product of all factors."""

@@ -115,6 +115,7 @@ class Crystallize(Rule):
             _judged,
             {"factors": factors, "weight": context.weight, "grad": grad},
             writes=("factors",),
+            with_factors=True,
             inputs={
                 "mean_abs": context.statistics["mean_abs"],
                 "unscale": scalar(1.0, grad.device) if unscale is None else unscale,

@@ -77,6 +77,10 @@ class Kernels:
             )
             _evaluate(function, index, own, writes, given)
 
+    def do(self, work: Work, *, shard: Shard) -> None:
+        """Make the call of `map` that a `Work` is."""
+        self.map(work.function, work.tensors, writes=work.writes, shard=shard, inputs=work.inputs)
+
     def fill(self, targets: Sequence[Tensor], mask: Tensor, value: float, *, shard: Shard) -> None:
         """Set the masked elements of every target to a value."""
         for target in targets:
@@ -96,11 +100,11 @@ def joined(first: Work, second: Work) -> Work:
     known = {id(tensor): name for name, tensor in (*tensors.items(), *inputs.items())}
     own, given = {}, {}
     for name, tensor in first.tensors.items():
-        own[name] = key = known.get(id(tensor)) or _unused(name, tensors)
+        own[name] = key = known.get(id(tensor)) or _unused(name, {**tensors, **inputs})
         inputs.pop(key, None)
         tensors[key] = tensor
     for name, tensor in first.inputs.items():
-        given[name] = key = _unused(name, inputs)
+        given[name] = key = _unused(name, {**tensors, **inputs})
         inputs[key] = tensor
     function = _both(
         first.function, second.function, first.writes, tuple(own.items()), tuple(given.items())

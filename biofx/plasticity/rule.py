@@ -67,7 +67,7 @@ class Context:
         events: numbers of this step for `GradScheduler.metrics`, tensors of shape ().
         kernels: evaluates elementwise functions, compiled or not.
         memo: what a rule has worked out from settings alone, and need not work out at each step.
-        later: None, or what `map` has been left to do with the factors, in the same pass.
+        later: None, or where `map` leaves what can be done in the pass that applies the factors.
     """
 
     synapses: Synapses
@@ -108,15 +108,17 @@ class Context:
         *,
         writes: tuple[str, ...],
         inputs: Tensors = NONE,
+        with_factors: bool = False,
     ) -> None:
         """Write ``function(index, tensors, inputs)`` into some of the tensors: see `Kernels.map`.
 
-        What `Rule.observe` writes may become visible only after it.
+        What only the rule's own `Expression` reads may be written `with_factors`, in one pass.
         """
-        if self.later is None:
-            self.kernels.map(function, tensors, writes=writes, shard=self.shard, inputs=inputs)
+        work = Work(function, tensors, writes, inputs)
+        if self.later is None or not with_factors:
+            self.kernels.do(work, shard=self.shard)
         else:
-            self.later.append(Work(function, tensors, writes, inputs))
+            self.later.append(work)
 
     def uniform(self, stream: str = "", *, draw: int = 0) -> Tensor:
         """Uniforms on [0, 1), float32, one per local synapse, new at each step."""

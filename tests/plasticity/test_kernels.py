@@ -25,6 +25,10 @@ def added(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
     return (tensors["b"] + inputs["a"] + inputs["c"],)
 
 
+def grown(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+    return (tensors["c"] + 1,)
+
+
 def counted(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
     return (tensors["count"] + (tensors["grad"] > 0),)
 
@@ -32,13 +36,24 @@ def counted(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
 class Count(Rule):
     """How often each synapse had a positive gradient; changes nothing else."""
 
+    with_factors = True
+
     def prepare(self, context: Context) -> None:
         context.state["count"] = torch.zeros(context.weight.shape)
 
     def observe(self, context: Context) -> None:
         assert context.grad is not None
         tensors = {"count": context.state["count"], "grad": context.grad}
-        context.map(counted, tensors, writes=("count",))
+        context.map(counted, tensors, writes=("count",), with_factors=self.with_factors)
+
+
+class Halve(Count):
+    """Halves the updates of synapses that ever had a positive gradient: reads what it wrote."""
+
+    with_factors = False
+
+    def factor(self, context: Context) -> Tensor:
+        return torch.where(context.state["count"] > 0, 0.5, 1.0)
 
 
 class TestJoined:
@@ -77,10 +92,17 @@ class TestJoined:
         }
         assert len(made) == 1
 
+    def test_a_tensor_and_an_input_of_one_name(self) -> None:
+        c, a, b = torch.ones(2, 3), torch.ones(2, 3), torch.zeros(2, 3)
+        last = Work(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)})
+        middle = Work(doubled, {"a": a}, ("a",), {"c": torch.tensor(5.0)})
+        self.do(joined(Work(grown, {"c": c}, ("c",), {}), joined(middle, last)))
+        assert torch.equal(c, torch.full((2, 3), 2.0))
+        assert torch.equal(a, torch.full((2, 3), 7.0))
+        assert torch.equal(b, torch.full((2, 3), 7.0))
+
     def do(self, work: Work) -> None:
-        Kernels().map(
-            work.function, work.tensors, writes=work.writes, shard=SHARD, inputs=work.inputs
-        )
+        Kernels().do(work, shard=SHARD)
 
 
 def step(rules: list[Rule], apply: Any) -> tuple[nn.Module, GradScheduler]:
@@ -112,6 +134,15 @@ class TestLeftForLater:
             strict=True,
         ):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_factor_reads_what_the_rule_has_just_written() -> None:
+    for (_, a), (_, b) in zip(
+        step([Halve()], "gradient")[0].named_parameters(),
+        step([Halve()], "update")[0].named_parameters(),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
 def test_no_cache_keeps_a_process_group() -> None:
