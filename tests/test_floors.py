@@ -33,7 +33,6 @@ FACE = {"__version__"}
 
 LONGEST = 320
 LONG_FOR_A_REASON: dict[str, str] = {
-    "biofx/plasticity/engine.py": "the stages of a step, which share the sites of its parameters",
     "biofx/plasticity/fuzzy.py": "ten distributions that are one table and one rule",
     "biofx/plasticity/random.py": "one generator; half of the file is what its quality rests on",
 }

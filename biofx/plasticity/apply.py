@@ -6,8 +6,11 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from biofx.plasticity.engine import Site
-from biofx.plasticity.kernels import Function, Kernels, Tensors, Work, joined
+from biofx.plasticity.binding import Site
+from biofx.plasticity.kernels import Form, Function, Kernels, Tensors, Work, form, joined
+
+# product(weight, index, inputs) -> the factors
+Product = Callable[[Tensor, Tensor, Tensors], Tensor]
 
 
 def scaled(grad: Tensor, factors: Tensor) -> Tensor:
@@ -89,11 +92,19 @@ class Applier:
                 kept.append(self._value(site, place))
             else:
                 drawn.append(expression)
-        functions = tuple(expression.function for expression in drawn)
-        inputs = {f"{n} {name}": t for n, e in enumerate(drawn) for name, t in e.inputs.items()}
-        inputs |= {f"f{n}": factor for n, factor in enumerate((*kept, *site.factors))}
-        inputs |= more
-        work = Work(compose(functions), tensors, (target,), inputs)
+        factors = (*kept, *site.factors)
+        known = _composed(
+            compose,
+            tuple([expression.function for expression in drawn]),
+            tuple([tuple(expression.inputs) for expression in drawn]),
+            len(factors),
+            (*tensors, target),
+            tuple(more),
+        )
+        leaves = [*tensors.values()]
+        for expression in drawn:
+            leaves += expression.inputs.values()
+        work = Work(known, (*leaves, *factors, *more.values()))
         for earlier in reversed(site.work):
             work = joined(earlier, work)
         site.work.clear()
@@ -117,44 +128,62 @@ class Applier:
         return value
 
 
-# Each list of factor functions makes one function, and so one kernel, for each way of applying.
+# Each list of factor functions makes one form, and so one kernel, for each way of applying.
 
 
 @functools.cache
-def _scale(functions: tuple[Callable[..., Tensor], ...]) -> Function:
+def _composed(
+    compose: Callable[..., Function],
+    functions: tuple[Callable[..., Tensor], ...],
+    inputs: tuple[tuple[str, ...], ...],
+    factors: int,
+    tensors: tuple[str, ...],
+    more: tuple[str, ...],
+) -> Form:
+    """What applies the factors that functions give, and some that are known.
+
+    Args:
+        compose: makes a function of another, that of the product of all factors.
+        functions: of expressions.
+        inputs: the names of each one's inputs.
+        factors: how many there are besides.
+        tensors: names of the tensors; the last one is the one to be written.
+        more: names of what else the function needs.
+    """
+
+    def product(weight: Tensor, index: Tensor, given: Tensors) -> Tensor:
+        weight = weight.float()
+        values = [given[f"f{place}"] for place in range(factors)]
+        for place, function in enumerate(functions):
+            own = {name: given[f"{place} {name}"] for name in inputs[place]}
+            values.append(function(weight, index, **own))
+        return functools.reduce(torch.mul, values)
+
+    names = [f"{place} {name}" for place, own in enumerate(inputs) for name in own]
+    names += [f"f{place}" for place in range(factors)]
+    *read, target = tensors
+    return form(compose(product), tuple(read), (*names, *more), (target,))
+
+
+def _scale(product: Product) -> Function:
     def scale(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-        factors = _product(functions, index, tensors["weight"], inputs)
-        return (scaled(tensors["grad"], factors),)
+        return (scaled(tensors["grad"], product(tensors["weight"], index, inputs)),)
 
     return scale
 
 
-@functools.cache
-def _blend(functions: tuple[Callable[..., Tensor], ...]) -> Function:
+def _blend(product: Product) -> Function:
     def blend(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-        factors = _product(functions, index, tensors["before"], inputs)
-        return (blended(tensors["weight"], tensors["before"], factors),)
+        before = tensors["before"]
+        return (blended(tensors["weight"], before, product(before, index, inputs)),)
 
     return blend
 
 
-@functools.cache
-def _correct(functions: tuple[Callable[..., Tensor], ...]) -> Function:
+def _correct(product: Product) -> Function:
     def correct(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-        change = wide(tensors["grad"]) * inputs["rate"]
-        factors = _product(functions, index, wide(tensors["weight"]) - change, inputs)
-        return (corrected(tensors["weight"], change, factors),)
+        weight, change = tensors["weight"], wide(tensors["grad"]) * inputs["rate"]
+        factors = product(wide(weight) - change, index, inputs)
+        return (corrected(weight, change, factors),)
 
     return correct
-
-
-def _product(
-    functions: tuple[Callable[..., Tensor], ...], index: Tensor, weight: Tensor, inputs: Tensors
-) -> Tensor:
-    weight = weight.float()
-    values = [value for name, value in inputs.items() if name.startswith("f")]
-    for place, function in enumerate(functions):
-        prefix = f"{place} "
-        own = {n.removeprefix(prefix): t for n, t in inputs.items() if n.startswith(prefix)}
-        values.append(function(weight, index, **own))
-    return functools.reduce(torch.mul, values)

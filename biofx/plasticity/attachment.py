@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.apply import Applier
-from biofx.plasticity.engine import Engine, Site
+from biofx.plasticity.binding import Site
+from biofx.plasticity.engine import Engine
 from biofx.plasticity.rule import scalar
 from biofx.plasticity.shards import local
 from biofx.synapses import unwrap

@@ -11,7 +11,8 @@ from biofx.errors import CheckpointError
 from biofx.plasticity.shards import is_sharded
 
 if TYPE_CHECKING:
-    from biofx.plasticity.engine import Binding, Engine
+    from biofx.plasticity.binding import Binding
+    from biofx.plasticity.engine import Engine
 
 VERSION = 1
 SHOWN = 8  # differences that a message lists

@@ -90,7 +90,7 @@ class DalesPrinciple(Rule):
             writes=("weight", "wrong"),
             inputs=inputs,
         )
-        context.events["dale_projected"] = torch.count_nonzero(wrong)
+        context.events["dale_projected"] = context.kernels.count(wrong)
 
     def _signs(self, context: Context) -> Tensor:
         synapses = context.synapses

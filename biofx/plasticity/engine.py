@@ -1,7 +1,6 @@
 """The rules of a scheduler, bound to parameters, run stage by stage over many of them at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,75 +8,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from biofx.errors import PlasticityError
+from biofx.plasticity.binding import Binding, Site
 from biofx.plasticity.checkpoint import restore
-from biofx.plasticity.kernels import Kernels, Work
-from biofx.plasticity.rule import Context, Expression, Rule, Stage
-from biofx.plasticity.shards import Shard, is_sharded, local, sample, sample_places, shard_of
+from biofx.plasticity.kernels import Kernels
+from biofx.plasticity.rule import Context, Rule, Stage
+from biofx.plasticity.shards import is_sharded, local, shard_of
 from biofx.plasticity.statistics import Request, measure
 from biofx.synapses import Synapses, unwrap
-
-
-@dataclass
-class Binding:
-    """One parameter and the rules that serve it, each with its context and state.
-
-    `layout` is the device mesh and the placements of a DTensor; `watched`, whether a rule needs the
-    layer's activity. For the metrics of the last step: `numbers`, the factors as `expressions`, and
-    `samples` of factors that are none.
-    """
-
-    name: str
-    shard: Shard
-    pairs: list[tuple[Rule, Context]]
-    layout: tuple[Any, Any] | None = None
-    watched: bool = False
-    stepped: bool = False
-    numbers: dict[str, Tensor] = field(default_factory=dict)
-    expressions: Sequence[Expression] = ()
-    samples: Sequence[Tensor] = ()
-
-    def note(self, site: "Site") -> None:
-        """Remember the factors of a step."""
-        self.stepped = True
-        self.expressions, self.samples = site.expressions, ()
-        if site.factors:
-            places = sample_places(site.weight)
-            self.samples = [sample(f, site.weight.shape, places) for f in site.factors]
-
-
-@dataclass
-class Site:
-    """One parameter at one step: its local tensors, and the factors of its update.
-
-    `work` is what rules have left to be done in the pass that applies the factors.
-    """
-
-    binding: Binding
-    weight: Tensor
-    grad: Tensor | None
-    expressions: list[Expression] = field(default_factory=list)
-    factors: list[Tensor] = field(default_factory=list)
-    work: list[Work] = field(default_factory=list)
-    statistics: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def resting(self) -> bool:
-        """Whether every factor is 1."""
-        return not (self.expressions or self.factors)
-
-    def remember(self, optimizer_state: Mapping[str, Any]) -> None:
-        """Show the rules what the optimizer keeps for this parameter."""
-        for _, context in self.binding.pairs:
-            context.optimizer_state = optimizer_state
-
-    def release(self) -> None:
-        """The step is over: hold no gradient, and take the rules' numbers for the metrics."""
-        self.grad = None
-        for _, context in self.binding.pairs:
-            self.binding.numbers.update(context.events)
-            context.events.clear()
-            context.grad = context.fresh = context.activity = None
-            context.optimizer_state = context.statistics = {}
 
 
 class Engine:
@@ -128,14 +65,17 @@ class Engine:
 
     def bind(self, name: str, parameter: Tensor) -> Binding:
         """The binding of a parameter; prepares rules for one that was not seen before."""
-        shard = shard_of(parameter, name)
         binding = self.bindings.get(name)
+        if binding is not None and binding.fits(parameter):
+            return binding
+        shard = shard_of(parameter, name)
         if binding is not None:
             if binding.shard.size != shard.size or binding.shard.offsets != shard.offsets:
                 raise PlasticityError(
                     f"{name} was sharded anew after its scheduler was made; make the scheduler "
                     "after fully_shard or parallelize_module"
                 )
+            binding.remember(parameter)
             return binding
         entry = self.synapses[name]
         if tuple(entry.shape) != shard.shape:
@@ -175,6 +115,7 @@ class Engine:
         waiting = self.waiting.pop(name, None)
         if waiting is not None:
             restore(self, binding, waiting)
+        binding.remember(parameter)
         self.bindings[name] = binding
         return binding
 
@@ -189,8 +130,10 @@ class Engine:
     ) -> Site:
         """One parameter at one step, as it stands now, with its gradient."""
         binding = self.bind(name, parameter)
-        weight = local(parameter)
-        grad = None if grad is None else local(grad)
+        if binding.layout is None:
+            weight, grad = parameter.detach(), None if grad is None else grad.detach()
+        else:
+            weight, grad = local(parameter), None if grad is None else local(grad)
         for _, context in binding.pairs:
             context.weight, context.grad = weight, grad
             context.step, context.seed, context.unscale = step, self.seed, unscale
@@ -210,7 +153,7 @@ class Engine:
         self.measure(sites, ("observe", "factor"), kinds)
         self._collect_activity(sites, kinds)
         for site in sites:
-            for rule, context in _chosen(site, kinds):
+            for rule, context in _chosen(site.binding.acting["observe"], kinds):
                 if rule.active(context, "observe"):
                     context.later = site.work if later else None
                     try:
@@ -225,7 +168,7 @@ class Engine:
         `observe` comes first, or `measure`.
         """
         for site in sites:
-            for rule, context in _chosen(site, kinds):
+            for rule, context in _chosen(site.binding.acting["factor"], kinds):
                 if not rule.active(context, "factor"):
                     continue
                 expression = rule.expression(context)
@@ -251,7 +194,7 @@ class Engine:
         replaced = False
         for site in sites:
             fresh: Tensor | None = None
-            for rule, context in _chosen(site, kinds):
+            for rule, context in _chosen(site.binding.acting["after_step"], kinds):
                 if not rule.active(context, "after_step"):
                     continue
                 context.fresh = fresh
@@ -280,7 +223,7 @@ class Engine:
             found = site.statistics
             wanted: dict[str, None] = {}
             rules: list[str] = []
-            for rule, context in _chosen(site, kinds):
+            for rule, context in _chosen(site.binding.asking, kinds):
                 context.statistics = found
                 missing = [
                     name
@@ -306,7 +249,7 @@ class Engine:
         for site in sites:
             if not site.binding.watched:
                 continue
-            for rule, context in _chosen(site, kinds):
+            for rule, context in _chosen(site.binding.pairs, kinds):
                 if rule.needs_activity(context.synapses):
                     buffers = self._activity(site.binding)
                     users.append(context)
@@ -345,8 +288,9 @@ class Engine:
         return buffers
 
 
-def _chosen(site: Site, kinds: tuple[type[Rule], ...]) -> list[tuple[Rule, Context]]:
-    pairs = site.binding.pairs
+def _chosen(
+    pairs: list[tuple[Rule, Context]], kinds: tuple[type[Rule], ...]
+) -> list[tuple[Rule, Context]]:
     return [pair for pair in pairs if isinstance(pair[0], kinds)] if kinds else pairs
 
 

@@ -9,7 +9,8 @@ from torch.utils.hooks import RemovableHandle
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.apply import Applier
-from biofx.plasticity.engine import Engine, Site
+from biofx.plasticity.binding import Site
+from biofx.plasticity.engine import Engine
 from biofx.plasticity.shards import is_sharded
 from biofx.synapses import unwrap
 

@@ -9,9 +9,10 @@ from torch import nn
 from biofx.errors import PlasticityError
 from biofx.plasticity import checkpoint
 from biofx.plasticity.apply import Applier
+from biofx.plasticity.binding import Site
 from biofx.plasticity.crystallize import Crystallize
 from biofx.plasticity.dale import DalesPrinciple
-from biofx.plasticity.engine import Engine, Site
+from biofx.plasticity.engine import Engine
 from biofx.plasticity.fuzzy import FuzzyLearningRates
 from biofx.plasticity.kernels import Kernels
 from biofx.plasticity.rejuvenate import Rejuvenate

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biofx.plasticity.engine import Binding
+from biofx.plasticity.binding import Binding
 from biofx.plasticity.shards import sample, sample_places
 
 EDGES = tuple(round(0.1 * tick, 1) for tick in range(21))

@@ -157,7 +157,7 @@ class Rejuvenate(Rule):
             writes=("weight", "mask"),
             inputs=inputs,
         )
-        context.events["turnover"] = torch.count_nonzero(mask) / max(mask.numel(), 1)
+        context.events["turnover"] = context.kernels.count(mask) / max(mask.numel(), 1)
         return mask
 
     def _values(self, synapses: Synapses) -> tuple[float, str, float]:

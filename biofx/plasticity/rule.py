@@ -114,7 +114,7 @@ class Context:
 
         What only the rule's own `Expression` reads may be written `with_factors`, in one pass.
         """
-        work = Work(function, tensors, writes, inputs)
+        work = Work.of(function, tensors, writes, inputs)
         if self.later is None or not with_factors:
             self.kernels.do(work, shard=self.shard)
         else:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,12 +37,14 @@ class Shard:
         offsets: where the local part begins, per dimension.
         groups: process groups over which the parameter is split; a global sum is the sum over all
             of them, one after the other.
+        ready: kernels that have served this shard, by what they do.
     """
 
     shape: tuple[int, ...]
     size: tuple[int, ...]
     offsets: tuple[int, ...]
     groups: tuple[dist.ProcessGroup, ...] = ()
+    ready: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @functools.cached_property
     def numel(self) -> int:

@@ -100,9 +100,7 @@ def _partial(weight: Tensor, wanted: set[str], kernels: Kernels) -> dict[str, Te
     if "sum_abs" in wanted:
         values["sum_abs"] = kernels.sum_abs(weight)
     if "max_abs" in wanted:
-        # Many times as fast as the norm, without a copy of |w|.
-        low, high = torch.aminmax(weight) if weight.numel() else (weight.sum(), weight.sum())
-        values["max_abs"] = torch.maximum(-low, high).to(wide)
+        values["max_abs"] = kernels.max_abs(weight).to(wide)
     if "count" in wanted:
         size = weight.float().abs()
         logs = torch.where(size > 0, size.log(), 0.0)

@@ -59,8 +59,8 @@ class Halve(Count):
 class TestJoined:
     def test_the_second_sees_what_the_first_writes(self) -> None:
         a, b, one, two = torch.ones(2, 3), torch.zeros(2, 3), torch.tensor(1.0), torch.tensor(2.0)
-        first = Work(doubled, {"a": a}, ("a",), {"c": one})
-        work = joined(first, Work(added, {"b": b}, ("b",), {"a": a, "c": two}))
+        first = Work.of(doubled, {"a": a}, ("a",), {"c": one})
+        work = joined(first, Work.of(added, {"b": b}, ("b",), {"a": a, "c": two}))
         self.do(work)
         assert torch.equal(a, torch.full((2, 3), 3.0))
         assert torch.equal(b, torch.full((2, 3), 5.0))
@@ -68,35 +68,35 @@ class TestJoined:
     def test_several_with_equal_names(self) -> None:
         """Tensors are told apart by what they are, not by what each function calls them."""
         works = [
-            Work(doubled, {"a": torch.ones(2, 3)}, ("a",), {"c": torch.tensor(c)})
+            Work.of(doubled, {"a": torch.ones(2, 3)}, ("a",), {"c": torch.tensor(c)})
             for c in (1.0, 2.0, 3.0)
         ]
         self.do(joined(works[0], joined(works[1], works[2])))
         for work, value in zip(works, (3.0, 4.0, 5.0), strict=True):
-            assert torch.equal(work.tensors["a"], torch.full((2, 3), value))
+            assert torch.equal(work.target, torch.full((2, 3), value))
 
     def test_stores_in_the_type_that_there_is(self) -> None:
         a, b = torch.ones(2, 3, dtype=torch.bfloat16), torch.zeros(2, 3)
-        first = Work(doubled, {"a": a}, ("a",), {"c": torch.tensor(2.0**-9)})
-        self.do(joined(first, Work(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)})))
+        first = Work.of(doubled, {"a": a}, ("a",), {"c": torch.tensor(2.0**-9)})
+        self.do(joined(first, Work.of(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)})))
         assert torch.equal(b, a.float())
 
     def test_has_one_identity(self) -> None:
         """Or else each step would compile a kernel."""
         made = {
             joined(
-                Work(doubled, {"a": a}, ("a",), {"c": torch.ones(())}),
-                Work(added, {"b": torch.ones(2, 3)}, ("b",), {"a": a, "c": torch.ones(())}),
-            ).function
+                Work.of(doubled, {"a": a}, ("a",), {"c": torch.ones(())}),
+                Work.of(added, {"b": torch.ones(2, 3)}, ("b",), {"a": a, "c": torch.ones(())}),
+            ).form
             for a in torch.ones(3, 2, 3)
         }
         assert len(made) == 1
 
     def test_a_tensor_and_an_input_of_one_name(self) -> None:
         c, a, b = torch.ones(2, 3), torch.ones(2, 3), torch.zeros(2, 3)
-        last = Work(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)})
-        middle = Work(doubled, {"a": a}, ("a",), {"c": torch.tensor(5.0)})
-        self.do(joined(Work(grown, {"c": c}, ("c",), {}), joined(middle, last)))
+        last = Work.of(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)})
+        middle = Work.of(doubled, {"a": a}, ("a",), {"c": torch.tensor(5.0)})
+        self.do(joined(Work.of(grown, {"c": c}, ("c",), {}), joined(middle, last)))
         assert torch.equal(c, torch.full((2, 3), 2.0))
         assert torch.equal(a, torch.full((2, 3), 7.0))
         assert torch.equal(b, torch.full((2, 3), 7.0))

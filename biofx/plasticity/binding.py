@@ -1,0 +1,105 @@
+"""`Binding`: one parameter and the rules that serve it; `Site`: the parameter at one step."""
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from biofx.plasticity.kernels import Work
+from biofx.plasticity.rule import Context, Expression, Rule, Stage
+from biofx.plasticity.shards import Shard, sample, sample_places
+
+# The functions of a rule that each stage of a step calls.
+FUNCTIONS: dict[Stage, tuple[str, ...]] = {
+    "observe": ("observe",),
+    "factor": ("expression", "factor"),
+    "after_step": ("after_step",),
+}
+
+
+@dataclass
+class Binding:
+    """One parameter and the rules that serve it, each with its context and state.
+
+    `layout` is the device mesh and the placements of a DTensor; `watched`, whether a rule needs the
+    layer's activity; `parameter`, what was last found to be as the binding says. For the metrics of
+    the last step: `numbers`, the factors as `expressions`, and `samples` of factors that are none.
+    """
+
+    name: str
+    shard: Shard
+    pairs: list[tuple[Rule, Context]]
+    layout: tuple[Any, Any] | None = None
+    watched: bool = False
+    parameter: weakref.ref[Tensor] | None = None
+    stepped: bool = False
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+    expressions: Sequence[Expression] = ()
+    samples: Sequence[Tensor] = ()
+
+    def __post_init__(self) -> None:
+        # A step calls only what a rule has: most rules have one or two of the functions.
+        self.acting = {
+            stage: [pair for pair in self.pairs if _overrides(pair[0], *functions)]
+            for stage, functions in FUNCTIONS.items()
+        }
+        self.asking = [pair for pair in self.pairs if _overrides(pair[0], "needs")]
+
+    def remember(self, parameter: Tensor) -> None:
+        """Take the next steps of this parameter without another look, unless it is sharded."""
+        self.parameter = weakref.ref(parameter) if self.layout is None else None
+
+    def fits(self, parameter: Tensor) -> bool:
+        """Whether this is the ordinary parameter that was bound, of the same size."""
+        known = self.parameter
+        return known is not None and known() is parameter and parameter.shape == self.shard.size
+
+    def note(self, site: "Site") -> None:
+        """Remember the factors of a step."""
+        self.stepped = True
+        self.expressions, self.samples = site.expressions, ()
+        if site.factors:
+            places = sample_places(site.weight)
+            self.samples = [sample(f, site.weight.shape, places) for f in site.factors]
+
+
+@dataclass(slots=True)
+class Site:
+    """One parameter at one step: its local tensors, and the factors of its update.
+
+    `work` is what rules have left to be done in the pass that applies the factors.
+    """
+
+    binding: Binding
+    weight: Tensor
+    grad: Tensor | None
+    expressions: list[Expression] = field(default_factory=list)
+    factors: list[Tensor] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def resting(self) -> bool:
+        """Whether every factor is 1."""
+        return not (self.expressions or self.factors)
+
+    def remember(self, optimizer_state: Mapping[str, Any]) -> None:
+        """Show the rules what the optimizer keeps for this parameter."""
+        for _, context in self.binding.pairs:
+            context.optimizer_state = optimizer_state
+
+    def release(self) -> None:
+        """The step is over: hold no gradient, and take the rules' numbers for the metrics."""
+        self.grad = None
+        for _, context in self.binding.pairs:
+            self.binding.numbers.update(context.events)
+            context.events.clear()
+            context.grad = context.fresh = context.activity = None
+            context.optimizer_state = context.statistics = {}
+
+
+def _overrides(rule: Rule, *functions: str) -> bool:
+    """Whether a rule has one of these functions of its own."""
+    return any(getattr(type(rule), name) is not getattr(Rule, name) for name in functions)
