@@ -12,7 +12,7 @@ import biofx
 from benchmarks.memory import tensors
 from benchmarks.models import mlp
 from benchmarks.report import Report, Table, figure
-from benchmarks.steps import ALL, RULES, restorer
+from benchmarks.steps import ALL, RULES
 from benchmarks.timing import Effort, interleaved, kernels_compiled, worker
 from biofx.plasticity import FuzzyLearningRates, Rejuvenate, Rule
 
@@ -64,7 +64,16 @@ def measure(count: int, effort: Effort) -> tuple[list[float], list[int], int]:
             own = optimizers[f"{rule}, {mode}"] = torch.optim.SGD(parameters, lr=1e-3)
             schedulers[rule] = biofx.GradScheduler(bio, own, rules=RULES[rule](), apply=mode)
     calls = {name: optimizer.step for name, optimizer in optimizers.items()}
-    found = interleaved(calls, effort, prepare=restorer(parameters))
+    weights, grads = [p.detach().clone() for p in parameters], [p.grad for p in parameters]
+    kept = [grad.clone() for grad in grads]
+
+    def restore(name: str) -> None:
+        """Repeated scaling would make weights and gradients denormal, and slow."""
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, weights)
+            torch._foreach_copy_(grads, kept)
+
+    found = interleaved(calls, effort, prepare=restore)
     states = [
         sum(t.nbytes for t in tensors(schedulers[rule].state_dict()["state"])) for rule in SHOWN
     ]

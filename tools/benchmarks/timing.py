@@ -35,14 +35,28 @@ QUICK = Effort(seconds=0.5, least=2, most=5, quick=True)
 
 
 def interleaved(
-    calls: Mapping[str, Call], effort: Effort, *, prepare: Call | None = None, warm: int = 2
+    calls: Mapping[str, Call],
+    effort: Effort,
+    *,
+    prepare: Callable[[str], object] | None = None,
+    warm: int = 2,
+    streak: int = 1,
 ) -> dict[str, float]:
-    """Median seconds of each call; every round makes each call once, after `prepare`."""
+    """Median seconds of each call, where calls take turns.
+
+    Args:
+        calls: by name.
+        effort: how many rounds.
+        prepare: done before each call, with its name; not timed.
+        warm: calls of each before the first round.
+        streak: how often each is called at its turn. The first of several is not counted: it finds
+            what the others have left in the caches.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for name, call in calls.items():
         for _ in range(warm):
             if prepare is not None:
-                prepare()
+                prepare(name)
             try:
                 call()
             except Exception as error:
@@ -58,11 +72,13 @@ def interleaved(
         ):
             rounds += 1
             for name, call in calls.items():
-                if prepare is not None:
-                    prepare()
-                begin = time.perf_counter()
-                call()
-                taken[name].append(time.perf_counter() - begin)
+                for place in range(streak):
+                    if prepare is not None:
+                        prepare(name)
+                    begin = time.perf_counter()
+                    call()
+                    if place or streak == 1:
+                        taken[name].append(time.perf_counter() - begin)
     finally:
         gc.enable()
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
