@@ -57,9 +57,7 @@ class Applier:
         grad = site.grad
         assert grad is not None
         if site.resting or grad.is_sparse:
-            for work in site.work:
-                self.kernels.do(work, shard=site.binding.shard)
-            site.work.clear()
+            self.finish(site)
         if site.resting:
             return
         if grad.is_sparse:
@@ -68,14 +66,24 @@ class Applier:
         else:
             self._map(_scale, site, "grad", {"weight": site.weight, "grad": grad})
 
+    def finish(self, site: Site) -> None:
+        """Do what rules have left to be done with the factors, and nothing else."""
+        for work in site.work:
+            self.kernels.do(work, shard=site.binding.shard)
+        site.work.clear()
+
     def blend(self, site: Site, before: Tensor) -> None:
         """w ← w_before + f·(w − w_before)."""
+        if site.work:
+            site.work[:] = [_with_before(work, site.weight, before) for work in site.work]
+            site.judged()
         self._map(_blend, site, "weight", {"weight": site.weight, "before": before})
 
     def correct(self, site: Site, rate: Tensor) -> None:
         """w ← w + (f − 1)·Δ after plain SGD has added Δ = rate·g."""
-        assert site.grad is not None
-        tensors = {"weight": site.weight, "grad": site.grad}
+        grad = site.judged()
+        site.work[:] = [_with_undone(work, site.weight, grad, rate) for work in site.work]
+        tensors = {"weight": site.weight, "grad": grad}
         self._map(_correct, site, "weight", tensors, rate=rate)
 
     def _map(
@@ -100,6 +108,7 @@ class Applier:
             len(factors),
             (*tensors, target),
             tuple(more),
+            any(expression.rounded for expression in drawn),
         )
         leaves = [*tensors.values()]
         for expression in drawn:
@@ -128,6 +137,38 @@ class Applier:
         return value
 
 
+def _with_before(work: Work, weight: Tensor, before: Tensor) -> Work:
+    """Work that was meant for the weights before the update, on a copy of them."""
+    return Work(work.form, tuple([before if leaf is weight else leaf for leaf in work.leaves]))
+
+
+def _with_undone(work: Work, weight: Tensor, grad: Tensor, rate: Tensor) -> Work:
+    """Work that was meant for the weights before plain SGD's step, on those that it made."""
+    places = {id(leaf): name for name, leaf in zip(work.form.names, work.leaves, strict=True)}
+    name = places.get(id(weight))
+    if name is None:
+        return work
+    leaves = (weight, grad, *work.leaves, rate)
+    return Work(_undoing(work.form, name), leaves)
+
+
+@functools.cache
+def _undoing(later: Form, weight: str) -> Form:
+    """What a form does, with plain SGD's step taken back from the tensor of this name first."""
+    moved, grad, rate = "undone weight", "undone grad", "undone rate"
+
+    def undone(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+        before = wide(tensors[moved]) - wide(tensors[grad]) * inputs[rate]
+        own, given = (
+            {name: before if name == weight else part[name] for name in names}
+            for names, part in ((later.tensors, tensors), (later.inputs, inputs))
+        )
+        return later.function(index, own, given)
+
+    tensors, inputs = (moved, grad, *later.tensors), (*later.inputs, rate)
+    return form(undone, tensors, inputs, later.writes, later.rounded)
+
+
 # Each list of factor functions makes one form, and so one kernel, for each way of applying.
 
 
@@ -139,6 +180,7 @@ def _composed(
     factors: int,
     tensors: tuple[str, ...],
     more: tuple[str, ...],
+    rounded: bool,
 ) -> Form:
     """What applies the factors that functions give, and some that are known.
 
@@ -149,6 +191,7 @@ def _composed(
         factors: how many there are besides.
         tensors: names of the tensors; the last one is the one to be written.
         more: names of what else the function needs.
+        rounded: of any of the expressions.
     """
 
     def product(weight: Tensor, index: Tensor, given: Tensors) -> Tensor:
@@ -162,7 +205,7 @@ def _composed(
     names = [f"{place} {name}" for place, own in enumerate(inputs) for name in own]
     names += [f"f{place}" for place in range(factors)]
     *read, target = tensors
-    return form(compose(product), tuple(read), (*names, *more), (target,))
+    return form(compose(product), tuple(read), (*names, *more), (target,), rounded)
 
 
 def _scale(product: Product) -> Function:

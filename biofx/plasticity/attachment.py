@@ -157,11 +157,16 @@ class Attachment:
             if parameter.requires_grad and parameter.grad is not None
         ]
         sites = [site for site, _, _ in step.sites]
-        self.engine.observe(sites, later=self.mode == "gradient")
+        kept = step.before is None and _keeps_gradients(optimizer)
+        self.engine.observe(sites, later=self.mode == "gradient" or kept)
         self.engine.collect(sites)
         if self.mode == "gradient":
             self._scale(step)
-        elif step.before is None:
+            return
+        for site in sites:
+            if site.resting:
+                self.applier.finish(site)
+        if step.before is None:
             step.before = {
                 site.binding.name: self._copy(site.binding.name, site.weight)
                 for site, _, group in step.sites
@@ -227,6 +232,15 @@ def _alike(first: Tensor, second: Tensor) -> bool:
         and first.dtype == second.dtype
         and first.device == second.device
         and first.stride() == second.stride()
+    )
+
+
+def _keeps_gradients(optimizer: Optimizer) -> bool:
+    """Whether a step is known to leave `.grad` as it is, so that gradients can be judged after."""
+    return (
+        type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+        and not hasattr(optimizer, "grad_scale")
+        and not any(group.get("nesterov") for group in optimizer.param_groups)
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from biofx.errors import PlasticityError
 from biofx.plasticity.kernels import Work
 from biofx.plasticity.rule import Context, Expression, Rule, Stage
 from biofx.plasticity.shards import Shard, sample, sample_places
@@ -45,7 +46,10 @@ class Binding:
             stage: [pair for pair in self.pairs if _overrides(pair[0], *functions)]
             for stage, functions in FUNCTIONS.items()
         }
-        self.asking = [pair for pair in self.pairs if _overrides(pair[0], "needs")]
+        self.asking = {
+            stage: [pair for pair in pairs if _overrides(pair[0], "needs")]
+            for stage, pairs in self.acting.items()
+        }
 
     def remember(self, parameter: Tensor) -> None:
         """Take the next steps of this parameter without another look, unless it is sharded."""
@@ -69,7 +73,8 @@ class Binding:
 class Site:
     """One parameter at one step: its local tensors, and the factors of its update.
 
-    `work` is what rules have left to be done in the pass that applies the factors.
+    `work` is what rules have left to be done in the pass that applies the factors; `version` counts
+    the changes of the gradient before that.
     """
 
     binding: Binding
@@ -79,6 +84,25 @@ class Site:
     factors: list[Tensor] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        if self.grad is not None:
+            self.version = self.grad._version
+
+    def judged(self) -> Tensor:
+        """The gradient, after the optimizer's step.
+
+        Raises:
+            PlasticityError: it is not the one that the rules have judged.
+        """
+        assert self.grad is not None
+        if self.grad._version != self.version:
+            raise PlasticityError(
+                f"{self.binding.name}: .grad was changed during optimizer.step(), after it was "
+                "judged; if a hook of the optimizer does that, register it after the GradScheduler"
+            )
+        return self.grad
 
     @property
     def resting(self) -> bool:

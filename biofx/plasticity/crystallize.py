@@ -20,7 +20,7 @@ def crystallize(
     mean_abs: Tensor,
     threshold: Tensor,
     dampening: Tensor,
-    floor: Tensor,
+    floor: Tensor | None = None,
 ) -> Tensor:
     """f ← max(dampening·f, floor) where |g| < threshold·|w| or |g| > mean|w|.
 
@@ -29,7 +29,7 @@ def crystallize(
         weight, grad: w and its unscaled gradient g, of the shape of `factors`.
         mean_abs: mean |w| of the whole parameter, of shape ().
         threshold: a gradient below this multiple of the weight counts as settled, of shape ().
-        dampening, floor: of shape ().
+        dampening, floor: of shape (); None is a floor of 0.
 
     Returns:
         The new factors, without a unit.
@@ -39,10 +39,11 @@ def crystallize(
     """
     size = grad.abs()
     settled = (size < threshold * weight.abs()) | (size > mean_abs)
-    # A floor above f (a checkpoint with another one is refused) would raise it: never.
-    return torch.where(
-        settled, torch.minimum(factors, (factors * dampening).maximum(floor)), factors
-    )
+    dampened = factors * dampening
+    if floor is not None:
+        # A floor above f (a checkpoint with another one is refused) would raise it: never.
+        dampened = torch.minimum(factors, dampened.maximum(floor))
+    return torch.where(settled, dampened, factors)
 
 
 def _judged(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
@@ -107,6 +108,8 @@ class Crystallize(Rule):
         inputs: dict[str, Tensor] | None = context.memo.get("inputs")
         if inputs is None:
             values = self._values(context.synapses)
+            if values["floor"] == 0:
+                del values["floor"]  # maxima take more operations than all the rest
             inputs = {name: scalar(value, grad.device) for name, value in values.items()}
             context.memo["inputs"] = inputs
         unscale = context.unscale

@@ -9,6 +9,8 @@ from torch import Tensor
 
 # eʳ for |r| ≤ ½ ln 2, fitted for the least largest relative error, 3e-9.
 _EXP: Final = (1.0, 1.0, 0.4999999343, 0.166665204, 0.0416683908, 0.008368745161, 0.00138145396)
+# 2ʳ for |r| ≤ ½, likewise, 1e-7, and exact at 0.
+_EXP2: Final = (1.0, 0.6931469776, 0.2402224208, 0.05550733744, 0.009671512717, 0.001326472719)
 # ln 2 in two parts, the first so short that its multiples are exact.
 _LN2: Final = (0.693359375, math.log(2) - 0.693359375)
 
@@ -32,3 +34,14 @@ def exp(x: Tensor) -> Tensor:
     # 2ᵏ by its bits: those of 0 and of ∞ at the ends.
     power = ((k.to(torch.int32) + 127) << 23).view(torch.float32)
     return polynomial(_EXP, r) * power
+
+
+def exp_near_zero(x: Tensor) -> Tensor:
+    """eˣ of float32 numbers for |x| ≤ 16: two thirds of `exp`'s operations.
+
+    Within 3e-7 of itself up to |x| = 2, 1.5e-6 up to 16: the power of 2 is taken of a rounded number.
+    """
+    y = x * (1 / math.log(2))
+    k = y.round()
+    power = ((k.to(torch.int32) + 127) << 23).view(torch.float32)
+    return polynomial(_EXP2, y - k) * power

@@ -18,7 +18,7 @@ from biofx.synapses import Synapses, unwrap
 
 
 class Engine:
-    """Rules bound to the synapses of one model.
+    """Rules bound to the synapses of one model. Call its stages with gradients switched off.
 
     Args:
         model: a transformed model, wrapped or not.
@@ -139,7 +139,6 @@ class Engine:
             context.step, context.seed, context.unscale = step, self.seed, unscale
         return Site(binding, weight, grad)
 
-    @torch.no_grad()
     def observe(self, sites: Sequence[Site], *kinds: type[Rule], later: bool = False) -> None:
         """Gradients are known, weights have not moved: update the rules' states.
 
@@ -161,7 +160,6 @@ class Engine:
                     finally:
                         context.later = None
 
-    @torch.no_grad()
     def collect(self, sites: Sequence[Site], *kinds: type[Rule]) -> None:
         """Find the factors of each parameter: `Site.expressions` and `Site.factors`.
 
@@ -181,7 +179,6 @@ class Engine:
                     site.factors.append(factor)
             site.binding.note(site)
 
-    @torch.no_grad()
     def settle(self, sites: Sequence[Site], *kinds: type[Rule]) -> bool:
         """Weights have moved: let the rules change them.
 
@@ -207,7 +204,6 @@ class Engine:
             site.release()
         return replaced
 
-    @torch.no_grad()
     def measure(
         self, sites: Iterable[Site], stages: tuple[Stage, ...], kinds: tuple[type[Rule], ...]
     ) -> None:
@@ -222,18 +218,13 @@ class Engine:
         for site in sites:
             found = site.statistics
             wanted: dict[str, None] = {}
-            rules: list[str] = []
-            for rule, context in _chosen(site.binding.asking, kinds):
-                context.statistics = found
-                missing = [
-                    name
-                    for stage in stages
-                    for name in rule.needs(context, stage)
-                    if name not in found and rule.active(context, stage)
-                ]
-                if missing:
-                    wanted.update(dict.fromkeys(missing))
-                    rules.append(rule.name)
+            rules: dict[str, None] = {}
+            for stage in stages:
+                for rule, context in _chosen(site.binding.asking[stage], kinds):
+                    context.statistics = found
+                    for name in rule.needs(context, stage):
+                        if name not in found and rule.active(context, stage):
+                            wanted[name] = rules[rule.name] = None
             if wanted:
                 binding, asking = site.binding, " and ".join(rules)
                 requests.append(

@@ -41,12 +41,14 @@ class Form:
         tensors: names of those of the shard's size, which share no memory with each other.
         inputs: names of those that broadcast to the size.
         writes: the names of the tensors that receive the function's values.
+        rounded: whether compiled code may round once where a product is added to something.
     """
 
     function: Function
     tensors: tuple[str, ...]
     inputs: tuple[str, ...]
     writes: tuple[str, ...]
+    rounded: bool = False
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -194,7 +196,8 @@ def _joined(first: Form, second: Form, shared: tuple[int, ...]) -> tuple[Form, t
         return (*second.function(index, seen, {**inputs, **seen}), *written.values())
 
     writes = (*second.writes, *map(own.__getitem__, first.writes))
-    whole = form(both, tuple(tensors), tuple(inputs), writes)
+    rounded = first.rounded or second.rounded
+    whole = form(both, tuple(tensors), tuple(inputs), writes, rounded)
     return whole, (*tensors.values(), *inputs.values())
 
 

@@ -49,6 +49,7 @@ class ManualPlasticity:
         self.__dict__.update(state)
         self._engine, self._applier = None, Applier(Kernels())
 
+    @torch.no_grad()
     def fuzzy_learning_rates(self, model: nn.Module) -> None:
         """g ← f·g with the fuzzy factors, dampened where synapses have crystallized.
 
@@ -60,12 +61,14 @@ class ManualPlasticity:
             engine.observe(sites, FuzzyLearningRates)
         self._scale(engine, sites, FuzzyLearningRates, Crystallize)
 
+    @torch.no_grad()
     def update_fuzzy_learning_rates(self, model: nn.Module) -> None:
         """Let TEMPORAL, WEIGHT_ADAPTIVE and ACTIVITY factors evolve by one step."""
         engine, sites = self._sites("update", model, grads=False)
         engine.observe(sites, FuzzyLearningRates)
         engine.settle(sites, FuzzyLearningRates)
 
+    @torch.no_grad()
     def volume_dependent_lr(self, model: nn.Module) -> None:
         """g ← f·g with newly drawn volume-dependent factors.
 
@@ -74,6 +77,7 @@ class ManualPlasticity:
         """
         self._scale(*self._sites("volume", model), VolumeDependentRates)
 
+    @torch.no_grad()
     def crystallize(self, model: nn.Module) -> None:
         """Dampen, for good, the fuzzy factors of synapses that the gradients show to be settled.
 
@@ -85,6 +89,7 @@ class ManualPlasticity:
         for site in sites:
             site.release()
 
+    @torch.no_grad()
     def rejuvenate_weights(self, model: nn.Module) -> None:
         """Replace weak synapses by new ones. An optimizer's momentum of theirs is not known here.
 
@@ -94,16 +99,17 @@ class ManualPlasticity:
         engine, sites = self._sites("rejuvenate", model, grads=False)
         engine.settle(sites, Rejuvenate)
 
+    @torch.no_grad()
     def initialise_dales_principle(self, model: nn.Module) -> None:
         """w ← |w|·sign, one sign per unit, in the layers that are configured for it."""
         _, sites = self._sites("dale", model, grads=False)
-        with torch.no_grad():
-            for site in sites:
-                for rule, context in site.binding.pairs:
-                    if isinstance(rule, DalesPrinciple):
-                        rule.initialise(context)
-                site.release()
+        for site in sites:
+            for rule, context in site.binding.pairs:
+                if isinstance(rule, DalesPrinciple):
+                    rule.initialise(context)
+            site.release()
 
+    @torch.no_grad()
     def enforce_dales_principle(self, model: nn.Module) -> None:
         """Set weights whose sign is not their unit's to 0.
 
@@ -120,10 +126,9 @@ class ManualPlasticity:
     def _scale(self, engine: Engine, sites: Sequence[Site], *rules: type[Rule]) -> None:
         engine.measure(sites, ("factor",), rules)
         engine.collect(sites, *rules)
-        with torch.no_grad():
-            for site in sites:
-                self._applier.scale(site)
-                site.release()
+        for site in sites:
+            self._applier.scale(site)
+            site.release()
 
     def _sites(
         self, call: str, model: nn.Module, *, grads: bool = True

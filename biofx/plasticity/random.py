@@ -101,6 +101,9 @@ def key_tensor(key: int | Sequence[int], device: torch.device | str | None = Non
         int64, of shape () or (n,). Keys broadcast against indices: ``keys[i]`` is one parameter's,
         ``keys[:, None]`` draws for n equally large parameters at once.
     """
+    # Of one number in half the time: each step needs one for each draw of each parameter.
+    if isinstance(key, int):
+        return torch.scalar_tensor(key, dtype=torch.int64, device=device)
     return torch.tensor(key, dtype=torch.int64, device=device)
 
 

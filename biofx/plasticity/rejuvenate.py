@@ -157,8 +157,16 @@ class Rejuvenate(Rule):
             writes=("weight", "mask"),
             inputs=inputs,
         )
-        context.events["turnover"] = context.kernels.count(mask) / max(mask.numel(), 1)
+        # Divided when somebody asks: not at each step.
+        context.memo["replaced"] = context.kernels.count(mask)
         return mask
+
+    @override
+    def report(self, context: Context) -> dict[str, float]:
+        replaced = context.memo.get("replaced")
+        if replaced is None:
+            return {}
+        return {"turnover": float(replaced) / max(context.weight.numel(), 1)}
 
     def _values(self, synapses: Synapses) -> tuple[float, str, float]:
         config = synapses.config

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,22 +21,22 @@ EVERY_STEP = Schedule()
 Stage = Literal["observe", "factor", "after_step"]
 
 
-@dataclass(frozen=True)
-class Expression:
+class Expression(NamedTuple):
     """A factor as a pure function, so that the factors of several rules can share one kernel.
 
     Attributes:
-        function: ``function(weight, index, **inputs) -> factors``, elementwise, in float32; at
-            module level, for it is the identity of the kernel.
+        function: ``f(weight, index, **inputs) -> factors``, elementwise, float32, at module level.
         inputs: tensors of shape () or broadcastable to the weight; new values never recompile.
         token: equal tokens promise equal factors; None if they depend on the weights.
         costly: with a token, keep the factors (4 bytes per synapse) rather than compute them anew.
+        rounded: compiled code may fuse products with sums, which is faster and rounds once.
     """
 
     function: Callable[..., Tensor]
     inputs: Mapping[str, Tensor]
     token: Hashable = None
     costly: bool = False
+    rounded: bool = False
 
 
 @dataclass(kw_only=True, eq=False)

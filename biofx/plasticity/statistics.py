@@ -1,7 +1,7 @@
 """Global statistics of weights, over all shards, with as few collectives as there are groups."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,33 +64,52 @@ def _measure_family(requests: Sequence[Request], kernels: Kernels) -> list[Reque
         _partial(request.weight, {s for name in request.names for s in SOURCES[name]}, kernels)
         for request in requests
     ]
-    # Sums, then maxima, in one tensor, and what follows from them as plain numbers: of a small
-    # model's step, each operation on a tensor, however short, is a noticeable part.
-    order = sorted(
-        (source == "max_abs", place, source)
-        for place, values in enumerate(parts)
-        for source in values
-    )
-    totals = torch.stack([parts[place][source] for _, place, source in order])
-    shard = requests[0].shard
-    sums = sum(not is_max for is_max, _, _ in order)
-    if sums:
-        all_sum(totals[:sums], shard)
-    for group in shard.groups if sums < len(order) else ():
-        dist.all_reduce(totals[sums:], op=dist.ReduceOp.MAX, group=group)
-    numbers: list[dict[str, float]] = [{} for _ in requests]
-    for (_, place, source), number in zip(order, totals.tolist(), strict=True):
-        numbers[place][source] = number
+    numbers = _numbers(parts, requests[0].shard)
     results = [
         (request, name, _finish(name, known, request.shard.numel))
         for request, known in zip(requests, numbers, strict=True)
         for name in request.names
     ]
-    found = torch.tensor([x for _, _, x in results], dtype=torch.float32, device=totals.device)
-    for (request, name, _), value in zip(results, found.unbind(), strict=True):
+    found = _scalars([x for _, _, x in results], requests[0].weight.device)
+    for (request, name, _), value in zip(results, found, strict=True):
         request.found[name] = value
     bad = {id(request) for request, _, number in results if not math.isfinite(number)}
     return [request for request in requests if id(request) in bad]
+
+
+# What follows from sums and maxima is worked out with plain numbers, and on a CPU nothing is put
+# together that needs no sending: of a small model's step, each operation on a tensor, however
+# short, is a noticeable part.
+
+
+def _numbers(parts: Sequence[Mapping[str, Tensor]], shard: Shard) -> list[dict[str, float]]:
+    """Sums and maxima over all shards, after one look at the device."""
+    if not shard.groups and _near(next(iter(parts[0].values())).device):
+        return [{source: value.item() for source, value in part.items()} for part in parts]
+    known = [(source, place) for place, part in enumerate(parts) for source in part]
+    order = [one for one in known if one[0] != "max_abs"]
+    sums = len(order)
+    order += [one for one in known if one[0] == "max_abs"]
+    totals = torch.stack([parts[place][source] for source, place in order])
+    if sums:
+        all_sum(totals[:sums], shard)
+    for group in shard.groups if sums < len(order) else ():
+        dist.all_reduce(totals[sums:], op=dist.ReduceOp.MAX, group=group)
+    numbers: list[dict[str, float]] = [{} for _ in parts]
+    for (source, place), number in zip(order, totals.tolist(), strict=True):
+        numbers[place][source] = number
+    return numbers
+
+
+def _scalars(values: list[float], device: torch.device) -> Sequence[Tensor]:
+    """Numbers as float32 tensors of shape ()."""
+    if _near(device):
+        return [torch.scalar_tensor(x, dtype=torch.float32) for x in values]
+    return torch.tensor(values, dtype=torch.float32, device=device).unbind()
+
+
+def _near(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _partial(weight: Tensor, wanted: set[str], kernels: Kernels) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Volume-dependent rates: large synapses are stable, small ones move."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +10,19 @@ from torch import Tensor
 from typing_extensions import override
 
 from biofx.plasticity import random
+from biofx.plasticity.elementary import exp_near_zero
 from biofx.plasticity.rule import Context, Expression, Rule, Stage, pick, scalar, within
 from biofx.synapses import Synapses
 
 
 def volume_factors(
-    weight: Tensor, noise: Tensor, *, base: Tensor, stability: Tensor, variability: Tensor
+    weight: Tensor,
+    noise: Tensor,
+    *,
+    base: Tensor,
+    stability: Tensor,
+    variability: Tensor,
+    exp: Callable[[Tensor], Tensor] = torch.exp,
 ) -> Tensor:
     """f = |N(μ, (variability·μ)²)| with μ = base·exp(−stability·v), volume v = |w|/(1 + |w|).
 
@@ -23,6 +32,7 @@ def volume_factors(
         base: factor of a synapse of weight 0, before the noise.
         stability: how fast the factor falls with the volume.
         variability: standard deviation of the factor relative to its mean.
+        exp: the exponential function; its arguments lie between −stability and 0.
 
     Returns:
         Factors of the weight's shape, ≥ 0.
@@ -31,7 +41,7 @@ def volume_factors(
         Hofmann et al. 2025, Methods, "Volume-dependent learning rates".
     """
     size = weight.abs()
-    mean = base * torch.exp(-stability * (size / (1 + size)))
+    mean = base * exp(-stability * (size / (1 + size)))
     return (mean * (1 + variability * noise)).abs()
 
 
@@ -43,9 +53,17 @@ def _volume(
     base: Tensor,
     stability: Tensor,
     variability: Tensor,
+    exp: Callable[[Tensor], Tensor] = torch.exp,
 ) -> Tensor:
     noise = random.normal(key, index)
-    return volume_factors(weight, noise, base=base, stability=stability, variability=variability)
+    return volume_factors(
+        weight, noise, base=base, stability=stability, variability=variability, exp=exp
+    )
+
+
+# For compiled kernels, and a stability that keeps the exponent within what this one is made for.
+_near_zero = functools.partial(_volume, exp=exp_near_zero)
+STEEPEST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +107,10 @@ class VolumeDependentRates(Rule):
             device = context.weight.device
             inputs = {name: scalar(value, device) for name, value in values.items()}
             context.memo["inputs"] = inputs
-        return Expression(_volume, {"key": context.key("volume"), **inputs})
+            near_zero = context.kernels.compiled and values["stability"] <= STEEPEST
+            context.memo["function"] = _near_zero if near_zero else _volume
+        function = context.memo["function"]
+        return Expression(function, {"key": context.key("volume"), **inputs}, rounded=True)
 
     def _values(self, synapses: Synapses) -> dict[str, float]:
         config = synapses.config

@@ -1,6 +1,11 @@
 """Compiled kernels compute what the functions say, in one pass each, for any size."""
 
+import inspect
+import math
 import re
+import subprocess
+import sys
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -22,10 +27,13 @@ from biofx.plasticity import (
     VolumeDependentRates,
     compiled,
     random,
+    tracing,
 )
 from biofx.plasticity.compiled import KERNELS, CompiledKernels, can_compile, kernels_for
-from biofx.plasticity.kernels import Kernels, Tensors
+from biofx.plasticity.elementary import exp_near_zero
+from biofx.plasticity.kernels import Kernels, Tensors, Work, form
 from biofx.plasticity.shards import Shard
+from biofx.plasticity.volume import volume_factors
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
@@ -147,6 +155,71 @@ class TestKernels:
         for target, original in zip(targets, (weight, torch.ones(37, 11)), strict=True):
             assert torch.equal(target, original.masked_fill(mask, 2.0))
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("values", [[-3.0, 2.0], [-0.0, 0.0], [1.0, float("inf")]])
+    def test_max_abs(self, values: list[float], dtype: torch.dtype) -> None:
+        for size in (2, 37):
+            weight = torch.tensor(values, dtype=dtype).repeat(size)
+            found = CompiledKernels().max_abs(weight)
+            assert found.dtype == torch.float32
+            assert float(found) == float(Kernels().max_abs(weight)) == max(map(abs, values))
+            weight[size] = float("nan")
+            assert math.isnan(CompiledKernels().max_abs(weight))
+
+    def test_max_abs_of_few_or_wide_weights(self) -> None:
+        for kernels in (Kernels(), CompiledKernels()):
+            assert float(kernels.max_abs(torch.zeros(0, 3))) == 0
+            assert float(kernels.max_abs(torch.tensor([-2.5]))) == 2.5
+            wide = torch.tensor([1 + 1e-12, -1.0], dtype=torch.float64)
+            assert float(kernels.max_abs(wide)) == 1 + 1e-12
+
+    def test_count(self) -> None:
+        for size in (0, 1, 5, 1000):
+            mask = torch.arange(size) % 3 == 0
+            assert int(CompiledKernels().count(mask)) == int(Kernels().count(mask)) == -(-size // 3)
+
+    def test_rows_round_alike_wherever_they_are_cut(self) -> None:
+        """The ends of lines too, which are code of their own; with products fused with sums."""
+        shape, kernels = (5, 134), CompiledKernels()
+        torch.manual_seed(0)
+        weight = torch.randn(shape)
+        values = {"base": 0.1, "stability": 2.0, "variability": 0.2}
+        inputs = {name: torch.tensor(value) for name, value in values.items()}
+        inputs["key"] = random.key_tensor(random.stream_key(1, 2, "w"))
+        known = form(volume, ("out", "weight"), tuple(inputs), ("out",), rounded=True)
+
+        def factors(rows: slice) -> Tensor:
+            part = weight[rows].clone()
+            out = torch.empty_like(part)
+            shard = Shard(shape, tuple(part.shape), (rows.start, 0))
+            kernels.do(Work(known, (out, part, *inputs.values())), shard=shard)
+            return out
+
+        whole = factors(slice(0, 5))
+        assert kernels.compiled
+        for cut in (1, 2, 4):
+            parts = [factors(slice(0, cut)), factors(slice(cut, 5))]
+            assert torch.equal(torch.cat(parts), whole)
+
+    def test_calls_go_straight_to_the_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(compiled, "KERNELS", {})
+        CompiledKernels().count(torch.ones(5, dtype=torch.bool))
+        (kernel,) = compiled.KERNELS.values()
+        assert inspect.isfunction(kernel)
+
+    def test_more_threads_than_when_it_was_compiled(self) -> None:
+        code = """
+            import torch
+            from biofx.plasticity.compiled import CompiledKernels
+            kernels, weight = CompiledKernels(), torch.ones(4096)
+            for threads in (2, 1, 8):
+                torch.set_num_threads(threads)
+                assert float(kernels.sum_abs(weight)) == 4096
+            assert kernels.compiled
+        """
+        run = subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)])
+        assert run.returncode == 0
+
     @pytest.mark.parametrize("rule", [VolumeDependentRates(), Rejuvenate(law="lognormal")])
     def test_one_pass_without_a_temporary(
         self, rule: Rule, monkeypatch: pytest.MonkeyPatch
@@ -190,15 +263,22 @@ def noise(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
     return (random.normal(inputs["key"], index),)
 
 
+def volume(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+    noise = random.normal(inputs["key"], index)
+    values = {name: inputs[name] for name in ("base", "stability", "variability")}
+    return (volume_factors(tensors["weight"], noise, exp=exp_near_zero, **values),)
+
+
 class TestWithoutCompiler:
     def test_failure_is_told_once_and_costs_nothing_else(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def broken(*arguments: Any) -> Any:
+        def broken(*arguments: Any, **options: Any) -> Any:
             raise RuntimeError("no such compiler")
 
         monkeypatch.setattr(compiled, "KERNELS", {})
-        monkeypatch.setattr(compiled, "_trace", broken)
+        for module in (compiled, tracing):
+            monkeypatch.setattr(module, "trace", broken)
         monkeypatch.setattr(torch, "compile", broken)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -25,3 +25,11 @@ def test_polynomial(terms: int) -> None:
     coefficients = [1.5, -2.0, 0.5, 3.0, -1.0, 0.25, 2.0, -0.5][:terms]
     expected = sum((c * x**power for power, c in enumerate(coefficients)), torch.zeros(9))
     torch.testing.assert_close(elementary.polynomial(coefficients, x) + 0 * x, expected.double())
+
+
+@pytest.mark.parametrize(("limit", "error"), [(2, 3e-7), (16, 1.5e-6)])
+def test_exp_near_zero(limit: float, error: float) -> None:
+    x = torch.linspace(-limit, limit, 100_001)
+    exact = x.double().exp()
+    assert float(((elementary.exp_near_zero(x) - exact) / exact).abs().max()) < error
+    assert float(elementary.exp_near_zero(torch.zeros(()))) == 1

@@ -1,0 +1,142 @@
+"""How functions become kernels: traced, compiled, and called without a detour.
+
+Kernels for matrices are traced and compiled without guards, since nothing but their size varies;
+those for other tensors go through `torch.compile` and its guards.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biofx.plasticity.elementary import exp
+from biofx.plasticity.kernels import Form
+from biofx.plasticity.layout import alone, line
+
+Kernel = Callable[..., Any]
+
+
+def matrix_kernel(
+    form: Form, kinds: tuple[tuple[torch.dtype, bool], ...], arguments: tuple[Tensor, ...]
+) -> Kernel:
+    """The kernel of a form for matrices."""
+    target = form.names.index(form.writes[0])
+
+    def run(first: Tensor, columns: Tensor, *parts: Tensor) -> tuple[Tensor]:
+        leaves = [
+            part != 0 if full and dtype == torch.bool else part
+            for part, (dtype, full) in zip(parts, kinds, strict=True)
+        ]
+        rows, length = parts[target].shape
+        lines = torch.arange(rows, dtype=first.dtype, device=first.device) * length + first
+        # A table of the columns, for the compiler would build each vector of counts by elements.
+        index = lines[:, None] + columns.to(first.dtype)
+        values = form.function(index, *form.named(leaves))
+        for name, value in zip(form.writes, values, strict=True):
+            # What the compiler makes of a mask that is stored as such takes twice the whole kernel.
+            number = torch.where(value, 1.0, 0.0) if value.dtype == torch.bool else value
+            parts[form.names.index(name)].copy_(number)
+        return (first,)  # a graph must have an output
+
+    # Traced with a size that is certainly no square: whatever is equal then must always be.
+    size = (3 * 5 * 7 * 11, 1024)
+    columns = line(size[1], arguments[1].device)
+    # And with gaps between rows, though there are none, or else the compiler would make one line of
+    # those loops that use no index, and could not join them with the others.
+    parts = [
+        part.new_empty(size[0], size[1] + 7)[:, : size[1]] if part.dim() else part
+        for part in arguments[2:]
+    ]
+    return trace(run, (arguments[0], columns, *parts), rounded=form.rounded)
+
+
+def block_kernel(form: Form, arguments: tuple[Tensor, ...]) -> Kernel:
+    """As `matrix_kernel`, for tensors of several dimensions, whose strides the compiler must watch."""
+    from torch.fx.experimental import _config as shapes
+
+    function, names, writes, count = form.function, form.names, form.writes, len(form.tensors)
+
+    def run(first: Tensor, steps: Tensor, *leaves: Tensor) -> None:
+        named = list(zip(names, leaves, strict=True))
+        tensors, inputs = dict(named[:count]), dict(named[count:])
+        like = tensors[writes[0]]
+        index = first
+        for axis, length in enumerate(like.shape):
+            places = torch.arange(length, dtype=first.dtype, device=like.device) * steps[axis]
+            index = index + places.view([-1] + [1] * (like.dim() - 1 - axis))
+        for name, value in zip(writes, function(index, tensors, inputs), strict=True):
+            tensors[name].copy_(value)
+
+    # The compiler counts recompilations by code object: each kernel gets one of its own.
+    run.__code__ = run.__code__.replace(co_name=function.__name__)
+    options: Any = _rounding(form.rounded)
+    compiled: Kernel = torch.compile(run, dynamic=True, fullgraph=True, options=options)
+
+    def kernel(*arguments: Tensor) -> None:
+        # Sizes that happen to be equal now must not have to be so the next time.
+        with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            compiled(*arguments)
+
+    return kernel
+
+
+def trace(body: Kernel, arguments: tuple[Tensor, ...], *, rounded: bool = False) -> Kernel:
+    """Compile for tensors of any size, of which those dimensions agree that do here."""
+    # Imported where needed: they take longer than all of biofx.
+    from torch._inductor import standalone_compile
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    arguments = tuple(map(alone, arguments))
+    # The processor's own exp would be a call per vector, around which all registers are saved.
+    table = {torch.ops.aten.exp.default: _exp} if arguments[0].device.type == "cpu" else {}
+    graph = make_fx(body, decomposition_table=table, tracing_mode="symbolic")(*arguments)
+    patches = {
+        # Sizes need no check at each call: they have been looked at.
+        "size_asserts": False,
+        # Threads are counted at each call: with more of them than there were, a sum that was
+        # compiled for their number would write past its end.
+        "cpp.dynamic_threads": True,
+        **_rounding(rounded),
+    }
+    options = {"config_patches": patches}
+    artifact: Kernel = standalone_compile(graph, list(arguments), options=options)
+    return _bare(artifact, arguments)
+
+
+def _bare(artifact: Kernel, arguments: tuple[Tensor, ...]) -> Kernel:
+    """The code inside a compiled artifact, without the layers around it.
+
+    They serve autograd and symbolic sizes, of which there is nothing here, and take two thirds of
+    the time of a call. The artifact itself, if it has not handed on just the arguments.
+    """
+    from unittest import mock
+
+    from torch._inductor.output_code import CompiledFxGraph
+
+    seen: list[tuple[Any, list[Any]]] = []
+    call = CompiledFxGraph.__call__
+
+    def spy(graph: Any, inputs: Any) -> Any:
+        seen.append((graph, list(inputs)))
+        return call(graph, inputs)
+
+    with mock.patch.object(CompiledFxGraph, "__call__", spy):
+        artifact(*arguments)
+    if len(seen) != 1 or [*map(id, seen[0][1])] != [*map(id, arguments)]:
+        return artifact
+    graph = seen[0][0]
+
+    def kernel(*arguments: Tensor) -> None:
+        graph.current_callable(list(arguments))
+
+    return kernel
+
+
+def _rounding(once: bool) -> dict[str, str]:
+    """The compiler's setting that lets it fuse products with sums, which rounds once."""
+    return {"cpp.enable_floating_point_contract_flag": "fast" if once else "off"}
+
+
+def _exp(x: Tensor) -> Tensor:
+    return exp(x) if x.dtype == torch.float32 else NotImplemented
