@@ -39,7 +39,7 @@ def exp(x: Tensor) -> Tensor:
 def exp_near_zero(x: Tensor) -> Tensor:
     """eˣ of float32 numbers for |x| ≤ 16: two thirds of `exp`'s operations.
 
-    Within 3e-7 of itself up to |x| = 2, 1.5e-6 up to 16: the power of 2 is taken of a rounded number.
+    Within 3e-7 of itself up to |x| = 2, 1.5e-6 up to 16, for the power of 2 is of a rounded number.
     """
     y = x * (1 / math.log(2))
     k = y.round()

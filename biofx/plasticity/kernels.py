@@ -5,7 +5,7 @@ operations; `CompiledKernels` (in `compiled`) hands the same function to the com
 it, and the drawing of its random numbers, into one loop over memory.
 
 Draws of bits and uniforms, and +, −, ×, ÷, agree to the bit between the two; exp, log and the like
-may differ in the last place.
+may differ in the last place, and so may all of a `Form` that is said to be rounded.
 """
 
 import functools

@@ -52,7 +52,7 @@ def matrix_kernel(
 
 
 def block_kernel(form: Form, arguments: tuple[Tensor, ...]) -> Kernel:
-    """As `matrix_kernel`, for tensors of several dimensions, whose strides the compiler must watch."""
+    """As `matrix_kernel`, of several dimensions, whose strides the compiler must watch."""
     from torch.fx.experimental import _config as shapes
 
     function, names, writes, count = form.function, form.names, form.writes, len(form.tensors)

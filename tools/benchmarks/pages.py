@@ -15,7 +15,7 @@ Measured with {machine}.
 
 How: every time is the median of calls that take turns within one process, so that other work on the
 machine slows all of them alike. Look at the ratios; absolute times hold for a machine and its load.
-Weights and gradients are put back before each call. All in float32. What is called eager runs with
+Weights and gradients are equal before each call. All in float32. What is called eager runs with
 `compile=False`, what is called compiled with `compile=True`.
 
 """
