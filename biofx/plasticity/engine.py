@@ -145,8 +145,8 @@ class Engine:
         Args:
             sites: parameters at this step.
             kinds: classes of the rules meant; none means all.
-            later: factors are applied right after this; what can be done in the same pass is left
-                in `Site.work`.
+            later: gradients stay as they are until factors are applied; what can be done in that
+                pass is left in `Site.work`.
         """
         # What the factors need is measured in the same go.
         self.measure(sites, ("observe", "factor"), kinds)
