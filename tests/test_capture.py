@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import warnings
+import weakref
 from collections import OrderedDict
 
 import pytest
@@ -243,3 +244,11 @@ def test_garbage_collection_is_left_as_it_was(enabled: bool) -> None:
         assert gc.isenabled() is enabled
     finally:
         gc.enable()
+
+
+def test_classes_of_graphs_go_with_their_models() -> None:
+    bio = biofx.transform(nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2)))
+    kinds = [weakref.ref(type(module)) for module in (bio, bio[0])]
+    del bio
+    gc.collect()
+    assert [kind() for kind in kinds] == [None, None]

@@ -99,7 +99,9 @@ class Topology(PassBase):
                 values[node] = inputs
             elif node.op == "call_module":
                 child = module.get_submodule(str(node.target))
-                values[node] = self._visit(child, upstream, in_graph=is_leaf(child))
+                # what is asked of a class is kept, and each graph has a class of its own
+                leaf = not isinstance(child, Captured) and is_leaf(child)
+                values[node] = self._visit(child, upstream, in_graph=leaf)
                 layer = self.draft.weights.get(self._names.get(child, ""))
                 if layer is not None:
                     layer.nodes.append(node)
