@@ -15,7 +15,7 @@ from biofx.capture.code import assigns, facts
 from biofx.capture.leaves import CHOOSES_AT_RUN_TIME, bases_of, is_leaf
 from biofx.capture.pattern import Pattern, Unpatterned
 from biofx.capture.recording import Recording
-from biofx.capture.signature import Call, GuardedCodeGen
+from biofx.capture.signature import Call, GuardedCodeGen, signature_of
 from biofx.capture.tracer import ModuleTracer, Refusal
 from biofx.capture.world import World
 from biofx.synapses import Cell, original_class
@@ -61,6 +61,7 @@ class Session:
         self.captures: dict[nn.Module, Capture] = {}
         self.opaque: dict[nn.Module, str] = {}
         self.stack: list[ModuleTracer] = []
+        self.signature_of = cache(signature_of)
         self.recording: Recording
         self.autowrap: Callable[[dict[str, Any]], None] = lambda names: None
 
@@ -99,7 +100,7 @@ class Session:
         if module in self.opaque:
             return None
         try:
-            call = Call.bind(module, arguments)
+            call = Call.bind(self.signature_of(type(module)), arguments)  # type: ignore[arg-type]
         except Unpatterned as error:
             self._give_up(module, str(error))
             return None
@@ -148,9 +149,9 @@ class Session:
 
 def why_untraceable(module: nn.Module) -> str | None:
     """A reason known before trying, or None."""
-    if isinstance(module, CHOOSES_AT_RUN_TIME):
+    if issubclass(type(module), CHOOSES_AT_RUN_TIME):  # of the type: see `leaves`
         return "chooses a fused implementation at run time"
-    if isinstance(module, fx.GraphModule):
+    if issubclass(type(module), fx.GraphModule):
         return "is a GraphModule already"
     if "forward" in module.__dict__:
         return "its forward is replaced on the instance"

@@ -59,9 +59,11 @@ class Call:
 
     @classmethod
     def bind(
-        cls, module: nn.Module, arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None
+        cls,
+        signature: inspect.Signature,
+        arguments: tuple[tuple[Any, ...], Mapping[str, Any]] | None,
     ) -> "Call":
-        """The call of a module's forward with these (args, kwargs).
+        """The call of a forward with this signature and with these (args, kwargs).
 
         Without arguments, required parameters are taken for tensors and optional ones for their
         defaults.
@@ -69,12 +71,7 @@ class Call:
         Raises:
             Unpatterned: no graph can be called like that.
         """
-        try:
-            signature = inspect.signature(type(module).forward)
-        except (TypeError, ValueError):
-            raise Unpatterned("its forward has no readable signature") from None
-        parameters = list(signature.parameters.values())[1:]
-        signature = signature.replace(parameters=parameters)
+        parameters = signature.parameters.values()
         if arguments is not None:
             try:
                 bound = signature.bind(*arguments[0], **arguments[1])
@@ -123,6 +120,19 @@ class Call:
             else:
                 parts.append(name)
         return ", ".join(parts)
+
+
+def signature_of(cls: type[nn.Module]) -> inspect.Signature:
+    """What a class's forward takes besides `self`.
+
+    Raises:
+        Unpatterned: nothing says so.
+    """
+    try:
+        signature = inspect.signature(cls.forward)
+    except (TypeError, ValueError):
+        raise Unpatterned("its forward has no readable signature") from None
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 def split_inputs(example: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]] | None:
