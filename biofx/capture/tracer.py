@@ -22,6 +22,7 @@ from biofx.capture.signature import Call, new_graph, placeholders
 
 # Of classes derived from these, FX would make a plain list or dict.
 _BUILT_IN = (list, dict, immutable_list, immutable_dict)
+_PLAIN = frozenset({tuple, list, dict, type(None), bool, int, float, str})
 
 
 class Refusal(fx.proxy.TraceError):
@@ -45,7 +46,7 @@ class ModuleTracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, session: Capturer, call: Call) -> None:
-        super().__init__()
+        super().__init__(autowrap_modules=())  # type: ignore[arg-type]  # the session wraps them
         self.session = session
         self.call = call
         self.refusal: str | None = None
@@ -182,6 +183,8 @@ class ModuleTracer(fx.Tracer):
             if a.tracer is not self:
                 raise self.refuse("uses a value of another module's forward")
             return a.node
+        if type(a) in _PLAIN:  # past what FX asks of tensors and modules
+            return super(fx.Tracer, self).create_arg(a)
         if isinstance(a, torch.Tensor):
             name = self.tensors.get(id(a))
             if name is None:
