@@ -114,6 +114,8 @@ class Reads:
         Raises:
             Exception: the refusal, if nothing can see it.
         """
+        if type(value) in PLAIN or issubclass(type(value), nn.Module):
+            return  # the most frequent ones
         if isinstance(value, _LEGACY):
             raise self.refuse(f"reads {what}, a type such as torch.FloatTensor")
         if isinstance(value, _ATOMS) or id(value) in self._seen:
