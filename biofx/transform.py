@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from biofx.capture import Session, clone, install
 from biofx.capture.shapes import record_shapes
@@ -87,7 +87,7 @@ def _transform(target: nn.Module, config: BioConfig, arguments: Any) -> nn.Modul
         for owner, attribute in capture.reads:
             reads[owner][attribute].append(capture.cell)
     opaque = {session.names[module]: reason for module, reason in session.opaque.items()}
-    held = Counter(child for module in target.modules() for child in module._modules.values())
+    held = Counter(child for module in session.names for child in module._modules.values())
     for child, times in held.items():
         if child is not None and times > 1:  # graphs call it by one name, whichever is meant
             reads.setdefault(child, defaultdict(list))
@@ -95,10 +95,12 @@ def _transform(target: nn.Module, config: BioConfig, arguments: Any) -> nn.Modul
     for make in PASSES:
         make(draft)(target)  # type: ignore[arg-type]
     watch(reads)
+    nodes = 0
     for _, island in islands(target):
         island.recompile()
+        nodes += len(island.graph.nodes)
     shapes = record_shapes(target, arguments) if arguments is not None else {}
-    target.__dict__[RECORD] = _record(draft, target, shapes)
+    target.__dict__[RECORD] = _record(draft, nodes, shapes)
     return target
 
 
@@ -123,7 +125,7 @@ def _check(model: nn.Module, config: BioConfig) -> None:
         name or "(the model)"
         for name, module in model.named_modules()
         if any(
-            isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+            isinstance(tensor, UninitializedTensorMixin)
             for tensor in (*module._parameters.values(), *module._buffers.values())
         )
     ]
@@ -136,7 +138,7 @@ def _check(model: nn.Module, config: BioConfig) -> None:
 
 
 def _record(
-    draft: Draft, root: nn.Module, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+    draft: Draft, nodes: int, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> Record:
     sizes = {
         name: sum(torch.Size(draft.synapses[p].shape).numel() for p in layer.parameters)
@@ -158,7 +160,7 @@ def _record(
             if capture.partly
         },
         weights_in_graphs=shown / (sum(sizes.values()) or 1),
-        nodes=sum(len(island.graph.nodes) for _, island in islands(root)),
+        nodes=nodes,
         shapes=shapes,
     )
 

@@ -41,15 +41,14 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     storages: dict[int, torch.UntypedStorage] = {}
-    modules = [
-        module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
-    ]
+    held = list(model.modules())
+    modules = [module for module in held if not isinstance(module, torch.jit.ScriptModule)]
     for module in modules:
         memo[id(module)] = fresh = object.__new__(type(module))
         _copy_references(module, fresh, memo)
         for name in _REGISTRIES:
             memo[id(module.__dict__[name])] = fresh.__dict__[name] = {}
-    for module in model.modules():
+    for module in held:
         memo.setdefault(id(module), module)
         if isinstance(module, torch.jit.ScriptModule):
             if not share:

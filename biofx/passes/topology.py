@@ -38,7 +38,7 @@ class Topology(PassBase):
         assert not self.draft.weights, "topology runs first"
 
     def call(self, graph_module: nn.Module) -> PassResult:
-        self._names = {module: name for name, module in graph_module.named_modules()}
+        self._names = self.draft.session.names
         for module, name in self._names.items():
             axes = axes_of(module)
             if not axes and isinstance(module, Captured):
