@@ -43,9 +43,9 @@ class Captured(Watched, GraphModule):
         """Generate `forward` from the graph; without FX's wrapper that hides tracebacks."""
         self._unshare()
         code = self._graph.python_code(root_module="self")
-        self._code = code.src
-        self._lineno_map = code._lineno_map
-        self._prologue_start = code._prologue_start
+        self.__dict__.update(
+            _code=code.src, _lineno_map=code._lineno_map, _prologue_start=code._prologue_start
+        )
         type(self).forward = _forward_from_src(code.src, code.globals, {})
         return code
 
