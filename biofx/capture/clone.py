@@ -59,6 +59,7 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
                 memo[id(tensor)] = tensor
             elif id(tensor) not in memo:
                 memo[id(tensor)] = _copy_tensor(tensor, storages)
+    slots = {cls: tuple(slots_of(cls)) for cls in set(map(type, modules))}
     for module in modules:
         fresh = memo[id(module)].__dict__
         for name, value in module.__dict__.items():
@@ -70,7 +71,7 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
                 fresh[name] = type(value)()
             else:
                 fresh[name] = _copied(value, memo)
-        for slot in slots_of(type(module)):
+        for slot in slots[type(module)]:
             if hasattr(module, slot):
                 object.__setattr__(memo[id(module)], slot, _copied(getattr(module, slot), memo))
     result: nn.Module = memo[id(model)]
@@ -86,6 +87,8 @@ def _copy_references(module: nn.Module, fresh: nn.Module, memo: dict[int, Any]) 
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if type(value) is tuple and _ATOMS.issuperset(map(type, value)):
+        return value
     if type(value) in _ATOMS or isinstance(value, _IMMUTABLE):
         return value
     if type(value) is tuple and all(isinstance(item, _IMMUTABLE) for item in value):
