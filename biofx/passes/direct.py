@@ -27,6 +27,8 @@ def used_directly(module: Captured) -> dict[str, Axes]:
     """Axes of the parameters that a module holds itself and its graph uses as weights."""
     own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
     found: dict[str, Axes] = {}
+    if not any(parameter.ndim >= 2 for parameter in own.values()):
+        return found
     weights: set[fx.Node] = set()  # what is made of parameters alone
     for node in module.graph.nodes:
         inputs = node.all_input_nodes[: 1 if node.target in _LAYOUT else None]
