@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+from torch.nn.parameter import is_lazy
 
 from biofx.capture import Session, clone, install
 from biofx.capture.shapes import record_shapes
@@ -125,8 +125,7 @@ def _check(model: nn.Module, config: BioConfig) -> None:
         name or "(the model)"
         for name, module in model.named_modules()
         if any(
-            isinstance(tensor, UninitializedTensorMixin)
-            for tensor in (*module._parameters.values(), *module._buffers.values())
+            is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())
         )
     ]
     if lazy:

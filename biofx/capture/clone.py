@@ -87,11 +87,10 @@ def _copy_references(module: nn.Module, fresh: nn.Module, memo: dict[int, Any]) 
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if type(value) is tuple and _ATOMS.issuperset(map(type, value)):
-        return value
-    if type(value) in _ATOMS or isinstance(value, _IMMUTABLE):
-        return value
-    if type(value) is tuple and all(isinstance(item, _IMMUTABLE) for item in value):
+    if type(value) is tuple:
+        if _ATOMS.issuperset(map(type, value)) or all(isinstance(x, _IMMUTABLE) for x in value):
+            return value
+    elif type(value) in _ATOMS or isinstance(value, _IMMUTABLE):
         return value
     if type(value) in (dict, list, set, OrderedDict) and not value and id(value) not in memo:
         memo[id(value)] = fresh = type(value)()

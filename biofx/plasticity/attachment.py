@@ -157,8 +157,8 @@ class Attachment:
             if parameter.requires_grad and parameter.grad is not None
         ]
         sites = [site for site, _, _ in step.sites]
-        kept = step.before is None and _keeps_gradients(optimizer)
-        self.engine.observe(sites, later=self.mode == "gradient" or kept)
+        later = self.mode == "gradient" or (step.before is None and _keeps_gradients(optimizer))
+        self.engine.observe(sites, later=later)
         self.engine.collect(sites)
         if self.mode == "gradient":
             self._scale(step)

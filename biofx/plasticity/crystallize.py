@@ -109,7 +109,7 @@ class Crystallize(Rule):
         if inputs is None:
             values = self._values(context.synapses)
             if values["floor"] == 0:
-                del values["floor"]  # maxima take more operations than all the rest
+                del values["floor"]  # a maximum and a minimum that would change nothing
             inputs = {name: scalar(value, grad.device) for name, value in values.items()}
             context.memo["inputs"] = inputs
         unscale = context.unscale

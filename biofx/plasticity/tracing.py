@@ -55,21 +55,18 @@ def block_kernel(form: Form, arguments: tuple[Tensor, ...]) -> Kernel:
     """As `matrix_kernel`, of several dimensions, whose strides the compiler must watch."""
     from torch.fx.experimental import _config as shapes
 
-    function, names, writes, count = form.function, form.names, form.writes, len(form.tensors)
-
     def run(first: Tensor, steps: Tensor, *leaves: Tensor) -> None:
-        named = list(zip(names, leaves, strict=True))
-        tensors, inputs = dict(named[:count]), dict(named[count:])
-        like = tensors[writes[0]]
+        tensors, inputs = form.named(leaves)
+        like = tensors[form.writes[0]]
         index = first
         for axis, length in enumerate(like.shape):
             places = torch.arange(length, dtype=first.dtype, device=like.device) * steps[axis]
             index = index + places.view([-1] + [1] * (like.dim() - 1 - axis))
-        for name, value in zip(writes, function(index, tensors, inputs), strict=True):
+        for name, value in zip(form.writes, form.function(index, tensors, inputs), strict=True):
             tensors[name].copy_(value)
 
     # The compiler counts recompilations by code object: each kernel gets one of its own.
-    run.__code__ = run.__code__.replace(co_name=function.__name__)
+    run.__code__ = run.__code__.replace(co_name=form.function.__name__)
     options: Any = _rounding(form.rounded)
     compiled: Kernel = torch.compile(run, dynamic=True, fullgraph=True, options=options)
 

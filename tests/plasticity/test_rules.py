@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import biofx
-from biofx.plasticity import GradScheduler
+from biofx.plasticity import FuzzyLearningRates, GradScheduler
 
 from .table import IDS, OPTIMIZERS, RULES, Entry, batches, make, run, same, train
 
@@ -233,3 +233,27 @@ def test_counts_and_reports(entry: Entry) -> None:
     assert ("crystallized" in keys) == ("crystallize_every" in entry.config)
     assert ("turnover" in keys) == ("rejuvenate_every" in entry.config)
     assert ("dale_projected" in keys) == ("apply_dales_principle" in entry.config)
+
+
+@pytest.mark.parametrize("nu", [0.1, 0.41, 0.49, 0.5, 0.6, 0.9])
+@pytest.mark.parametrize("distribution", ["uniform", "layer_adaptive", "temporal", "activity"])
+def test_a_clamp_that_is_left_out_would_change_nothing(distribution: str, nu: float) -> None:
+    factors = []
+    for low, high in ((0.5, 1.5), (0.0, 9.0)):
+        model = make({"fuzzy_lr_distribution": distribution})
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        rule = FuzzyLearningRates(nu=nu, low=low, high=high)
+        GradScheduler(model, optimizer, rules=[rule], apply="gradient")
+        ((x, _),) = batches(1)
+        model(x)  # activity is counted
+        found = []
+        for name in biofx.info(model).synapses:
+            parameter = model.get_parameter(name)
+            parameter.grad = torch.ones_like(parameter)
+            found.append(parameter.grad)
+        optimizer.step()
+        factors.append(torch.cat([grad.flatten() for grad in found]))
+    bounded, wide = factors
+    assert torch.equal(bounded, wide.clamp(0.5, 1.5))
+    assert bool((bounded != wide).any()) == (float(wide.min()) < 0.5 or float(wide.max()) > 1.5)
+    assert bounded.std() > 0
