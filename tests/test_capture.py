@@ -3,10 +3,13 @@
 import copy
 import functools
 import gc
+import random
 import warnings
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -231,6 +234,37 @@ def test_a_global_container_is_left_as_it_was() -> None:
     before = list(OrderedDict.items(ACTIVATIONS))
     biofx.transform(make(BY_NAME["global_factories"]))
     assert list(OrderedDict.items(ACTIVATIONS)) == before
+
+
+class Jitter(nn.Module):
+    """Scales its output by a number from a generator of Python's."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.inner, self.draw = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), draw
+
+    def forward(self, x):
+        return self.inner(x) * self.draw()
+
+
+@pytest.mark.parametrize(
+    ("start", "draw"),
+    [(random.seed, random.random), (numpy.random.seed, lambda: numpy.random.rand())],
+    ids=["python", "numpy"],
+)
+def test_only_who_draws_in_python_is_blamed(
+    start: Callable[[int], None], draw: Callable[[], float]
+) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), Jitter(draw), nn.Sequential(nn.Linear(2, 2)))
+    start(0)
+    expected = draw()
+    start(0)
+    bio = biofx.transform(model)
+    assert draw() == expected  # the generator is where it was
+    assert biofx.info(bio).opaque == {"1": "draws random numbers in Python"}
+    assert [isinstance(bio[place], Captured) for place in range(3)] == [False, False, True]
+    assert isinstance(bio, Captured)
+    assert isinstance(bio[1].inner, Captured)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
