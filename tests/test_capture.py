@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import inspect
 import random
 import warnings
 import weakref
@@ -265,6 +266,15 @@ def test_only_who_draws_in_python_is_blamed(
     assert [isinstance(bio[place], Captured) for place in range(3)] == [False, False, True]
     assert isinstance(bio, Captured)
     assert isinstance(bio[1].inner, Captured)
+
+
+def test_blocks_alike_have_code_of_their_own() -> None:
+    """`torch.compile` keeps what it makes by code object, up to some limit for each."""
+    bio = biofx.transform(nn.Sequential(*(nn.Sequential(nn.Linear(2, 2)) for _ in range(3))))
+    codes = {id(type(block).forward.__code__): inspect.getsource(type(block).forward)
+             for block in bio}  # fmt: skip
+    assert len(codes) == 3
+    assert set(codes.values()) == {bio[0].code.strip() + "\n"}
 
 
 @pytest.mark.parametrize("enabled", [True, False])

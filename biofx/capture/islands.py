@@ -1,15 +1,17 @@
 """Modules whose forward is a graph."""
 
 import copy
+import functools
 import importlib
 import pickle
 from collections.abc import Mapping
+from types import CodeType, FunctionType
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.fx.graph import PythonCode
-from torch.fx.graph_module import GraphModule, _forward_from_src
+from torch.fx.graph_module import GraphModule, _loader
 
 from biofx.capture.session import Capture
 from biofx.capture.signature import GuardedCodeGen, new_graph
@@ -46,7 +48,12 @@ class Captured(Watched, GraphModule):
         self.__dict__.update(
             _code=code.src, _lineno_map=code._lineno_map, _prologue_start=code._prologue_start
         )
-        type(self).forward = _forward_from_src(code.src, code.globals, {})
+        names = dict(code.globals)
+        exec(code_of(code.src), names)
+        forward: FunctionType = names.pop("forward")
+        # A code object of its own, for torch.compile keeps what it makes by those.
+        forward.__code__ = forward.__code__.replace()
+        type(self).forward = forward
         return code
 
     @property
@@ -109,6 +116,15 @@ class Captured(Watched, GraphModule):
         self.__dict__["_graph"] = graph
         graph.owning_module = self
         self.recompile()
+
+
+@functools.lru_cache(maxsize=256)
+def code_of(source: str) -> CodeType:
+    """The code of a graph: the blocks of a deep model have theirs in common.
+
+    Under a file name by which tracebacks and TorchScript find the source.
+    """
+    return compile(source, _loader.cache(source, {}), "exec", dont_inherit=True)
 
 
 def install(module: nn.Module, capture: Capture) -> None:
