@@ -254,3 +254,13 @@ def returns_tensor(node: fx.Node) -> bool:
         if isinstance(item, list | tuple):
             operands += [a for a in item if isinstance(a, fx.Node)]
     return any(operand.meta.get("biofx_kind") == "tensor" for operand in operands)
+
+
+def holds_tensor(value: Any, depth: int = 3) -> bool:
+    """Whether a value is a tensor, or a container with tensors at a depth of at most 3."""
+    if issubclass(type(value), torch.Tensor):  # see `leaves`
+        return True
+    if depth and issubclass(type(value), list | tuple | dict):
+        items = value.values() if issubclass(type(value), dict) else value
+        return any(holds_tensor(item, depth - 1) for item in items)
+    return False

@@ -15,7 +15,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from biofx.capture.code import facts
 from biofx.capture.leaves import bases_of, is_leaf, returns_one_tensor
 from biofx.capture.pattern import Pattern, Unpatterned, is_record, pattern_of, rebuilds, value_of
-from biofx.capture.proxy import BioAttribute, BioProxy, Kind, returns_tensor
+from biofx.capture.proxy import BioAttribute, BioProxy, Kind, holds_tensor, returns_tensor
 from biofx.capture.reads import Reads
 from biofx.capture.recording import Recording
 from biofx.capture.signature import Call, new_graph, placeholders
@@ -60,7 +60,6 @@ class ModuleTracer(fx.Tracer):
     def trace(self, root: nn.Module, concrete_args: Any = None) -> fx.Graph:  # type: ignore[override]
         """As `fx.Tracer.trace`; what that patches is in place for the whole session."""
         self.root = root
-        self.submodule_paths = {module: name for name, module in root.named_modules()}
         self.graph = new_graph()
         run, _ = self.create_args_for_root(type(root).forward, True)
         self.create_node("output", "output", (self.create_arg(run()),), {})
@@ -119,7 +118,7 @@ class ModuleTracer(fx.Tracer):
         """A parameter or buffer under the name it is read by: what is tied may be untied later."""
         if not isinstance(value, torch.Tensor):
             return value
-        path = self.submodule_paths.get(module)  # type: ignore[union-attr]
+        path = self._path(module)
         if path is None:
             return self.tensor(value)
         return self._live(f"{path}.{name}" if path else name, value)
@@ -131,7 +130,7 @@ class ModuleTracer(fx.Tracer):
 
     def held(self, module: nn.Module, name: str, value: Any) -> Any:
         """A tensor that is a plain attribute, or a container that holds tensors, alive."""
-        if not _holds_tensor(value) or name.startswith("_"):
+        if not holds_tensor(value) or name.startswith("_"):
             return value
         path = self.path_of_module(module)
         target = f"{path}.{name}" if path else name
@@ -158,17 +157,19 @@ class ModuleTracer(fx.Tracer):
             node.kind, node.static = "tensor", value
             node.node.meta["biofx_kind"] = "tensor"
             return node
-        if not _holds_tensor(value):
+        if not holds_tensor(value):
             return value
-        if type(value) is dict:
-            return {k: self._elements(self._take("item", node, k, "value"), v) if _holds_tensor(v)
-                    else v for k, v in value.items()}  # fmt: skip
-        if type(value) not in (list, tuple):
+        if type(value) not in (dict, list, tuple):
             raise self.refuse(f"reads a {type(value).__name__} that holds tensors")
-        return type(value)(
-            self._elements(self._take("item", node, i, "value"), v) if _holds_tensor(v) else v
-            for i, v in enumerate(value)
-        )
+
+        def part(key: Any, item: Any) -> Any:
+            if not holds_tensor(item):
+                return item
+            return self._elements(self._take("item", node, key, "value"), item)
+
+        if type(value) is dict:
+            return {key: part(key, item) for key, item in value.items()}
+        return type(value)(part(place, item) for place, item in enumerate(value))
 
     def training_flag(self, module: nn.Module) -> Any:
         """`module.training` as a live attribute of the graph."""
@@ -213,15 +214,24 @@ class ModuleTracer(fx.Tracer):
     # --- modules -----------------------------------------------------------------------------
 
     def path_of_module(self, mod: nn.Module) -> str:
-        if mod is self.root:
-            return ""
-        try:
-            path: str = super().path_of_module(mod)
-        except NameError:
-            raise self.refuse(
-                f"calls a {type(mod).__name__} that is not one of its submodules"
-            ) from None
+        path = self._path(mod)
+        if path is None:
+            raise self.refuse(f"calls a {type(mod).__name__} that is not one of its submodules")
         return path
+
+    def _path(self, module: nn.Module) -> str | None:
+        """The name of a module in the one that is traced, or None; a child by its own name."""
+        path = self._children.get(module)
+        return self._modules.get(module) if path is None else path
+
+    @cached_property
+    def _children(self) -> dict[nn.Module | None, str]:
+        names = {child: name for name, child in reversed(self.root._modules.items())}
+        return {**names, self.root: ""}
+
+    @cached_property
+    def _modules(self) -> dict[nn.Module, str]:
+        return {module: name for name, module in self.root.named_modules()}
 
     def call_module(
         self,
@@ -242,7 +252,7 @@ class ModuleTracer(fx.Tracer):
             capture = self.session.capture(m, (args, kwargs))
             if capture is not None:
                 self.reads.include(capture.reads, capture.world)
-            if capture is None and any(map(_is_mutable, (*args, *kwargs.values()))):
+            if capture is None and any(type(v) in (list, dict) for v in (*args, *kwargs.values())):
                 # Python code may change the container; a graph passes on a fresh one.
                 raise self.refuse(f"passes a list or dict to {path!r}, which has no graph")
         unknown = self.unknown
@@ -304,16 +314,3 @@ class ModuleTracer(fx.Tracer):
             return result
 
         return run, []
-
-
-def _is_mutable(value: Any) -> bool:
-    return type(value) is list or type(value) is dict
-
-
-def _holds_tensor(value: Any, depth: int = 3) -> bool:
-    if issubclass(type(value), torch.Tensor):  # see `leaves`
-        return True
-    if depth and isinstance(value, list | tuple | dict):
-        items = value.values() if isinstance(value, dict) else value
-        return any(_holds_tensor(item, depth - 1) for item in items)
-    return False

@@ -63,8 +63,8 @@ class Topology(PassBase):
             for axes in layer.axes
         }
         for module, name in self._names.items():
-            for key, parameter in module.named_parameters(recurse=False):
-                if parameter.ndim >= 2 and id(parameter) not in known:
+            for key, parameter in module._parameters.items():
+                if parameter is not None and parameter.ndim >= 2 and id(parameter) not in known:
                     reason = f"parameter {key!r} has no known weight op in its graph"
                     if is_leaf(module):
                         reason = f"{type(module).__name__} is not a weight layer"
