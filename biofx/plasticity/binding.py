@@ -50,6 +50,7 @@ class Binding:
             stage: [pair for pair in pairs if _overrides(pair[0], "needs")]
             for stage, pairs in self.acting.items()
         }
+        self.asks = any(self.asking.values())
 
     def remember(self, parameter: Tensor) -> None:
         """Take the next steps of this parameter without another look, unless it is sharded."""
@@ -110,16 +111,18 @@ class Site:
         return not (self.expressions or self.factors)
 
     def remember(self, optimizer_state: Mapping[str, Any]) -> None:
-        """Show the rules what the optimizer keeps for this parameter."""
-        for _, context in self.binding.pairs:
-            context.optimizer_state = optimizer_state
+        """Show the rules that act after a step what the optimizer keeps for this parameter."""
+        if self.binding.acting["after_step"]:
+            for _, context in self.binding.pairs:
+                context.optimizer_state = optimizer_state
 
     def release(self) -> None:
         """The step is over: hold no gradient, and take the rules' numbers for the metrics."""
         self.grad = None
         for _, context in self.binding.pairs:
-            self.binding.numbers.update(context.events)
-            context.events.clear()
+            if context.events:
+                self.binding.numbers.update(context.events)
+                context.events.clear()
             context.grad = context.fresh = context.activity = None
             context.optimizer_state = context.statistics = {}
 

@@ -129,12 +129,12 @@ class CompiledKernels(Kernels):
         """Call a kernel, making it if need be; False if that has failed."""
         kernel = KERNELS.get(key)
         if kernel is not None:
-            kernel(*arguments)
+            kernel([*arguments])
             return True
         try:
             with _status():
                 kernel = make(arguments)
-                kernel(*arguments)
+                kernel([*arguments])
         except Exception as error:
             self.compiled = False
             warnings.warn(
@@ -171,19 +171,19 @@ class _Ready:
         if leaves[0].device != self.first.device:
             return False
         rows, length = self.size
+        as_is = self.shape == self.size  # a matrix already
         parts = [self.first, self.columns]
         for leaf, (dtype, full) in zip(leaves, self.kinds, strict=True):
             if leaf.dtype is not dtype:
                 return False
-            if not full:
-                if leaf.dim():
+            if full:
+                if leaf.shape != self.shape or not leaf.is_contiguous():
                     return False
-                parts.append(leaf)
-            elif leaf.shape == self.shape and leaf.is_contiguous():
-                parts.append(as_bytes(leaf).view(rows, length))
-            else:
+                leaf = as_bytes(leaf) if as_is else as_bytes(leaf).view(rows, length)
+            elif leaf.dim():
                 return False
-        self.kernel(*parts)
+            parts.append(leaf)
+        self.kernel(parts)
         return True
 
 

@@ -216,6 +216,8 @@ class Engine:
         """
         requests = []
         for site in sites:
+            if not site.binding.asks:
+                continue
             found = site.statistics
             wanted: dict[str, None] = {}
             rules: dict[str, None] = {}

@@ -14,7 +14,8 @@ from biofx.plasticity.elementary import exp
 from biofx.plasticity.kernels import Form
 from biofx.plasticity.layout import alone, line
 
-Kernel = Callable[..., Any]
+# Takes a list, which it may empty.
+Kernel = Callable[[list[Tensor]], Any]
 
 
 def matrix_kernel(
@@ -68,9 +69,9 @@ def block_kernel(form: Form, arguments: tuple[Tensor, ...]) -> Kernel:
     # The compiler counts recompilations by code object: each kernel gets one of its own.
     run.__code__ = run.__code__.replace(co_name=form.function.__name__)
     options: Any = _rounding(form.rounded)
-    compiled: Kernel = torch.compile(run, dynamic=True, fullgraph=True, options=options)
+    compiled: Any = torch.compile(run, dynamic=True, fullgraph=True, options=options)
 
-    def kernel(*arguments: Tensor) -> None:
+    def kernel(arguments: list[Tensor]) -> None:
         # Sizes that happen to be equal now must not have to be so the next time.
         with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]
             compiled(*arguments)
@@ -78,7 +79,9 @@ def block_kernel(form: Form, arguments: tuple[Tensor, ...]) -> Kernel:
     return kernel
 
 
-def trace(body: Kernel, arguments: tuple[Tensor, ...], *, rounded: bool = False) -> Kernel:
+def trace(
+    body: Callable[..., Any], arguments: tuple[Tensor, ...], *, rounded: bool = False
+) -> Kernel:
     """Compile for tensors of any size, of which those dimensions agree that do here."""
     # Imported where needed: they take longer than all of biofx.
     from torch._inductor import standalone_compile
@@ -97,11 +100,11 @@ def trace(body: Kernel, arguments: tuple[Tensor, ...], *, rounded: bool = False)
         **_rounding(rounded),
     }
     options = {"config_patches": patches}
-    artifact: Kernel = standalone_compile(graph, list(arguments), options=options)
+    artifact = standalone_compile(graph, list(arguments), options=options)
     return _bare(artifact, arguments)
 
 
-def _bare(artifact: Kernel, arguments: tuple[Tensor, ...]) -> Kernel:
+def _bare(artifact: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Kernel:
     """The code inside a compiled artifact, without the layers around it.
 
     They serve autograd and symbolic sizes, of which there is nothing here, and take two thirds of
@@ -121,11 +124,11 @@ def _bare(artifact: Kernel, arguments: tuple[Tensor, ...]) -> Kernel:
     with mock.patch.object(CompiledFxGraph, "__call__", spy):
         artifact(*arguments)
     if len(seen) != 1 or [*map(id, seen[0][1])] != [*map(id, arguments)]:
-        return artifact
+        return lambda arguments: artifact(*arguments)
     graph = seen[0][0]
 
-    def kernel(*arguments: Tensor) -> None:
-        graph.current_callable(list(arguments))
+    def kernel(arguments: list[Tensor]) -> None:
+        graph.current_callable(arguments)
 
     return kernel
 

@@ -245,9 +245,9 @@ class TestKernels:
         calls: list[str] = []
         for key, kernel in list(KERNELS.items()):
 
-            def counted(*arguments: Tensor, kernel: Any = kernel, key: Any = key) -> Any:
+            def counted(arguments: list[Tensor], kernel: Any = kernel, key: Any = key) -> Any:
                 calls.append(getattr(key[1], "function", key[1]).__name__)
-                return kernel(*arguments)
+                return kernel(arguments)
 
             monkeypatch.setitem(KERNELS, key, counted)
         train(Net(70), rules, compile=True)
