@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from biofx.plasticity.binding import Site
-from biofx.plasticity.kernels import Form, Function, Kernels, Tensors, Work, form, joined
+from biofx.plasticity.kernels import Form, Function, Kernels, Tensors, Work, form, joined, wide
 
 # product(weight, index, inputs) -> the factors
 Product = Callable[[Tensor, Tensor, Tensors], Tensor]
@@ -27,11 +27,6 @@ def blended(weight: Tensor, before: Tensor, factors: Tensor) -> Tensor:
 def corrected(weight: Tensor, change: Tensor, factors: Tensor) -> Tensor:
     """w + (f − 1)·change, for an optimizer known to have added `change`."""
     return wide(weight) + (factors - 1) * change
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """At least float32: half-precision types would round the factors themselves."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class Applier:

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from biofx.plasticity import random
-from biofx.plasticity.kernels import Tensors
+from biofx.plasticity.kernels import Tensors, wide
 from biofx.plasticity.rule import STATIC, Context, Rule, pick, require
 from biofx.synapses import Synapses
 
@@ -36,7 +36,7 @@ def project_dale(weight: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _projected(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-    weight, signs = tensors["weight"].float(), inputs["signs"]
+    weight, signs = wide(tensors["weight"]), inputs["signs"]
     if "fresh" in inputs:
         weight = torch.where(inputs["fresh"], weight.abs() * signs, weight)
     return project_dale(weight, signs)

@@ -151,6 +151,11 @@ class Kernels:
         return torch.count_nonzero(mask)
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """At least float32: half-precision types would round factors and draws themselves."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def joined(first: Work, second: Work) -> Work:
     """Both in one pass over memory; `second` sees what `first` writes."""
     places = {id(leaf): place for place, leaf in enumerate(second.leaves)}

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from biofx.plasticity import random
-from biofx.plasticity.kernels import Tensors
+from biofx.plasticity.kernels import Tensors, wide
 from biofx.plasticity.rule import Context, Rule, Stage, pick, require, scalar, within
 from biofx.plasticity.shards import Shard, all_sum
 from biofx.synapses import Synapses
@@ -78,14 +78,14 @@ def _score(index: Tensor, weight: Tensor, inputs: Tensors) -> Tensor:
 
 
 def _renewed_uniform(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-    weight = tensors["weight"].float()
+    weight = wide(tensors["weight"])
     fresh = uniform_synapses(random.symmetric(inputs["key"], index), inputs["max_abs"])
     score = _score(index, weight, inputs)
     return rejuvenate(weight, fresh, score=score, limit=inputs["limit"])
 
 
 def _renewed_lognormal(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-    weight = tensors["weight"].float()
+    weight = wide(tensors["weight"])
     fresh = lognormal_synapses(
         random.normal(inputs["key"], index, draw=1),
         random.symmetric(inputs["key"], index),
@@ -147,7 +147,8 @@ class Rejuvenate(Rule):
             **context.statistics,
         }
         if max_share < 1:
-            scores = _score(context.index, weight.float(), inputs)
+            inputs["least"] = scalar(AS_GOOD_AS_ZERO, weight.device)
+            scores = _score(context.index, wide(weight), inputs)
             inputs["limit"] = _capped(scores, shard, int(max_share * shard.numel))
         mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
         # All weights 0: scores are NaN, and nothing is replaced.

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 import biofx
-from biofx.plasticity import FuzzyLearningRates, GradScheduler
+from biofx.plasticity import (
+    DalesPrinciple,
+    FuzzyLearningRates,
+    GradScheduler,
+    Rejuvenate,
+    Rule,
+)
 
 from .table import IDS, OPTIMIZERS, RULES, Entry, batches, make, run, same, train
 
@@ -257,3 +263,18 @@ def test_a_clamp_that_is_left_out_would_change_nothing(distribution: str, nu: fl
     assert torch.equal(bounded, wide.clamp(0.5, 1.5))
     assert bool((bounded != wide).any()) == (float(wide.min()) < 0.5 or float(wide.max()) > 1.5)
     assert bounded.std() > 0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "rule", [DalesPrinciple(), Rejuvenate(d=1e9), Rejuvenate(d=1e9, law="lognormal")]
+)
+def test_synapses_that_stay_keep_all_their_digits(rule: Rule, compiled: bool) -> None:
+    model = biofx.transform(nn.Sequential(nn.Linear(20, 30, bias=False, dtype=torch.float64)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    GradScheduler(model, optimizer, rules=[rule], compile=compiled)
+    weight = model.get_parameter("0.weight")
+    before = weight.detach().clone()
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert torch.equal(weight.detach(), before)
