@@ -131,7 +131,10 @@ class Engine:
         """One parameter at one step, as it stands now, with its gradient."""
         binding = self.bind(name, parameter)
         if binding.layout is None:
-            weight, grad = parameter.detach(), None if grad is None else grad.detach()
+            weight = parameter.detach()
+            # What is done to a detached sparse tensor does not reach the one that it comes from.
+            if grad is not None and not grad.is_sparse:
+                grad = grad.detach()
         else:
             weight, grad = local(parameter), None if grad is None else local(grad)
         for _, context in binding.pairs:

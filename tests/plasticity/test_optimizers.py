@@ -231,10 +231,12 @@ def test_plain_sgd_needs_no_copy_and_stays_put() -> None:
 
 def test_sparse_gradients() -> None:
     """Rows that a batch does not touch do not move; the others do by their factors."""
-    for make_optimizer in (
-        lambda p: optim.SGD(p, lr=0.1),
-        lambda p: optim.SparseAdam(p, lr=0.1),
-    ):
+    cases: list[tuple[Any, Any]] = [
+        (lambda p: optim.SGD(p, lr=0.1), "update"),
+        (lambda p: optim.SGD(p, lr=0.1), "gradient"),
+        (lambda p: optim.SparseAdam(p, lr=0.1), "update"),
+    ]
+    for make_optimizer, apply in cases:
         weights = []
         for scheduled in (False, True):
             torch.manual_seed(0)
@@ -243,7 +245,7 @@ def test_sparse_gradients() -> None:
             weights.append(model.get_parameter("0.weight"))
             before = weights[-1].detach().clone()
             if scheduled:
-                GradScheduler(model, optimizer, rules=[Fixed()])
+                GradScheduler(model, optimizer, rules=[Fixed()], apply=apply)
             model(torch.tensor([1, 3, 3])).square().sum().backward()
             optimizer.step()
         factor = torch.tensor([0.0, 0.3, 1.0, 1.7]).expand(10, 4)
