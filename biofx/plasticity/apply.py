@@ -8,6 +8,7 @@ from torch import Tensor
 
 from biofx.plasticity.binding import Site
 from biofx.plasticity.kernels import Form, Function, Kernels, Tensors, Work, form, joined, wide
+from biofx.plasticity.rule import Context
 
 # product(weight, index, inputs) -> the factors
 Product = Callable[[Tensor, Tensor, Tensors], Tensor]
@@ -41,7 +42,7 @@ class Applier:
 
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
-        self._kept: dict[tuple[str, int], tuple[Hashable, Tensor]] = {}
+        self._kept: dict[Context, tuple[Hashable, Tensor]] = {}
 
     def forget(self) -> None:
         """Drop kept factors: the states that they were drawn from have changed."""
@@ -121,14 +122,14 @@ class Applier:
 
     def _value(self, site: Site, place: int) -> Tensor:
         """The factors of one expression, kept if they depend on no weight."""
-        expression = site.expressions[place]
-        kept = self._kept.get((site.binding.name, place))
+        expression, source = site.expressions[place], site.sources[place]
+        kept = self._kept.get(source)
         if expression.token is not None and kept is not None and kept[0] == expression.token:
             return kept[1]
         index = site.binding.shard.index(site.weight.device)
         value = expression.function(site.weight.float(), index, **expression.inputs)
         if expression.token is not None:
-            self._kept[site.binding.name, place] = expression.token, value
+            self._kept[source] = expression.token, value
         return value
 
 

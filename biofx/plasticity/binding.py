@@ -74,14 +74,16 @@ class Binding:
 class Site:
     """One parameter at one step: its local tensors, and the factors of its update.
 
-    `work` is what rules have left to be done in the pass that applies the factors; `version` counts
-    the changes of the gradient before that.
+    `sources` are the contexts that the `expressions` come from. `work` is what rules have left to
+    be done in the pass that applies the factors; `version` counts the changes of the gradient
+    before that.
     """
 
     binding: Binding
     weight: Tensor
     grad: Tensor | None
     expressions: list[Expression] = field(default_factory=list)
+    sources: list[Context] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     statistics: dict[str, Tensor] = field(default_factory=dict)

@@ -172,14 +172,18 @@ class Engine:
             for rule, context in _chosen(site.binding.acting["factor"], kinds):
                 if not rule.active(context, "factor"):
                     continue
-                expression = rule.expression(context)
-                if expression is not None:
-                    site.expressions.append(expression)
-                    continue
-                factor = rule.factor(context)
-                if factor is not None:
-                    _check_factor(factor, rule, site.binding)
-                    site.factors.append(factor)
+                try:
+                    expression = rule.expression(context)
+                    if expression is not None:
+                        site.expressions.append(expression)
+                        site.sources.append(context)
+                        continue
+                    factor = rule.factor(context)
+                    if factor is not None:
+                        site.factors.append(checked_factor(factor, rule, site))
+                except Exception as error:
+                    note_place(error, rule, site)
+                    raise
             site.binding.note(site)
 
     def settle(self, sites: Sequence[Site], *kinds: type[Rule]) -> bool:
