@@ -96,7 +96,7 @@ class DalesPrinciple(Rule):
         synapses = context.synapses
         axis = synapses.pre_axis if self._axis(synapses) == "pre" else synapses.post_axis
         unit = random.counters(context.units(axis), context.weight.device)
-        draw = random.uniform(context.key("dale", step=STATIC), unit)
+        draw = random.uniform(context.key("signs", step=STATIC), unit)
         return context.per_unit(dale_signs(draw), axis)
 
     def _axis(self, synapses: Synapses) -> str:

@@ -90,13 +90,14 @@ class Engine:
                 Context(
                     synapses=entry,
                     shard=shard,
+                    rule=key,
                     weight=weight,
                     timing=rule.timing(entry),
                     seed=self.seed,
                     kernels=self.kernels,
                 ),
             )
-            for rule in self.rules
+            for rule, key in zip(self.rules, self.keys, strict=True)
             if rule.serves(entry)
         ]
         layout = (

@@ -242,7 +242,7 @@ class FuzzyLearningRates(Rule):
         mean_abs = context.statistics["mean_abs"]
         context.state["factors"].copy_(
             fuzzy_factors(
-                context.symmetric("fuzzy"),
+                context.symmetric("factors"),
                 weight_adaptive_nu(context.weight.float(), nu, mean_abs=mean_abs),
                 low=scalar(plan.low, device),
                 high=scalar(plan.high, device),
@@ -267,7 +267,7 @@ class FuzzyLearningRates(Rule):
         """Factors that are drawn again, the same, at each step since they were first drawn."""
         distribution, synapses = plan.distribution, context.synapses
         inputs = self._inputs(context, plan)
-        inputs["key"] = context.key("fuzzy", step=drawn)
+        inputs["key"] = context.key("factors", step=drawn)
         if distribution == Distribution.LAYER_ADAPTIVE:
             inputs["nu"] = scalar(_layer_nu(synapses, plan.nu), context.weight.device)
         elif distribution == Distribution.ACTIVITY:
@@ -287,7 +287,7 @@ class FuzzyLearningRates(Rule):
         device = context.weight.device
         noise: Tensor | float = 0.0
         if context.step % (10 * plan.update_every) == 0:
-            noise = 0.1 * plan.nu * context.symmetric("fuzzy.noise")
+            noise = 0.1 * plan.nu * context.symmetric("noise")
         factors = context.state["factors"]
         low, high = scalar(plan.low, device), scalar(plan.high, device)
         decay = scalar(plan.decay, device)
@@ -301,7 +301,7 @@ class FuzzyLearningRates(Rule):
 
     def _inputs(self, context: Context, plan: "_Plan") -> dict[str, Tensor]:
         device = context.weight.device
-        inputs = {"key": context.key("fuzzy", step=STATIC), "nu": scalar(plan.nu, device)}
+        inputs = {"key": context.key("factors", step=STATIC), "nu": scalar(plan.nu, device)}
         # A clamp takes a third of the kernel's operations: none where it would change nothing.
         # (Of an active unit, ν is at most 1.2 times the configured one.)
         reach = 1.2 * plan.nu + 1e-6

@@ -141,7 +141,7 @@ class Rejuvenate(Rule):
         d, law, max_share = self._values(context.synapses)
         weight, shard = context.weight, context.shard
         inputs = {
-            "key": context.key("rejuvenate"),
+            "key": context.key("synapses"),
             "d": scalar(d, weight.device),
             "limit": scalar(1.0, weight.device),
             **context.statistics,

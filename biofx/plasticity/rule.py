@@ -47,6 +47,7 @@ class Context:
 
     Attributes:
         synapses: what is known of the parameter.
+        rule: the rule's name; with its place in the list, if there are several of one class.
         shard: where the local part lies in the whole; ``shard.numel`` counts all synapses.
         weight: the weights, of shape ``shard.size``, in the parameter's own type and memory. In
             `Rule.factor` those before the update; in `Rule.after_step` the updated ones, to be
@@ -71,6 +72,7 @@ class Context:
     """
 
     synapses: Synapses
+    rule: str
     shard: Shard
     weight: Tensor
     grad: Tensor | None = None
@@ -91,10 +93,8 @@ class Context:
     def key(self, stream: str, *, step: int | None = None) -> Tensor:
         """The key of this parameter's draws for one purpose at one step, int64 of shape ()."""
         step = self.step if step is None else step
-        name = self.synapses.parameter
-        return random.key_tensor(
-            random.stream_key(self.seed, step, name, stream), self.weight.device
-        )
+        key = random.stream_key(self.seed, step, self.synapses.parameter, f"{self.rule}.{stream}")
+        return random.key_tensor(key, self.weight.device)
 
     @property
     def index(self) -> Tensor:

@@ -110,7 +110,7 @@ class VolumeDependentRates(Rule):
             near_zero = context.kernels.compiled and values["stability"] <= STEEPEST
             context.memo["function"] = _near_zero if near_zero else _volume
         function = context.memo["function"]
-        return Expression(function, {"key": context.key("volume"), **inputs}, rounded=True)
+        return Expression(function, {"key": context.key("noise"), **inputs}, rounded=True)
 
     def _values(self, synapses: Synapses) -> dict[str, float]:
         config = synapses.config

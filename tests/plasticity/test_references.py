@@ -10,6 +10,7 @@ from torch import Tensor
 import biofx
 from biofx.config import Distribution
 from biofx.plasticity import (
+    Context,
     Crystallize,
     FuzzyLearningRates,
     GradScheduler,
@@ -91,7 +92,11 @@ def factors_of(rule: Rule, model: torch.nn.Module, *, shape: tuple[int, ...]) ->
     synapses = replace(next(iter(biofx.info(model).synapses.values())), shape=shape)
     weight = torch.zeros(shape)
     context = Context(
-        synapses=synapses, shard=Shard(shape, shape, (0,) * len(shape)), weight=weight, step=1
+        synapses=synapses,
+        rule=rule.name,
+        shard=Shard(shape, shape, (0,) * len(shape)),
+        weight=weight,
+        step=1,
     )
     rule.prepare(context)
     factor = rule.factor(context)
@@ -233,6 +238,7 @@ def linear(shape: tuple[int, int] = (40, 30), **config: object) -> tuple[torch.n
 
 
 def key(step: int, stream: str, seed: int = 5) -> Tensor:
+    """The key of a rule's stream: "Rule.stream"."""
     return random.key_tensor(random.stream_key(seed, step, "0.weight", stream))
 
 
@@ -252,7 +258,7 @@ def test_a_whole_run() -> None:
     GradScheduler(model, optimizer, rules=rules, seed=5)
     generator = np.random.default_rng(1)
     w, crystal = double(weight.detach()), np.ones((40, 30))
-    z = double(random.normal(key(0, "fuzzy"), index(weight)))
+    z = double(random.normal(key(0, "FuzzyLearningRates.factors"), index(weight)))
     f = reference.fuzzy("lognormal", z, 0.3, 0.5, 2.0)
     for step in range(1, 6):
         g = generator.normal(scale=0.6, size=w.shape).astype(np.float32)
@@ -260,7 +266,7 @@ def test_a_whole_run() -> None:
         optimizer.step()
         if step % 2 == 0:
             crystal = reference.crystallize(crystal, w, g.astype(float), 0.4, 0.6, 0.0)
-        z = double(random.normal(key(step, "volume"), index(weight)))
+        z = double(random.normal(key(step, "VolumeDependentRates.noise"), index(weight)))
         w = w - 0.3 * f * reference.volume(w, z, 0.7, 2.0, 0.2) * crystal * g
         np.testing.assert_allclose(weight.detach(), w, rtol=1e-4, atol=1e-5)
 
@@ -276,7 +282,7 @@ def test_rejuvenation_of_a_layer(law: str, share: float) -> None:
     before = double(weight.detach()).astype(float)
     before_float = weight.detach().clone()
     optimizer.step()
-    z = double(random.normal(key(1, "rejuvenate"), index(weight)))
+    z = double(random.normal(key(1, "Rejuvenate.synapses"), index(weight)))
     score = np.abs(before) / np.abs(np.abs(before).max() / 6 * z)
     chosen = score < 1
     most = int(share * weight.numel())
@@ -286,12 +292,12 @@ def test_rejuvenation_of_a_layer(law: str, share: float) -> None:
         chosen = chosen.reshape(score.shape)
     changed = (weight.detach() != before_float).numpy()
     assert np.array_equal(changed, chosen)
-    v = double(random.uniform(key(1, "rejuvenate"), index(weight)))
+    v = double(random.uniform(key(1, "Rejuvenate.synapses"), index(weight)))
     if law == "uniform":
         fresh = np.abs(before).max() * (2 * v - 1)
     else:
         mean, std = reference.log_moments(before)
-        z = double(random.normal(key(1, "rejuvenate"), index(weight), draw=1))
+        z = double(random.normal(key(1, "Rejuvenate.synapses"), index(weight), draw=1))
         fresh = np.exp(mean + std * z) * np.where(v < 0.5, -1, 1)
     np.testing.assert_allclose(weight.detach()[changed], fresh[changed], rtol=1e-5, atol=1e-6)
     state = optimizer.state[weight]
@@ -322,3 +328,40 @@ def test_weights_of_zero_are_left_alone() -> None:
         weight.grad = torch.zeros_like(weight)
         optimizer.step()
         assert not weight.any()
+
+
+@pytest.mark.parametrize("zeros", [0.02, 0.5, 0.99])
+def test_the_cap_chooses_among_zeros(zeros: float) -> None:
+    model, weight = linear((200, 100))
+    pruned = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < zeros
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scheduler = GradScheduler(model, optimizer, rules=[Rejuvenate(max_share=0.01)])
+    for _ in range(3):
+        with torch.no_grad():
+            weight[pruned] = 0
+        before = weight.detach().clone()
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        turnover = scheduler.metrics()["0.weight"]["turnover"]
+        assert 0.009 <= turnover <= 0.01
+        assert (before[weight.detach() != before] == 0).float().mean() > 0.9
+
+
+def test_rules_draw_independently() -> None:
+    """Whatever they call their streams, and if they are of one class."""
+
+    class First(Rule):
+        def factor(self, context: Context) -> Tensor:
+            return context.symmetric()
+
+    class Second(First):
+        pass
+
+    for rules in ([First(), Second()], [First(), First()]):
+        model, weight = linear((200, 100))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        GradScheduler(model, optimizer, rules=rules, apply="gradient")
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        # E(xy) = 0, with standard deviation ⅓ of a product; equal draws have ⅓ as their mean
+        assert weight.grad.mean().abs() < 0.01
