@@ -14,11 +14,20 @@ from biofx.plasticity.shards import Shard, all_sum
 from biofx.synapses import Synapses
 
 LAWS = ("uniform", "lognormal")
+# Under a cap, scores of synapses below this are ranked by chance: zeros would all have the same.
+AS_GOOD_AS_ZERO = 2.0**-12
 BINS = 4096
 LEVELS = 2  # of 12 bits each: their steps are still exact in float32
 
 
-def resilience(weight: Tensor, noise: Tensor, *, max_abs: Tensor, d: Tensor) -> Tensor:
+def resilience(
+    weight: Tensor,
+    noise: Tensor,
+    *,
+    max_abs: Tensor,
+    d: Tensor,
+    least: Tensor | None = None,
+) -> Tensor:
     """|w|/|σz| with σ = max|w|/d: below 1, the synapse is lost.
 
     That has probability P(|N(0, σ²)| > |w|) = erfc(|w|/(σ√2)).
@@ -28,6 +37,7 @@ def resilience(weight: Tensor, noise: Tensor, *, max_abs: Tensor, d: Tensor) -> 
         noise: z, standard normals of the weight's shape.
         max_abs: max|w| of the whole parameter, of shape ().
         d: d_re, of shape (); with a larger one fewer synapses are lost.
+        least: |w|/σ of smaller synapses is taken for this, of shape (); None is 0.
 
     Returns:
         Of the weight's shape; NaN if all weights are 0.
@@ -35,7 +45,10 @@ def resilience(weight: Tensor, noise: Tensor, *, max_abs: Tensor, d: Tensor) -> 
     Source:
         Hofmann et al. 2025, Methods, "Synaptic rejuvenation".
     """
-    return weight.abs() * d / (max_abs * noise.abs())
+    size = weight.abs() * d
+    if least is not None:
+        size = size.maximum(least * max_abs)
+    return size / (max_abs * noise.abs())
 
 
 def uniform_synapses(draw: Tensor, max_abs: Tensor) -> Tensor:
@@ -74,7 +87,9 @@ def rejuvenate(
 
 def _score(index: Tensor, weight: Tensor, inputs: Tensors) -> Tensor:
     noise = random.normal(inputs["key"], index)
-    return resilience(weight, noise, max_abs=inputs["max_abs"], d=inputs["d"])
+    return resilience(
+        weight, noise, max_abs=inputs["max_abs"], d=inputs["d"], least=inputs.get("least")
+    )
 
 
 def _renewed_uniform(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
