@@ -157,7 +157,10 @@ class Attachment:
             if parameter.requires_grad and parameter.grad is not None
         ]
         sites = [site for site, _, _ in step.sites]
-        later = self.mode == "gradient" or (step.before is None and _keeps_gradients(optimizer))
+        # Later hooks may change the gradients, or replace them by others.
+        last = next(reversed(optimizer._optimizer_step_pre_hooks)) == self._handles[0].id
+        keeps = last and step.before is None and _keeps_gradients(optimizer)
+        later = self.mode == "gradient" or keeps
         self.engine.observe(sites, later=later)
         self.engine.collect(sites)
         if self.mode == "gradient":
@@ -170,7 +173,7 @@ class Attachment:
             step.before = {
                 site.binding.name: self._copy(site.binding.name, site.weight)
                 for site, _, group in step.sites
-                if not site.resting and not _plain_sgd(optimizer, group, site)
+                if not (site.resting or (last and _plain_sgd(optimizer, group, site)))
             }
 
     def _copy(self, name: str, weight: Tensor) -> Tensor:
@@ -203,11 +206,16 @@ class Attachment:
             self._gradients(step)  # a closure that was never called
         sites = step.sites or []
         before = step.before or {}
+        # It keeps the gradient and the curvature of the place where its step ends.
+        remembers = isinstance(optimizer, torch.optim.LBFGS)
+        moved = False
         for site, _, group in sites if self.mode == "update" else ():
             if site.resting:
                 continue
             if site.binding.name in before:
+                end = site.weight.clone() if remembers else None
                 self.applier.blend(site, before[site.binding.name])
+                moved |= end is not None and not torch.equal(end, site.weight)
             else:
                 self.applier.correct(site, _rate(group, site.weight.device))
         self.steps += 1
@@ -215,8 +223,7 @@ class Attachment:
             # Only now: optimizers make their state during the first step.
             site.remember(_state(optimizer, parameter))
         replaced = self.engine.settle([site for site, _, _ in sites])
-        if replaced and isinstance(optimizer, torch.optim.LBFGS):
-            # Its curvature history is of the whole parameter vector, which has just changed.
+        if remembers and (moved or replaced):
             optimizer.state.clear()
 
 

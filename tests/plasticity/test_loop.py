@@ -1,5 +1,6 @@
 """Training loops as people write them."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -53,6 +54,16 @@ class Watch(Rule):
         context.state["seen"] += 1
         assert context.grad is not None
         context.state["norm"] = float(context.grad.norm() * (context.unscale or 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half(Rule):
+    """Half of each update, or another share of it."""
+
+    share: float = 0.5
+
+    def factor(self, context: Context) -> Tensor:
+        return torch.full_like(context.weight, self.share)
 
 
 def test_accumulation_equals_one_large_batch() -> None:
@@ -545,3 +556,68 @@ def test_expanded_synapses_each_have_their_own_factor() -> None:
             grad.abs() > 1e-3
         ]
         assert len(ratio.mul(1e3).round().unique()) > 0.5 * len(ratio)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_phases_of_one_rule(compiled: bool) -> None:
+    """Each phase has factors of its own, whichever stood at its place in the list before."""
+    bio = biofx.transform(nn.Sequential(nn.Linear(60, 60, bias=False)))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=1.0)
+    rules = [
+        FuzzyLearningRates(nu=0.5, schedule=Schedule(stop=2)),
+        FuzzyLearningRates(nu=0.1, distribution="normal", schedule=Schedule(start=2)),
+    ]
+    scheduler = GradScheduler(bio, optimizer, rules=rules, compile=compiled)
+    weight = bio.get_parameter("0.weight")
+    for expected in (0.289, 0.289, 0.1, 0.1):
+        before = weight.detach().clone()
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        found = float((before - weight.detach()).std())
+        assert found == pytest.approx(expected, rel=0.05)
+        assert scheduler.metrics()["0.weight"]["factor_std"] == pytest.approx(found, rel=1e-3)
+
+
+@pytest.mark.parametrize("apply", ["update", "gradient"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_hooks_that_come_later_change_gradients(apply: Any, in_place: bool) -> None:
+    bio, plain = make(), make()
+    for model in (bio, plain):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        if model is bio:
+            GradScheduler(bio, optimizer, rules=[Half(), Crystallize(threshold=0)], apply=apply)
+
+        def shrink(optimizer: Any, *_: Any) -> None:
+            for parameter in optimizer.param_groups[0]["params"]:
+                if in_place:
+                    parameter.grad.mul_(0.01)
+                else:
+                    parameter.grad = parameter.grad * 0.01
+
+        start = {name: p.detach().clone() for name, p in model.named_parameters()}
+        optimizer.register_step_pre_hook(shrink)
+        loss_of(model, batches(1)[0]).backward()
+        optimizer.step()
+        moves = {name: p.detach() - start[name] for name, p in model.named_parameters()}
+        if model is bio:
+            ours = moves
+    for name in biofx.info(bio).synapses:
+        torch.testing.assert_close(ours[name], moves[name] / 2, rtol=1e-3, atol=1e-7)
+
+
+def test_lbfgs_goes_on_where_the_factors_have_led() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, 8)
+    y = x @ torch.randn(8, 2)
+    bio = biofx.transform(nn.Sequential(nn.Linear(8, 2, bias=False)))
+    optimizer = torch.optim.LBFGS(bio.parameters(), max_iter=5, line_search_fn="strong_wolfe")
+    GradScheduler(bio, optimizer, rules=[Half(only="*", share=0.1)])
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(bio(x), y)
+        loss.backward()
+        return loss
+
+    losses = [float(optimizer.step(closure).detach()) for _ in range(61)]  # type: ignore[arg-type]
+    assert losses[60] < 1e-3 * losses[0]
