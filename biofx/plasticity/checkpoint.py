@@ -124,11 +124,13 @@ def spread(engine: "Engine", states: Mapping[str, Mapping[str, Mapping[str, Any]
             by_parameter.setdefault(name, {})[key] = dict(state)
     engine.waiting = {}
     engine.drop_activity()
-    for name, found in by_parameter.items():
-        if name in engine.bindings:
-            restore(engine, engine.bindings[name], found)
-        else:
-            engine.waiting[name] = found
+    for name, binding in engine.bindings.items():
+        # What a checkpoint says nothing of had no state yet: a layer that was thawed later.
+        for rule, context in binding.pairs:
+            context.state = {}
+            rule.prepare(context)
+        restore(engine, binding, by_parameter.pop(name, {}))
+    engine.waiting = by_parameter
 
 
 def restore(engine: "Engine", binding: "Binding", found: Mapping[str, Mapping[str, Any]]) -> None:

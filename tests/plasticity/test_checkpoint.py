@@ -1,5 +1,6 @@
 """Stopping and going on, from files and from other layouts; refusing what does not belong."""
 
+import copy
 import io
 import json
 import random
@@ -250,3 +251,20 @@ def test_rules_settings_that_are_no_json_are_compared_as_text() -> None:
     second.detach()
     assert FuzzyLearningRates().name == "FuzzyLearningRates"
     assert Rejuvenate().name == "Rejuvenate"
+
+
+def test_goes_back_to_before_a_layer_was_thawed() -> None:
+    config = {"fuzzy_lr_distribution": "baseline", "crystallize_every": 1, "crystal_thresh": 1e9}
+    model = make(config)
+    fc = model.get_parameter("fc.weight").requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = GradScheduler(model, optimizer)
+    train(model, optimizer, batches(1))
+    saved = copy.deepcopy(scheduler.state_dict())
+    fc.requires_grad_(True)
+    train(model, optimizer, batches(3))
+    scheduler.load_state_dict(saved)
+    train(model, optimizer, batches(1))
+    states = scheduler.state_dict()["state"]["Crystallize"]
+    assert torch.allclose(states["fc.weight"]["factors"], torch.tensor(0.6))
+    assert torch.allclose(states["conv.weight"]["factors"], torch.tensor(0.6**2))
