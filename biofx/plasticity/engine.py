@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from biofx.errors import PlasticityError
+from biofx.plasticity.answers import checked_factor, checked_mask, note_place
 from biofx.plasticity.binding import Binding, Site
 from biofx.plasticity.checkpoint import restore
 from biofx.plasticity.kernels import Kernels
@@ -89,8 +90,8 @@ class Engine:
                 rule,
                 Context(
                     synapses=entry,
-                    shard=shard,
                     rule=key,
+                    shard=shard,
                     weight=weight,
                     timing=rule.timing(entry),
                     seed=self.seed,
@@ -161,6 +162,9 @@ class Engine:
                     context.later = site.work if later else None
                     try:
                         rule.observe(context)
+                    except Exception as error:
+                        note_place(error, rule, site)
+                        raise
                     finally:
                         context.later = None
 
@@ -203,9 +207,14 @@ class Engine:
                 if not rule.active(context, "after_step"):
                     continue
                 context.fresh = fresh
-                mask = rule.after_step(context)
-                if mask is not None:
-                    fresh = mask if fresh is None else fresh | mask
+                try:
+                    mask = rule.after_step(context)
+                    if mask is not None:
+                        mask = checked_mask(mask, rule, site)
+                        fresh = mask if fresh is None else fresh | mask
+                except Exception as error:
+                    note_place(error, rule, site)
+                    raise
             if fresh is not None:
                 _forget(site, fresh, self.kernels)
                 replaced = True
@@ -293,15 +302,6 @@ def _chosen(
     pairs: list[tuple[Rule, Context]], kinds: tuple[type[Rule], ...]
 ) -> list[tuple[Rule, Context]]:
     return [pair for pair in pairs if isinstance(pair[0], kinds)] if kinds else pairs
-
-
-def _check_factor(factor: Tensor, rule: Rule, binding: Binding) -> None:
-    bad = int((~torch.isfinite(factor)).sum())
-    if bad:
-        raise PlasticityError(
-            f"{rule.name} gave {bad} of {factor.numel()} factors that are not finite for "
-            f"{binding.name}; nothing was written"
-        )
 
 
 def _forget(site: Site, fresh: Tensor, kernels: Kernels) -> None:

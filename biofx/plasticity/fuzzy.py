@@ -349,12 +349,18 @@ def _resolve(rule: FuzzyLearningRates, synapses: Synapses) -> _Plan:
         raise PlasticityError(
             f"FuzzyLearningRates: distribution={chosen!r} is not one of {names}"
         ) from None
+    dynamic = pick(rule.dynamic, config.fuzzy_lr_dynamic)
+    require(
+        isinstance(dynamic, bool),
+        "FuzzyLearningRates",
+        f"dynamic={dynamic!r} must be True or False",
+    )
     return _plan(
         pick(rule.nu, config.fuzzy_learning_rate_factor_nu),
         distribution,
         pick(rule.low, config.fuzzy_lr_min),
         pick(rule.high, config.fuzzy_lr_max),
-        pick(rule.dynamic, config.fuzzy_lr_dynamic),
+        dynamic,
         pick(rule.decay, config.fuzzy_lr_decay),
         pick(rule.update_every, config.fuzzy_lr_update_freq),
     )

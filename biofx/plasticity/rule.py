@@ -91,7 +91,10 @@ class Context:
     later: list[Work] | None = None
 
     def key(self, stream: str, *, step: int | None = None) -> Tensor:
-        """The key of this parameter's draws for one purpose at one step, int64 of shape ()."""
+        """The key of the rule's draws for one purpose at one step, int64 of shape ().
+
+        Rules draw independently of each other, whatever they call their streams.
+        """
         step = self.step if step is None else step
         key = random.stream_key(self.seed, step, self.synapses.parameter, f"{self.rule}.{stream}")
         return random.key_tensor(key, self.weight.device)

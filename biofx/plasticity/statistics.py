@@ -151,5 +151,6 @@ def _refuse(requests: Sequence[Request]) -> None:
             f"({request.rule} needs them)"
         )
     raise PlasticityError(
-        "; ".join(problems) + "; nothing was written. Lower the learning rate, or clip gradients"
+        "; ".join(problems)
+        + "; the rules have written nothing. Lower the learning rate, or clip gradients"
     )

@@ -242,7 +242,7 @@ def test_factors_that_are_not_finite() -> None:
     model, before = make(), make()
     optimizer = sgd(model)
     GradScheduler(model, optimizer, rules=[Bad(only="fc.*")])
-    with pytest.raises(biofx.PlasticityError, match=r"Bad gave 2 of 20 .*for fc\.weight"):
+    with pytest.raises(biofx.PlasticityError, match=r"Bad\.factor gave 2 of 20 .*for fc\.weight"):
         train(model, optimizer, batches(1))
     assert same(model, before)
 
@@ -259,3 +259,76 @@ def test_step_belongs_to_schedulers_without_an_optimizer() -> None:
     scheduler = GradScheduler(model, sgd(model))
     with pytest.raises(biofx.PlasticityError, match=r"acts in optimizer\.step"):
         scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (0.5, r"Gives\.factor gave 0\.5 for fc\.weight; give a tensor that broadcasts to \(5, 4\)"),
+        (torch.ones(3, 3), r"gave a tensor of shape \(3, 3\) and type torch\.float32 for fc"),
+        (torch.ones(2, 4, 5), r"gave a tensor of shape \(2, 4, 5\)"),
+    ],
+)
+def test_factors_that_fit_no_weight(given: Any, message: str) -> None:
+    class Gives(Rule):
+        def factor(self, context: Context) -> Any:
+            return given
+
+    model = make()
+    optimizer = sgd(model)
+    GradScheduler(model, optimizer, rules=[Gives(only="fc.*")])
+    with pytest.raises(biofx.PlasticityError, match=message):
+        train(model, optimizer, batches(1))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_mask_is_a_factor(compiled: bool) -> None:
+    class Positive(Rule):
+        def factor(self, context: Context) -> torch.Tensor:
+            return context.weight > 0
+
+    model, before = make(), make()
+    optimizer = sgd(model)
+    GradScheduler(model, optimizer, rules=[Positive()], compile=compiled)
+    train(model, optimizer, batches(1))
+    for name in biofx.info(model).synapses:
+        old, new = before.get_parameter(name).detach(), model.get_parameter(name).detach()
+        torch.testing.assert_close(new[old <= 0], old[old <= 0], rtol=1e-6, atol=0)
+        assert (new[old > 0] != old[old > 0]).any()
+
+
+def test_masks_of_replaced_synapses() -> None:
+    class Rows(Rule):
+        mask: Any = None
+
+        def after_step(self, context: Context) -> Any:
+            return self.mask
+
+    def step(mask: Any) -> torch.Tensor:
+        model, rule = make(), Rows(only="fc.*")
+        object.__setattr__(rule, "mask", mask)
+        optimizer = torch.optim.Adam(model.parameters())
+        GradScheduler(model, optimizer, rules=[rule])
+        train(model, optimizer, batches(1))
+        average: torch.Tensor = optimizer.state[model.get_parameter("fc.weight")]["exp_avg"]
+        return average
+
+    average = step(torch.tensor([[True], *[[False]] * 4]))
+    assert not average[0].any()
+    assert average[1:].all()
+    for bad in (True, torch.ones(5, 4), torch.ones(3, 1, dtype=torch.bool)):
+        with pytest.raises(biofx.PlasticityError, match=r"Rows\.after_step gave .* for fc\.weight"):
+            step(bad)
+
+
+def test_an_error_in_a_rule_says_where() -> None:
+    class Misspelt(Rule):
+        def factor(self, context: Context) -> torch.Tensor:
+            return context.statistics["mean"]
+
+    model = make()
+    optimizer = sgd(model)
+    GradScheduler(model, optimizer, rules=[Misspelt(only="fc.*")])
+    with pytest.raises(KeyError) as caught:
+        train(model, optimizer, batches(1))
+    assert caught.value.__notes__ == ["(in the rule Misspelt, at the parameter fc.weight)"]
