@@ -26,7 +26,10 @@ def blended(weight: Tensor, before: Tensor, factors: Tensor) -> Tensor:
 
 
 def corrected(weight: Tensor, change: Tensor, factors: Tensor) -> Tensor:
-    """w + (f − 1)·change, for an optimizer known to have added `change`."""
+    """w + (f − 1)·change, for an optimizer known to have added `change`.
+
+    Exactly w where f = 1; where f = 0, w_before but for the rounding of `change` and its return.
+    """
     return wide(weight) + (factors - 1) * change
 
 

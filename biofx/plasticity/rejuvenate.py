@@ -121,7 +121,7 @@ class Rejuvenate(Rule):
 
     Applied often, the paper's law destroys what Adam has learned: use a long interval, or
     `max_share`, which allows the least resilient only to be replaced, as if `d` were just large
-    enough: never more than that share of the parameter.
+    enough: never more than that share of the parameter. Chance decides among weights of 0.
 
     Args:
         d, law, max_share: as `rejuvenation_parameter_dre`, `rejuvenate_law` and

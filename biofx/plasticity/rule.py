@@ -25,7 +25,8 @@ class Expression(NamedTuple):
     """A factor as a pure function, so that the factors of several rules can share one kernel.
 
     Attributes:
-        function: ``f(weight, index, **inputs) -> factors``, elementwise, float32, at module level.
+        function: ``f(weight, index, **inputs) -> factors``, elementwise, float32, at module level;
+            finite, for nobody looks.
         inputs: tensors of shape () or broadcastable to the weight; new values never recompile.
         token: equal tokens promise equal factors; None if they depend on the weights.
         costly: with a token, keep the factors (4 bytes per synapse) rather than compute them anew.
@@ -91,10 +92,7 @@ class Context:
     later: list[Work] | None = None
 
     def key(self, stream: str, *, step: int | None = None) -> Tensor:
-        """The key of the rule's draws for one purpose at one step, int64 of shape ().
-
-        Rules draw independently of each other, whatever they call their streams.
-        """
+        """The key of the rule's own draws for one purpose at one step, int64 of shape ()."""
         step = self.step if step is None else step
         key = random.stream_key(self.seed, step, self.synapses.parameter, f"{self.rule}.{stream}")
         return random.key_tensor(key, self.weight.device)

@@ -69,7 +69,8 @@ class GradScheduler:
     Where factors act:
 
     - ``apply="update"``: after the step, w ← w_before + f·(w − w_before), which is a learning rate
-      under every optimizer. `.grad` is never changed. It costs a copy of the weights during the
+      under every optimizer (LBFGS forgets the curvature that it found on a path of its own, and
+      begins each step anew). `.grad` is never changed. It costs a copy of the weights during the
       step, whose memory is kept on a CPU; plain SGD (no momentum, no weight decay), whose update is
       known, needs none.
     - ``apply="gradient"``: before the step, g ← f·g, in place. Optimizers that normalise gradients
