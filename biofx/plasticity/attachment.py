@@ -173,7 +173,11 @@ class Attachment:
             step.before = {
                 site.binding.name: self._copy(site.binding.name, site.weight)
                 for site, _, group in step.sites
-                if not (site.resting or (last and _plain_sgd(optimizer, group, site)))
+                # Factors of a user's own may be masks, whose zeros must hold weights to the bit.
+                if not (
+                    site.resting
+                    or (last and not site.factors and _plain_sgd(optimizer, group, site))
+                )
             }
 
     def _copy(self, name: str, weight: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class GradScheduler:
       under every optimizer (LBFGS forgets the curvature that it found on a path of its own, and
       begins each step anew). `.grad` is never changed. It costs a copy of the weights during the
       step, whose memory is kept on a CPU; plain SGD (no momentum, no weight decay), whose update is
-      known, needs none.
+      known, needs none for the rules that come with biofx.
     - ``apply="gradient"``: before the step, g ← f·g, in place. Optimizers that normalise gradients
       (Adam and its like) all but undo it, and a warning says so.
 
