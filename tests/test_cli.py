@@ -396,6 +396,48 @@ def test_a_folder_that_is_not_writable(capsys: Captured, folder: Path) -> None:
     assert "locked is not writable" in fails(capsys, 1, "inspect", "model.py", "-o", "locked/x")
 
 
+@pytest.mark.parametrize("command", ["inspect", "export"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model.py", "-o", "model.py"],
+        ["model.py:Net", "-o", "./model.py"],
+        ["model:Net", "-o", "model.py"],
+        ["package.net", "-o", "package/net.py"],
+        ["package", "-o", "package/__init__.py"],
+        ["./model.py", "-o", "link.py"],
+        ["link.py:Net", "-o", "model.py"],
+        ["model.py", "--config", "bio.toml", "-o", "bio.toml"],
+    ],
+    ids=" ".join,
+)
+def test_what_a_command_reads_is_not_overwritten(
+    capsys: Captured, folder: Path, command: str, arguments: list[str]
+) -> None:
+    (folder / "package").mkdir()
+    (folder / "package" / "__init__.py").write_text(NET, encoding="utf-8")
+    (folder / "package" / "net.py").write_text(NET, encoding="utf-8")
+    (folder / "link.py").symlink_to("model.py")
+    (folder / "bio.toml").write_text("base_lr = 0.2\n", encoding="utf-8")
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    before = {file: file.read_bytes() for file in files}
+    line = fails(capsys, 1, command, *arguments)
+    assert f"cannot write {arguments[-1]}: it is the file of the " in line
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_weights_are_not_overwritten(capsys: Captured, folder: Path) -> None:
+    namespace: dict[str, type[nn.Module]] = {}
+    exec(NET, namespace)
+    torch.save(namespace["Net"]().state_dict(), "weights.pt")
+    (folder / "link.pt").symlink_to("weights.pt")
+    before = (folder / "weights.pt").read_bytes()
+    for output in ("weights.pt", "link.pt", str(folder / "weights.pt")):
+        line = fails(capsys, 1, "export", "model.py", "--weights", "weights.pt", "-o", output)
+        assert f"cannot write {output}: it is the file of the weights" in line
+        assert (folder / "weights.pt").read_bytes() == before
+
+
 def test_a_full_disk_leaves_nothing(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, *args: object, **kwargs: object) -> int:
         self.touch()

@@ -9,7 +9,7 @@ from biofx.cli.progress import steps
 
 def export(arguments: argparse.Namespace) -> int:
     """Transform a model and write it for inference; returns the exit status."""
-    check_output(arguments.output, regular=True)
+    check_output(arguments, regular=True)
     with steps() as step:
         step("loading torch")
         from biofx.cli.common import prepare

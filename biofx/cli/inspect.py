@@ -23,7 +23,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     """Transform a model and show the difference; returns the exit status."""
     if arguments.verify and not arguments.input:
         raise UsageError("--verify needs an example input to run the model on: --input 1,3,224,224")
-    check_output(arguments.output)
+    check_output(arguments)
     with steps() as step:
         step("loading torch")
         from biofx.cli.common import prepare

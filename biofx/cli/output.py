@@ -1,24 +1,30 @@
 """Writing files: complete or not at all."""
 
+import argparse
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from biofx.cli.errors import CommandError
 
 
-def check_output(path: str | None, *, regular: bool = False) -> None:
+def check_output(arguments: argparse.Namespace, *, regular: bool = False) -> None:
     """Find out before the work that its result cannot be written.
 
     Args:
-        path: where to; None is stdout.
+        arguments: of the command; ``arguments.output`` is where to, None is stdout.
         regular: the path must not be a device or a pipe, which a new file would replace.
 
     Raises:
-        CommandError: the path is a directory, or in one that is missing or read-only.
+        CommandError: the path is a directory, or in one that is missing or read-only, or a file
+            that the command reads.
     """
+    path: str | None = arguments.output
     if path is None:
         return
+    if not path:
+        raise CommandError("-o needs the name of a file")
     target = Path(path)
     if target.is_dir():
         raise CommandError(f"cannot write {path}: it is a directory")
@@ -30,6 +36,25 @@ def check_output(path: str | None, *, regular: bool = False) -> None:
     writable = target if target.exists() and not target.is_file() else folder
     if not os.access(writable, os.W_OK):
         raise CommandError(f"cannot write {path}: {writable} is not writable")
+    for what, source in _sources(arguments):
+        if target.is_file() and source.is_file() and target.samefile(source):
+            raise CommandError(
+                f"cannot write {path}: it is the file of the {what}, which would be lost; name "
+                "another file after -o"
+            )
+
+
+def _sources(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+    """The files that a command reads."""
+    model: str = arguments.model
+    for spec in (model, model.rpartition(":")[0]):  # a file's own name may hold a colon
+        if spec:
+            package = Path(*spec.split("."))
+            for file in (Path(spec), package.with_suffix(".py"), package / "__init__.py"):
+                yield "model", file
+    for option in ("config", "weights"):
+        if getattr(arguments, option, None):
+            yield option, Path(getattr(arguments, option))
 
 
 def write_text(path: str, text: str) -> None:
