@@ -402,6 +402,78 @@ def test_arguments(tmp_path: Path) -> None:
     assert torch.equal(loaded(x, y, y, -y, bias=y, scale=1.0), bio(*everything[0], **everything[1]))
 
 
+class Extra(nn.Module):
+    """A needed argument behind one with a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = nn.Linear(6, 6)
+
+    def forward(self, x: Any, mask: Any = None, **extra: Any) -> Any:
+        h = self.q(x)
+        h = h if mask is None else h * mask
+        return h + extra["bias"]
+
+
+class Skipped(Extra):
+    def forward(self, x: Any, mask: Any = None, bias: Any = None) -> Any:
+        h = self.q(x)
+        h = h if mask is None else h * mask
+        return h if bias is None else h + bias
+
+
+class Resized(nn.Module):
+    """An argument that may be a list of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Any, size: Any = None) -> Any:
+        return nn.functional.interpolate(self.conv(x), size=size)
+
+
+class ResizedByDefault(Resized):
+    def forward(self, x: Any, size: Any = [16, 16]) -> Any:  # noqa: B006
+        return nn.functional.interpolate(self.conv(x), size=size)
+
+
+BIAS, IMAGE = {"bias": torch.ones(6)}, torch.randn(2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("format", ["torchscript", "pt2"])
+@pytest.mark.parametrize(
+    ("make", "example", "others"),
+    [
+        (Extra, ((torch.ones(2, 6),), BIAS), [((torch.ones(2, 6),), {})]),
+        (Extra, ((torch.ones(2, 6), torch.ones(6)), BIAS), [((torch.ones(2, 6),), BIAS)]),
+        (Skipped, ((torch.ones(2, 6),), BIAS), [((torch.ones(2, 6),), {})]),
+        (Resized, ((IMAGE, [16, 16]), {}), [((IMAGE,), {}), ((IMAGE, [16, 17]), {})]),
+        (Resized, ((IMAGE, (16, 16)), {}), [((IMAGE,), {}), ((IMAGE, (17, 16)), {})]),
+        (Resized, ((IMAGE, 16), {}), [((IMAGE,), {}), ((IMAGE, 17), {})]),
+        (ResizedByDefault, ((IMAGE,), {}), [((IMAGE, [16, 17]), {})]),
+    ],
+)
+def test_optional_arguments(
+    format: str, make: Callable[[], nn.Module], example: Any, others: list[Any], tmp_path: Path
+) -> None:
+    bio = biofx.transform(make(), example_inputs=example).eval()
+    assert biofx.info(bio).opaque == {}
+    args, kwargs = example
+    given: list[Any] = [example] if format == "pt2" else [example, None]
+    for inputs in given:
+        biofx.export(bio, tmp_path / "m", format=format, example_inputs=inputs)
+        loaded: Any = (
+            torch.jit.load(tmp_path / "m")
+            if format == "torchscript"
+            else torch.export.load(str(tmp_path / "m")).module()
+        )
+        assert torch.equal(loaded(*args, **kwargs), bio(*args, **kwargs))
+        for other_args, other_kwargs in others:
+            with pytest.raises(Exception, match=r"exported for|flatten user inputs|keyword mismatch|Guard failed"):
+                loaded(*other_args, **other_kwargs)
+
+
 class Sizes(nn.Module):
     """In-place operators on numbers and on tensors."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
@@ -29,6 +29,7 @@ def write(bio: nn.Module, path: Path, arguments: Arguments | None, fold: bool) -
         raise ExportError("format 'pt2' needs example_inputs (on the command line: --input)")
     args, kwargs = pytree.tree_map_only(Tensor, Tensor.detach, arguments)
     model, report = plain_copy(bio, fold=fold, arguments=arguments)
+    model = _by_name(model)
     try:
         given = inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments
         given.pop(next(iter(given)))
@@ -50,6 +51,16 @@ def write(bio: nn.Module, path: Path, arguments: Arguments | None, fold: bool) -
         ) from error
     check(bio, loaded, arguments, folded=report is not None and report.changed, same_random=False)
     return report
+
+
+def _by_name(model: nn.Module) -> nn.Module:
+    """The same, called as any module is: `torch.export` binds a graph's arguments by place alone."""
+    if not isinstance(model, fx.GraphModule):
+        return model
+    cls = type(type(model).__name__, (nn.Module,), {"forward": type(model).forward})
+    plain: nn.Module = object.__new__(cls)
+    plain.__dict__.update(model.__dict__)
+    return plain
 
 
 def _free(value: Any) -> Any:

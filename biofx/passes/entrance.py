@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.fx.graph import CodeGen
 
-from biofx.capture.pattern import Pattern
+from biofx.capture.pattern import Pattern, pattern_of
 from biofx.capture.signature import Call
 
 
@@ -45,28 +45,41 @@ class Entrance(CodeGen):
 
 @dataclass
 class _Door:
-    """One parameter of the entrance."""
+    """One parameter of the entrance.
+
+    Attributes:
+        default: () or the one default; None stands for any argument that is left out.
+        needed: the call must give it, although it may have a default for the sake of its place.
+    """
 
     name: str
     pattern: Pattern
     kind: Any
     default: tuple[Any, ...] = ()
+    needed: bool = True
+
+    @property
+    def may_be_absent(self) -> bool:
+        return self.default == (None,) and not _is_none(self.pattern)
 
 
 def entrance_of(call: Call, graph: fx.Graph) -> Doors:
     """Make one placeholder a parameter; `*args` and `**kwargs` become named parameters."""
     doors: list[_Door | None] = []
 
-    def add(name: str, pattern: Pattern, *, optional: bool) -> int:
+    def add(name: str, pattern: Pattern, own: Any = inspect.Parameter.empty) -> int:
         kind = _type_of(pattern)
-        if kind is None:
-            doors.append(None)
-        elif not optional:
-            doors.append(_Door(name, pattern, kind))
-        elif _holds_values(pattern):
-            doors.append(_Door(name, pattern, kind, (None,)))
-        else:
-            doors.append(_Door(name, pattern, kind, (_constant(pattern),)))
+        door = None if kind is None else _Door(name, pattern, kind)
+        if door is not None:
+            door.needed = not _is(own, pattern)
+            # Generated code has no keyword-only parameters: one that must be given may yet need a
+            # default, to stand behind those that need not.
+            behind = any(earlier is not None and earlier.default for earlier in doors)
+            if not door.needed and not _is_mutable(pattern):
+                door.default = (_constant(pattern),)
+            elif (behind or own is not inspect.Parameter.empty) and not _is_none(pattern):
+                door.default = (None,)
+        doors.append(door)
         return len(doors) - 1
 
     places: dict[str, Any] = {}
@@ -74,13 +87,12 @@ def entrance_of(call: Call, graph: fx.Graph) -> Doors:
         name, pattern = parameter.name, call.patterns[parameter.name]
         if parameter.kind is parameter.VAR_POSITIONAL:
             items = enumerate(pattern.items)
-            places[name] = tuple(add(f"{name}_{i}", item, optional=False) for i, item in items)
+            places[name] = tuple(add(f"{name}_{i}", item) for i, item in items)
         elif parameter.kind is parameter.VAR_KEYWORD:
             named = zip(pattern.keys, pattern.items, strict=True)
-            places[name] = {key: add(key, item, optional=False) for key, item in named}
+            places[name] = {key: add(key, item) for key, item in named}
         else:
-            has_default = parameter.default is not inspect.Parameter.empty
-            places[name] = add(name, pattern, optional=has_default)
+            places[name] = add(name, pattern, parameter.default)
     required = False
     for door in reversed(doors):
         if door is not None:  # a required parameter may not follow one with a default
@@ -101,20 +113,34 @@ def entrance_of(call: Call, graph: fx.Graph) -> Doors:
 
 def _place(door: _Door, graph: fx.Graph, checks: list[tuple[str, str]]) -> fx.Node:
     name, kind = door.name, door.kind
-    if door.default == (None,) and _holds_values(door.pattern):
+    found = _checks(name, door.pattern)
+    if door.may_be_absent:
         kind = Optional[kind]  # noqa: UP045
-        checks.append((f"{name} is not None", f"exported for calls that give {name!r}"))
-    checks.extend(_checks(name, door.pattern))
+        if door.needed:
+            checks.append((f"{name} is not None", f"exported for calls that give {name!r}"))
+        else:
+            found = [(f"{name} is None or {condition}", message) for condition, message in found]
+    checks.extend(found)
     node = graph.create_node("placeholder", name, door.default, name=name, type_expr=kind)
     node.meta["biofx_kind"] = "tensor" if door.pattern.form == "tensor" else "value"
     return node
 
 
-def _holds_values(pattern: Pattern) -> bool:
-    if pattern.form == "constant":
+def _is(own: Any, pattern: Pattern) -> bool:
+    """Whether a parameter's own default is what the graph was captured for."""
+    if own is inspect.Parameter.empty:
         return False
-    plain = not pattern.items and pattern.form in ("tuple", "list", "dict")
-    return not plain and (not pattern.items or any(_holds_values(p) for p in pattern.items))
+    default = pattern_of(own)
+    return default.form == pattern.form and pattern.fits(default)
+
+
+def _is_none(pattern: Pattern) -> bool:
+    return pattern.form == "constant" and pattern.constant is None
+
+
+def _is_mutable(pattern: Pattern) -> bool:
+    """Whether a value is or holds a list or a dict, which TorchScript takes for no default."""
+    return pattern.form in ("list", "dict") or any(map(_is_mutable, pattern.items))
 
 
 def _constant(pattern: Pattern) -> Any:
