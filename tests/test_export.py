@@ -1,5 +1,6 @@
 """Export to TorchScript: same bits, no biofx needed, nothing half-written, errors that help."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -470,8 +471,29 @@ def test_optional_arguments(
         )
         assert torch.equal(loaded(*args, **kwargs), bio(*args, **kwargs))
         for other_args, other_kwargs in others:
-            with pytest.raises(Exception, match=r"exported for|flatten user inputs|keyword mismatch|Guard failed"):
+            with pytest.raises(
+                Exception, match=r"exported for|flatten user inputs|keyword mismatch|Guard failed"
+            ):
                 loaded(*other_args, **other_kwargs)
+
+
+def test_pt2_is_quiet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    biofx.export(
+        biofx.transform(nn.Linear(6, 6)), tmp_path / "m.pt2", "pt2", example_inputs=torch.ones(2, 6)
+    )
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+    class Branches(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            h = super().forward(x)
+            return h if h.sum() > 0 else -h
+
+    bio = biofx.transform(Branches(6, 6))
+    with pytest.raises(ExportError, match="branches on an intermediate value"):
+        biofx.export(bio, tmp_path / "m.pt2", "pt2", example_inputs=torch.ones(2, 6))
+    assert "def forward" not in "".join(capfd.readouterr())
 
 
 class Sizes(nn.Module):
@@ -565,6 +587,20 @@ class Untyped(nn.Module):
         return self.fc(x)
 
 
+@dataclasses.dataclass
+class Pair:
+    first: Tensor
+    second: Tensor
+
+
+class Fields(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+
+    def forward(self, x: Tensor) -> Pair:  # type: ignore[override]
+        return Pair(super().forward(x), x)
+
+
 def hooked() -> nn.Module:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     model[0].register_forward_hook(lambda module, args, output: output * 2)
@@ -585,6 +621,10 @@ def looked_up() -> nn.Module:
         (lambda: nn.Sequential(nn.Linear(8, 8), Untyped()), "annotate it"),
         (hooked, "'0' (Linear)"),
         (looked_up, "max_norm"),
+        (
+            Fields,
+            "the class tests.test_export.Pair, whose __init__ TorchScript finds no source for",
+        ),
     ],
 )
 def test_errors_name_the_module(

@@ -80,7 +80,10 @@ def export(
     target = Path(path).resolve()  # a link keeps pointing to the file
     model = info(bio).model
     _check(model, target)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    # torch.export loads a file by its suffix first
+    handle, name = tempfile.mkstemp(
+        prefix=f".{target.name}.", suffix=f".{format}", dir=target.parent
+    )
     os.close(handle)
     beside = Path(name)
     try:

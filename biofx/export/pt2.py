@@ -1,6 +1,9 @@
 """PT2: the archive of `torch.export`, for AOTInductor, ExecuTorch and `torch.export.load`."""
 
 import inspect
+import io
+import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +36,12 @@ def write(bio: nn.Module, path: Path, arguments: Arguments | None, fold: bool) -
     try:
         given = inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments
         given.pop(next(iter(given)))
-        program = torch.export.export(
-            model, args, dict(kwargs), dynamic_shapes=pytree.tree_map(_free, given), strict=False
-        )
+        shapes = pytree.tree_map(_free, given)
+        with redirect_stderr(io.StringIO()) as said:  # where it fails, torch prints whole graphs
+            program = torch.export.export(
+                model, args, dict(kwargs), dynamic_shapes=shapes, strict=False
+            )
+        sys.stderr.write(said.getvalue())
         with path.open("wb") as file:
             torch.export.save(program, file)
         loaded: Any = torch.export.load(str(path)).module()
@@ -54,7 +60,7 @@ def write(bio: nn.Module, path: Path, arguments: Arguments | None, fold: bool) -
 
 
 def _by_name(model: nn.Module) -> nn.Module:
-    """The same, called as any module is: `torch.export` binds a graph's arguments by place alone."""
+    """The same, called as any module is: `torch.export` binds arguments of graphs by place."""
     if not isinstance(model, fx.GraphModule):
         return model
     cls = type(type(model).__name__, (nn.Module,), {"forward": type(model).forward})

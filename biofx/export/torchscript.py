@@ -89,6 +89,7 @@ def _explain(bio: nn.Module, model: nn.Module, error: Exception) -> str:
     name, module, error = _culprit(model, error)
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     said = " ".join(lines[:2] if lines[0].endswith(":") and len(lines) > 1 else lines[:1])
+    said = (_made(module, said) or said).rstrip(".:")[:300]
     marks = [i for i, line in enumerate(lines) if line.endswith("<--- HERE")]
     code = lines[marks[0] - 1] if marks else ""
     where = f", at `{code}`" if code else ""
@@ -96,11 +97,25 @@ def _explain(bio: nn.Module, model: nn.Module, error: Exception) -> str:
     stays = f" Its forward stays Python: {reason}." if reason else ""
     inside = _inside(module, code)
     return (
-        f"TorchScript cannot compile {_called(name, module)}: {said.rstrip('.:')[:300]}{where}"
+        f"TorchScript cannot compile {_called(name, module)}: {said}{where}"
         f"{inside}.{stays} Write that code in what TorchScript supports "
         "(https://docs.pytorch.org/docs/stable/jit_language_reference.html), or take it out of the "
         "model before exporting"
     )
+
+
+def _made(module: nn.Module, said: str) -> str | None:
+    """What a graph makes whose `__init__` was generated and has no source: a dataclass."""
+    for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+        made = node.target
+        if isinstance(made, type) and f"<function {made.__qualname__}.__init__ at" in said:
+            where = node.meta.get(PATH) or "the model"
+            return (
+                f"{where} makes an object of the class {made.__module__}.{made.__qualname__}, "
+                "whose __init__ TorchScript finds no source for; let it be a NamedTuple, a tuple "
+                "or a dict"
+            )
+    return None
 
 
 def _inside(module: nn.Module, code: str) -> str:
