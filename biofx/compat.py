@@ -112,7 +112,11 @@ class BioConverter:
     """
 
     def __init__(self, config: BioConfig | None = None, **kwargs: Any) -> None:
-        self.config = (config or BioConfig()).replace(**kwargs)
+        config = BioConfig() if config is None else config
+        if not isinstance(config, BioConfig):
+            hint = "; BioConverter.from_dict takes one" if isinstance(config, dict) else ""
+            raise ConfigError(f"expected a BioConfig, got {type(config).__name__}{hint}")
+        self.config = config.replace(**kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any]) -> "BioConverter":

@@ -2,15 +2,19 @@
 
 import dataclasses
 import difflib
+import functools
+import numbers
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from biofx.errors import ConfigError
+
+C = TypeVar("C", bound=type)
 
 
 class Distribution(StrEnum):
@@ -63,6 +67,26 @@ COUNTS = {
 MODEL_WIDE = ("overrides", "include", "exclude")
 
 
+def number_of(value: Any) -> Any:
+    """A number of any library (numpy, say) as Python's own; anything else as it is."""
+    if type(value) in (bool, int, float) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _names_checked(cls: C) -> C:
+    """Let a class refuse a keyword that is not a field of it as `BioConfig.replace` does."""
+    original: Callable[..., None] = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **fields: Any) -> None:
+        original(self, *args, **_known(fields))
+
+    cls.__init__ = init  # type: ignore[misc]
+    return cls
+
+
+@_names_checked
 @dataclass(frozen=True, kw_only=True)
 class BioConfig:
     """The settings of a transformation and of the rules that train it.
@@ -151,6 +175,8 @@ class BioConfig:
         for name, allowed in MODES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {allowed}")
+        for name in (*RANGES, *COUNTS):
+            object.__setattr__(self, name, number_of(getattr(self, name)))
         for name, (low, low_ok, high, high_ok) in RANGES.items():
             _check_range(name, getattr(self, name), low, low_ok, high, high_ok)
         for name, lowest in COUNTS.items():
@@ -168,13 +194,16 @@ class BioConfig:
             )
         for name in ("include", "exclude"):
             globs = getattr(self, name)
-            globs = (globs,) if isinstance(globs, str) else tuple(globs)
-            if not all(isinstance(glob, str) for glob in globs):
+            if isinstance(globs, Iterable):
+                globs = (globs,) if isinstance(globs, str) else tuple(globs)
+            if not (isinstance(globs, tuple) and all(isinstance(glob, str) for glob in globs)):
                 raise ConfigError(f"{name}={globs!r} must hold globs over layer names (strings)")
             object.__setattr__(self, name, globs)
         if not isinstance(self.overrides, Mapping):
             raise ConfigError('overrides must map globs to fields: {"features.*": {"…": …}}')
         for glob, fields in self.overrides.items():
+            if not isinstance(glob, str):
+                raise ConfigError(f"overrides has the key {glob!r}, which is no glob (a string)")
             if not isinstance(fields, Mapping):
                 raise ConfigError(f'overrides["{glob}"]={fields!r} must map field names to values')
             nested = [name for name in MODEL_WIDE if name in fields]
@@ -191,7 +220,7 @@ class BioConfig:
         Raises:
             ConfigError: an unknown field (the nearest name is suggested) or a bad value.
         """
-        return dataclasses.replace(self, **_known(changes))
+        return dataclasses.replace(self, **changes)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -209,6 +238,8 @@ class BioConfig:
         Raises:
             ConfigError: the file cannot be read, is not TOML, or holds an unknown or bad field.
         """
+        if not isinstance(path, str | Path):
+            raise ConfigError(f"expected the path of a TOML file, got {type(path).__name__}")
         try:
             text = Path(path).read_text(encoding="utf-8")
             fields = tomllib.loads(text)
@@ -253,6 +284,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Distribution):
         return value.value
+    value = number_of(value)
     if isinstance(value, str | int | float | bool):
         return value
     return getattr(value, "__name__", None) or repr(value)
@@ -260,14 +292,16 @@ def _plain(value: Any) -> Any:
 
 def _nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {str(close[0])!r}?" if close else ""
 
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"expected field names and values, got {type(fields).__name__}")
     known = [spec.name for spec in dataclasses.fields(BioConfig)]
     for name in fields:
         if name not in known:
-            raise ConfigError(f"BioConfig has no field {name!r}{_nearest(name, known)}")
+            raise ConfigError(f"BioConfig has no field {name!r}{_nearest(str(name), known)}")
     return dict(fields)
 
 

@@ -1,0 +1,82 @@
+"""`BioConfig`: what it takes, and what it says of what it does not take."""
+
+import copy
+import inspect
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import biofx
+from biofx import BioConfig, ConfigError
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"include": 3}, "include=3 must hold globs over layer names"),
+        ({"include": None}, "include=None must hold globs over layer names"),
+        ({"exclude": (1,)}, r"exclude=\(1,\) must hold globs"),
+        ({"overrides": 3}, "overrides must map globs to fields"),
+        ({"overrides": {"fc": 3}}, "must map field names to values"),
+        ({"overrides": {3: {}}}, "overrides has the key 3, which is no glob"),
+        ({"overrides": {"fc": {3: 4}}}, r'overrides\["fc"\]: BioConfig has no field 3'),
+        ({"base_lr": "x"}, "base_lr='x' must be a number"),
+        ({"base_lr": float("nan")}, "base_lr=nan must be a number"),
+        ({"crystallize_every": 2.0}, "crystallize_every=2.0 must be a whole number"),
+        ({"crystallize_every": True}, "crystallize_every=True must be a whole number"),
+        ({"weight_splitting_mode": ["group"]}, "is not one of"),
+        ({"fuzzy_lr_distribution": "unifrom"}, r"; did you mean 'uniform'\?$"),
+        ({"crystalize_every": 3}, "no field 'crystalize_every'; did you mean 'crystallize_every'"),
+        ({"fuzzy_learning_rate_nu": 0.1}, "did you mean 'fuzzy_learning_rate_factor_nu'"),
+    ],
+)
+def test_bad_fields(fields: dict[str, Any], message: str) -> None:
+    for make in (lambda: BioConfig(**fields), lambda: BioConfig().replace(**fields)):
+        with pytest.raises(ConfigError, match=message):
+            make()
+    with pytest.raises(ConfigError, match=message):
+        BioConfig.from_dict(fields)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: BioConfig.from_toml(3), "expected the path of a TOML file, got int"),  # type: ignore[arg-type]
+        (lambda: BioConfig.from_toml(None), "got NoneType"),  # type: ignore[arg-type]
+        (lambda: BioConfig.from_dict(3), "expected field names and values, got int"),  # type: ignore[arg-type]
+        (lambda: biofx.BioConverter(3), "expected a BioConfig, got int"),  # type: ignore[arg-type]
+        (lambda: biofx.BioConverter({"base_lr": 0.1}), r"BioConverter\.from_dict"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_configuration(call: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("value", [np.float32(0.25), np.float64(0.25), np.float16(0.25)])
+def test_real_numbers_of_numpy(value: Any) -> None:
+    config = BioConfig(base_lr=value, overrides={"fc": {"base_lr": value}})
+    assert type(config.base_lr) is float
+    assert type(config.for_layer("fc").base_lr) is float
+    assert config == BioConfig(base_lr=0.25, overrides={"fc": {"base_lr": 0.25}})
+
+
+def test_whole_numbers_of_numpy() -> None:
+    config = BioConfig(crystallize_every=np.int64(3), fuzzy_lr_layer_index=np.int8(1))  # type: ignore[arg-type]
+    assert type(config.crystallize_every) is type(config.fuzzy_lr_layer_index) is int
+
+
+def test_it_is_an_ordinary_dataclass() -> None:
+    config = BioConfig(base_lr=0.2, include="fc*")  # type: ignore[arg-type]
+    assert config.include == ("fc*",)
+    assert config == copy.deepcopy(config) == pickle.loads(pickle.dumps(config))
+    assert "base_lr" in inspect.signature(BioConfig).parameters
+
+
+def test_toml(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("include = 3", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"c\.toml: include=3 must hold globs"):
+        BioConfig.from_toml(tmp_path / "c.toml")
