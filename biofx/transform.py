@@ -44,7 +44,8 @@ def transform(
         config: settings; `BioConfig()` if not given.
         example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments or
             a pair (tuple, dict) of both. With it, the model is captured for that pattern of
-            arguments, and the diff shows shapes. The model is run once, in evaluation mode.
+            arguments, and the diff shows shapes. The model is run once, in evaluation mode, on
+            fake tensors; where those do not do, on a copy of the inputs.
         inplace: change `model` itself instead of making new modules around its parameters.
 
     Returns:
@@ -52,8 +53,8 @@ def transform(
         parameters and buffers; a `torch.fx.GraphModule` too wherever its forward can be traced.
 
     Raises:
-        ModelError: not a module, nothing to transform, un-materialised lazy layers, or already
-            transformed.
+        ModelError: not a module, nothing to transform, un-materialised lazy layers, already
+            transformed, or it does not run on the example inputs.
         ConfigError: the configuration does not fit the model.
     """
     config = BioConfig() if config is None else config

@@ -14,7 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from biofx.capture.clone import clone
+from biofx.capture.comparison import rebuilt
+from biofx.capture.generators import generators_kept
 from biofx.capture.islands import Captured
+from biofx.errors import ModelError
+from biofx.synapses import original_class
 
 Shapes = dict[str, dict[str, tuple[int, ...]]]
 
@@ -52,10 +56,14 @@ def record_shapes(root: nn.Module, arguments: tuple[tuple[Any, ...], Mapping[str
     """Run the model once on fake tensors and note the shape of every tensor a graph computes.
 
     Nothing is computed, allocated or changed. Where Python code needs real values the run ends,
-    and the shapes behind it stay unknown.
+    and the shapes behind it stay unknown. The model is then run for real: it may be that the
+    arguments do not fit it.
 
     Returns:
         {module name: {node name: shape}}.
+
+    Raises:
+        ModelError: the model does not run on the arguments.
     """
     shapes: Shapes = {}
     twin = clone(root)
@@ -77,20 +85,48 @@ def record_shapes(root: nn.Module, arguments: tuple[tuple[Any, ...], Mapping[str
 
     for name, module in twin.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
+            _refuse_what_fails(root, arguments)
             return shapes
         for registry in (module._parameters, module._buffers):
             registry.update({key: fake(value) for key, value in registry.items()})
         if isinstance(module, Captured):
             module.__dict__["forward"] = partial(forward, module, name)
-    args, kwargs = pytree.tree_map(fake, (arguments[0], dict(arguments[1])))
+    given = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, arguments)
+    args, kwargs = pytree.tree_map(fake, (given[0], dict(given[1])))
     state = torch.get_rng_state()
     log = logging.getLogger("torch._subclasses.fake_tensor")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # inputs that do not fit are the user's to see when they run
+    log.setLevel(logging.CRITICAL)  # what matters of it is said below
+    finished = False
     with mode, torch.no_grad(), warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")  # they belong to the user's own runs
         twin.eval()
         twin(*args, **kwargs)
+        finished = True
     log.setLevel(level)
     torch.set_rng_state(state)
+    if not finished:
+        _refuse_what_fails(root, arguments)
     return shapes
+
+
+def _refuse_what_fails(
+    root: nn.Module, arguments: tuple[tuple[Any, ...], Mapping[str, Any]]
+) -> None:
+    """Run a copy of the model for real, in evaluation mode; tensors and generators stay."""
+    args, kwargs = rebuilt((arguments[0], dict(arguments[1])), _copy)
+    if any(tensor.is_meta for tensor in (*root.parameters(), *root.buffers())):
+        return  # it has no values yet, and runs on nothing
+    with torch.no_grad(), generators_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            clone(root, share=False).eval()(*args, **kwargs)
+        except Exception as error:
+            raise ModelError(
+                f"{original_class(root).__name__} does not run on the example inputs: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value

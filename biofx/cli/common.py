@@ -28,10 +28,6 @@ def prepare(
     inputs = inputs_of(arguments.input)
     step(f"loading {arguments.model}")
     model = load_model(arguments.model)
-    step(f"transforming {type(model).__name__}")
-    from biofx.transform import transform
-
-    bio = transform(model, config, example_inputs=inputs)
     if inputs is not None:
         step("running it on the example inputs")
         try:
@@ -40,6 +36,10 @@ def prepare(
             given = " ".join(f"--input {text}" for text in arguments.input)
             message = f"{type(model).__name__} fails on {given}: {one_line(error)}"
             raise CommandError(message) from error
+    step(f"transforming {type(model).__name__}")
+    from biofx.transform import transform
+
+    bio = transform(model, config, example_inputs=inputs)
     return model, bio, inputs
 
 

@@ -1,0 +1,82 @@
+"""Example inputs: what the model cannot run on is refused, and nothing is changed by it."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import biofx
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)).relu())
+
+
+class Branches(Net):
+    """Needs the values of its arguments, which fake tensors do not have; writes to a weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.first.weight.mul_(0.5)
+        if x.sum() > 0:
+            return super().forward(x)
+        raise ValueError("too small")
+
+
+X = torch.ones(3, 4)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    ("make", "example", "message"),
+    [
+        (Net, torch.ones(3, 5), r"RuntimeError: .*(3x5 and 4x8|3, 5)"),
+        (Net, 3, "TypeError"),
+        (Net, "x", "TypeError"),
+        (Net, (X, X), "takes 2 positional arguments but 3 were given"),
+        (Net, {"zzz": X}, "unexpected keyword argument 'zzz'"),
+        (Net, (), "missing 1 required positional argument: 'x'"),
+        (Branches, -X, "ValueError: too small"),
+    ],
+)
+def test_inputs_that_do_not_fit(
+    make: type[nn.Module], example: Any, message: str, inplace: bool
+) -> None:
+    model = make()
+    attributes = set(vars(model))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(
+        biofx.ModelError, match=f"{make.__name__} does not run on the example inputs: .*{message}"
+    ):
+        biofx.transform(model, example_inputs=example, inplace=inplace)
+    assert type(model) is make
+    assert type(model.first) is nn.Linear
+    assert set(vars(model)) == attributes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_run_on_real_values_leaves_no_trace() -> None:
+    model = Branches()
+    state, mode = torch.get_rng_state(), model.training
+    before = copy.deepcopy(model.state_dict())
+    x = X.clone().requires_grad_()
+    bio = biofx.transform(model, example_inputs=x * 1.0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert bio.training == model.training == mode
+    assert x.grad is None
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_model_without_values_is_not_run() -> None:
+    with torch.device("meta"):
+        model = Branches()
+    assert biofx.info(biofx.transform(model, example_inputs=X)).synapses
