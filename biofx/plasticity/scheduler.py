@@ -1,8 +1,7 @@
 """`GradScheduler`: applies plasticity rules while a model trains."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Never, SupportsIndex
 
 import torch
 from torch import nn
@@ -11,6 +10,14 @@ from torch.optim import Optimizer
 from biofx.errors import CheckpointError, PlasticityError
 from biofx.plasticity import checkpoint
 from biofx.plasticity.apply import Applier
+from biofx.plasticity.arguments import (
+    ACTING,
+    check_arguments,
+    optimizers_of,
+    refuse_second,
+    rules_of,
+    warn_if_blind,
+)
 from biofx.plasticity.attachment import Attachment, Mode
 from biofx.plasticity.compiled import When, kernels_for
 from biofx.plasticity.crystallize import Crystallize
@@ -23,20 +30,7 @@ from biofx.plasticity.rejuvenate import Rejuvenate
 from biofx.plasticity.rule import Rule
 from biofx.plasticity.shards import local
 from biofx.plasticity.volume import VolumeDependentRates
-from biofx.synapses import Synapses, synapses_of, unwrap
-
-# Optimizers that divide the gradient by its own size, or look at its sign alone.
-SCALE_BLIND = (
-    "adam",
-    "adagrad",
-    "adadelta",
-    "rmsprop",
-    "rprop",
-    "adafactor",
-    "lion",
-    "lamb",
-    "muon",
-)
+from biofx.synapses import Synapses, record_of, synapses_of, unwrap
 
 
 def configured_rules() -> list[Rule]:
@@ -110,12 +104,13 @@ class GradScheduler:
         compile: When = "auto",
     ) -> None:
         synapses = synapses_of(bio)
-        chosen = configured_rules() if rules is None else list(rules)
-        _check_arguments(chosen, seed, apply, compile)
-        optimizers = [_hookable(one) for one in _listed(optimizer)]
+        chosen = configured_rules() if rules is None else rules_of(rules)
+        check_arguments(seed, apply, compile)
+        optimizers = optimizers_of(optimizer)
+        refuse_second(bio, synapses, optimizers)
         self._apply: Mode = apply if optimizers else "gradient"
         kernels = kernels_for(compile, *_extent(bio, synapses))
-        self._engine = Engine(bio, synapses, rules=chosen, seed=seed, kernels=kernels)
+        self._engine = Engine(bio, synapses, rules=chosen, seed=int(seed), kernels=kernels)
         self._applier = applier = Applier(kernels)
         self._attachments: list[Attachment] = []
         self._hooks: GradientHooks | None = None
@@ -130,12 +125,13 @@ class GradScheduler:
                     attachment.prepare()
             if not optimizers:
                 self._hooks = GradientHooks(self._engine, applier)
+            ACTING.update(self._counters())
         except BaseException:
             self.detach()
             raise
         if apply == "gradient":
             for one in optimizers:
-                _warn_if_blind(one)
+                warn_if_blind(one)
 
     @property
     def steps(self) -> list[int]:
@@ -207,6 +203,9 @@ class GradScheduler:
         """
         if not isinstance(state_dict, Mapping) or "fingerprint" not in state_dict:
             raise CheckpointError("this is not a checkpoint of a GradScheduler")
+        for field, kind in (("steps", Sequence), ("state", Mapping)):
+            if not isinstance(state_dict.get(field), kind):
+                raise CheckpointError(f"the checkpoint is incomplete: it has no {field!r}")
         if state_dict.get("version") != checkpoint.VERSION:
             raise CheckpointError(
                 f"the checkpoint has version {state_dict.get('version')!r}; this biofx reads "
@@ -226,10 +225,18 @@ class GradScheduler:
 
     def detach(self) -> None:
         """Remove all hooks; the optimizer is as it was. Doing it again does nothing."""
+        ACTING.difference_update(self._counters())
         for attachment in self._attachments:
             attachment.detach()
         if self._hooks is not None:
             self._hooks.detach()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Never:
+        raise PlasticityError(
+            "a GradScheduler belongs to its model and its optimizer, and is not copied or pickled "
+            "with them; keep its state_dict(), make a new GradScheduler for the copy of both, and "
+            "give it the state with load_state_dict()"
+        )
 
     def _counters(self) -> Sequence[Attachment | GradientHooks]:
         return self._attachments if self._hooks is None else [self._hooks]
@@ -246,59 +253,13 @@ class GradScheduler:
 
 def _extent(bio: nn.Module, synapses: Mapping[str, Synapses]) -> tuple[int, torch.device]:
     """How many synapses the model has, and where they are."""
+    if not synapses:
+        reasons = [f"{layer.name}: {layer.reason}" for layer in record_of(bio).layers.values()]
+        raise PlasticityError(
+            f"no layer of {type(unwrap(bio)).__name__} carries synapses ({'; '.join(reasons[:3])}"
+            + (f" and {len(reasons) - 3} more)" if len(reasons) > 3 else ")")
+            + "; transform the model with another include or exclude"
+        )
     model = unwrap(bio)
     parameters = [model.get_parameter(name) for name in synapses]
     return sum(p.numel() for p in parameters), parameters[0].device
-
-
-def _listed(optimizer: Any) -> list[Any]:
-    if optimizer is None:
-        return []
-    if isinstance(optimizer, Sequence):
-        if not optimizer:
-            raise PlasticityError("the list of optimizers is empty; pass None to have no optimizer")
-        return list(optimizer)
-    return [optimizer]
-
-
-def _hookable(optimizer: Any) -> Optimizer:
-    """The optimizer that takes hooks: inside a wrapper (Accelerate's), if need be."""
-    inner = optimizer
-    while not hasattr(inner, "_optimizer_step_pre_hooks") and hasattr(inner, "optimizer"):
-        inner = inner.optimizer
-    if not isinstance(inner, Optimizer):
-        raise PlasticityError(
-            f"{type(optimizer).__name__} is not a torch.optim.Optimizer and cannot be hooked; pass "
-            "the optimizer inside it, or none and call GradScheduler.step()"
-        )
-    for hook in inner._optimizer_step_post_hooks.values():
-        if isinstance(getattr(hook, "__self__", None), Attachment):
-            raise PlasticityError(
-                f"this {type(inner).__name__} has a GradScheduler already, and factors would be "
-                "applied twice; detach() the first one"
-            )
-    return inner
-
-
-def _check_arguments(rules: Sequence[Any], seed: Any, apply: Any, compile: Any) -> None:
-    for rule in rules:
-        if not isinstance(rule, Rule):
-            hint = " (an instance is needed, not the class)" if isinstance(rule, type) else ""
-            raise PlasticityError(f"rules: {rule!r} is not a biofx.plasticity.Rule{hint}")
-    if not isinstance(seed, int):
-        raise PlasticityError(f"seed={seed!r} must be a whole number")
-    if apply not in ("update", "gradient"):
-        raise PlasticityError(f"apply={apply!r} must be 'update' or 'gradient'")
-    if compile not in (True, False, "auto"):
-        raise PlasticityError(f"compile={compile!r} must be True, False or 'auto'")
-
-
-def _warn_if_blind(optimizer: Optimizer) -> None:
-    name = type(optimizer).__name__
-    if any(blind in name.lower() for blind in SCALE_BLIND):
-        warnings.warn(
-            f"{name} all but ignores the scale of gradients, so that factors on gradients have "
-            'next to no effect; use GradScheduler(..., apply="update")',
-            UserWarning,
-            stacklevel=3,
-        )

@@ -1,5 +1,7 @@
 """Mistakes are refused where they are made, with a message that helps."""
 
+import copy
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +87,83 @@ def test_two_schedulers_on_one_optimizer() -> None:
     GradScheduler(model, optimizer)
 
 
+def sum_of_squares(model: nn.Module) -> torch.Tensor:
+    return torch.stack([p.square().sum() for p in model.parameters()]).sum()
+
+
+def test_two_models_in_one_optimizer_as_each_in_its_own() -> None:
+    def trained(*, together: bool) -> list[nn.Module]:
+        models = [make(), make()]
+        groups = [list(model.parameters()) for model in models]
+        optimizers = [
+            torch.optim.SGD(group, lr=0.1, momentum=0.9)
+            for group in ([groups[0] + groups[1]] if together else groups)
+        ]
+        schedulers = [
+            GradScheduler(model, optimizers[place if not together else 0], seed=place)
+            for place, model in enumerate(models)
+        ]
+        for _ in range(3):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            (sum_of_squares(models[0]) + sum_of_squares(models[1])).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        assert [scheduler.steps for scheduler in schedulers] == [[3], [3]]
+        return models
+
+    for one, other in zip(trained(together=True), trained(together=False), strict=True):
+        assert same(one, other)
+
+
+@pytest.mark.parametrize("first_has_one", [False, True])
+@pytest.mark.parametrize("second_has_one", [False, True])
+def test_factors_are_not_applied_twice(first_has_one: bool, second_has_one: bool) -> None:
+    model = make()
+    one = sgd(model)
+    first = GradScheduler(model, one if first_has_one else None)
+    other = sgd(model)
+    if first_has_one and second_has_one:  # each scales the steps of its own optimizer
+        GradScheduler(model, other)
+        return
+    with pytest.raises(biofx.PlasticityError, match=r"already that acts on .*; detach"):
+        GradScheduler(model, other if second_has_one else None)
+    assert not other._optimizer_step_post_hooks
+    first.detach()
+    GradScheduler(model, other if second_has_one else None)
+
+
+def test_two_transformations_of_one_model_share_their_weights() -> None:
+    model = nn.Sequential(nn.Linear(3, 3))
+    one, other = biofx.transform(model), biofx.transform(model)
+    GradScheduler(one)
+    with pytest.raises(biofx.PlasticityError, match=r"acts on 0\.weight"):
+        GradScheduler(other)
+
+
+def test_an_optimizer_that_is_gone_does_not_count() -> None:
+    model = make()
+    GradScheduler(model, sgd(model))
+    GradScheduler(model)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_scheduler_is_not_copied(copied: Any) -> None:
+    model = make()
+    optimizer = sgd(model)
+    scheduler = GradScheduler(model, optimizer)
+    with pytest.raises(biofx.PlasticityError, match=r"state_dict\(\).*load_state_dict"):
+        copied((model, optimizer, scheduler) if copied is copy.deepcopy else scheduler)
+
+
+def test_no_synapses_at_all() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    bio = biofx.transform(model, biofx.BioConfig(exclude=("*",)))
+    for optimizer in (None, sgd(bio)):
+        with pytest.raises(biofx.PlasticityError, match=r"no layer .* \(0: excluded by the user"):
+            GradScheduler(bio, optimizer)
+
+
 def test_one_parameter_in_two_optimizers() -> None:
     model = make()
     with pytest.raises(biofx.PlasticityError, match=r"conv\.weight is in two of the optimizers"):
@@ -99,6 +178,10 @@ def test_one_parameter_in_two_optimizers() -> None:
         ({"seed": 1.5}, r"seed=1\.5"),
         ({"rules": [Crystallize]}, "an instance is needed"),
         ({"rules": ["crystallize"]}, "'crystallize' is not"),
+        ({"rules": "Crystallize"}, "rules='Crystallize' must be a list of rules"),
+        ({"rules": Crystallize()}, r"must be a list of rules; give \[Crystallize\(\)\]"),
+        ({"rules": Crystallize}, "must be a list of rules"),
+        ({"rules": 3}, "rules=3 must be a list of rules"),
     ],
 )
 def test_arguments(options: Any, message: str) -> None:

@@ -1,0 +1,155 @@
+"""The arguments of `GradScheduler`, checked, and which schedulers act already."""
+
+import gc
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+from torch.optim import Optimizer
+
+from biofx.config import number_of
+from biofx.errors import PlasticityError
+from biofx.plasticity.attachment import Attachment
+from biofx.plasticity.hooks import GradientHooks
+from biofx.plasticity.rule import Rule
+from biofx.synapses import Synapses, unwrap
+
+# Optimizers that divide the gradient by its own size, or look at its sign alone.
+SCALE_BLIND = (
+    "adam",
+    "adagrad",
+    "adadelta",
+    "rmsprop",
+    "rprop",
+    "adafactor",
+    "lion",
+    "lamb",
+    "muon",
+)
+
+# What hooks optimizers and gradients now. Whoever lets go of a scheduler does not unhook it.
+ACTING: WeakSet[Attachment | GradientHooks] = WeakSet()
+
+
+def rules_of(rules: Any) -> list[Rule]:
+    """The rules as a list.
+
+    Raises:
+        PlasticityError: it is no list of rules.
+    """
+    if isinstance(rules, Rule | str) or not isinstance(rules, Iterable):
+        hint = f"; give [{rules.name}()]" if isinstance(rules, Rule) else ""
+        raise PlasticityError(f"rules={rules!r} must be a list of rules{hint}")
+    found = list(rules)
+    for rule in found:
+        if not isinstance(rule, Rule):
+            hint = " (an instance is needed, not the class)" if isinstance(rule, type) else ""
+            raise PlasticityError(f"rules: {rule!r} is not a biofx.plasticity.Rule{hint}")
+    return found
+
+
+def check_arguments(seed: Any, apply: Any, compile: Any) -> None:
+    """Refuse values that are none of those allowed.
+
+    Raises:
+        PlasticityError: one is not.
+    """
+    if not isinstance(number_of(seed), int):
+        raise PlasticityError(f"seed={seed!r} must be a whole number")
+    if apply not in ("update", "gradient"):
+        raise PlasticityError(f"apply={apply!r} must be 'update' or 'gradient'")
+    if compile not in (True, False, "auto"):
+        raise PlasticityError(f"compile={compile!r} must be True, False or 'auto'")
+
+
+def optimizers_of(optimizer: Any) -> list[Optimizer]:
+    """The optimizers that take hooks, of one, several or None.
+
+    Raises:
+        PlasticityError: one is none, or the list is empty.
+    """
+    if optimizer is None:
+        return []
+    if not isinstance(optimizer, Sequence):
+        return [_hookable(optimizer)]
+    if not optimizer:
+        raise PlasticityError("the list of optimizers is empty; pass None to have no optimizer")
+    return [_hookable(one) for one in optimizer]
+
+
+def _hookable(optimizer: Any) -> Optimizer:
+    """The optimizer that takes hooks: inside a wrapper (Accelerate's), if need be."""
+    inner = optimizer
+    while not hasattr(inner, "_optimizer_step_pre_hooks") and hasattr(inner, "optimizer"):
+        inner = inner.optimizer
+    if not isinstance(inner, Optimizer):
+        raise PlasticityError(
+            f"{type(optimizer).__name__} is not a torch.optim.Optimizer and cannot be hooked; pass "
+            "the optimizer inside it, or none and call GradScheduler.step()"
+        )
+    return inner
+
+
+def refuse_second(
+    bio: nn.Module, synapses: Mapping[str, Synapses], optimizers: Sequence[Optimizer]
+) -> None:
+    """Refuse a scheduler whose factors would come on top of those of another one.
+
+    Several may share an optimizer if they act on different weights, or weights if each acts in an
+    optimizer of its own. Without an optimizer, gradients are scaled for every one.
+
+    Raises:
+        PlasticityError: one acts on the same weights already.
+    """
+    model = unwrap(bio)
+    weights = {id(model.get_parameter(name)): name for name in synapses}
+    if _rivals(weights, optimizers):
+        gc.collect()  # an optimizer that nobody has any more takes no steps
+    for rival in _rivals(weights, optimizers):
+        name = weights[min(_weights(rival) & set(weights), key=list(weights).index)]
+        where = "this model"
+        if isinstance(rival, Attachment):
+            where = f"this {type(rival.optimizer).__name__}" if optimizers else "an optimizer"
+        raise PlasticityError(
+            f"{where} has a GradScheduler already that acts on {name}, and factors would be "
+            "applied twice; detach() the first one"
+        )
+
+
+def _rivals(
+    weights: Mapping[int, str], optimizers: Sequence[Optimizer]
+) -> list[Attachment | GradientHooks]:
+    return [
+        acting
+        for acting in ACTING
+        if not (optimizers and isinstance(acting, Attachment))
+        or any(acting.optimizer is one for one in optimizers)
+        if _weights(acting) & set(weights)
+    ]
+
+
+def _weights(acting: Attachment | GradientHooks) -> set[int]:
+    """Of which parameters it scales the updates or the gradients."""
+    if isinstance(acting, Attachment):
+        held = (p for group in acting.optimizer.param_groups for p in group["params"])
+        return {id(parameter) for parameter in held} & _synapses(acting)
+    return _synapses(acting)
+
+
+def _synapses(acting: Attachment | GradientHooks) -> set[int]:
+    model = unwrap(acting.engine.model)
+    return {id(model.get_parameter(name)) for name in acting.engine.synapses}
+
+
+def warn_if_blind(optimizer: Optimizer) -> None:
+    """Warn where factors on gradients would have next to no effect."""
+    name = type(optimizer).__name__
+    if any(blind in name.lower() for blind in SCALE_BLIND):
+        warnings.warn(
+            f"{name} all but ignores the scale of gradients, so that factors on gradients have "
+            'next to no effect; use GradScheduler(..., apply="update")',
+            UserWarning,
+            stacklevel=3,
+        )
