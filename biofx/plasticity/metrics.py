@@ -20,11 +20,11 @@ def summarise(binding: Binding, weight: Tensor, *, lr: float | None = None) -> d
         lr: the learning rate of its param group.
     """
     factors = sampled_factors(binding, weight)
-    quantiles = torch.quantile(factors, torch.tensor([0.05, 0.5, 0.95]))
+    quantiles = torch.quantile(factors, torch.tensor([0.05, 0.5, 0.95], dtype=factors.dtype))
     low, middle, high = quantiles.tolist()
     # The last bin holds everything from 2 on.
     bins = (factors * 10).floor().clamp(0, len(EDGES) - 1).long()
-    shares = torch.bincount(bins, minlength=len(EDGES)) / factors.numel()
+    shares = torch.bincount(bins, minlength=len(EDGES)).float() / factors.numel()
     found: dict[str, Any] = {
         "factor_mean": float(factors.mean()),
         "factor_std": float(factors.std(correction=0)),
