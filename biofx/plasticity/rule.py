@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from biofx.errors import PlasticityError
+from biofx.config import number_of
 from biofx.plasticity import random
+from biofx.plasticity.checks import require as require
+from biofx.plasticity.checks import within as within
 from biofx.plasticity.kernels import NONE, Function, Kernels, Tensors, Work
 from biofx.plasticity.schedule import Schedule
 from biofx.plasticity.shards import Shard
@@ -198,6 +200,21 @@ class Rule:
     # Whether `observe` reads gradients: those must then be the whole step's, over all processes.
     judges_gradients: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        require(
+            self.schedule is None or isinstance(self.schedule, Schedule),
+            self.name,
+            f"schedule={self.schedule!r} must be a Schedule, such as Schedule(every=10)",
+        )
+        globs = (self.only,) if isinstance(self.only, str) else self.only
+        require(
+            isinstance(globs, tuple | list) and all(isinstance(glob, str) for glob in globs),
+            self.name,
+            f"only={self.only!r} must be one or more globs over parameter names (strings)",
+        )
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, number_of(value))  # checkpoints hold plain numbers
+
     @property
     def name(self) -> str:
         """What checkpoints, metrics and messages call the rule."""
@@ -292,30 +309,3 @@ def pick(own: Any, configured: Any) -> Any:
 def scalar(value: float, device: torch.device) -> Tensor:
     """A hyperparameter as a float32 tensor of shape (): not a constant of a compiled kernel."""
     return torch.tensor(value, dtype=torch.float32, device=device)
-
-
-def require(condition: bool, rule: str, message: str) -> None:
-    """Refuse what a rule cannot do.
-
-    Raises:
-        PlasticityError: the condition does not hold.
-    """
-    if not condition:
-        raise PlasticityError(f"{rule}: {message}")
-
-
-def within(interval: str, rule: str, **values: Any) -> None:
-    """Refuse hyperparameters outside an interval, written as in mathematics: ``"(0, 1]"``.
-
-    Raises:
-        PlasticityError: one is not a number, or lies outside.
-    """
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    for name, value in values.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (
-            number
-            and (low < value or (low == value and interval[0] == "["))
-            and (value < high or (value == high and interval[-1] == "]"))
-        ):
-            raise PlasticityError(f"{rule}: {name}={value!r} must be a number in {interval}")

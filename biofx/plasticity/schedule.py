@@ -1,9 +1,9 @@
 """`Schedule`: at which optimizer steps a rule acts."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from biofx.errors import PlasticityError
+from biofx.config import number_of
+from biofx.plasticity.checks import whole
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,15 @@ class Schedule:
     stop: int | None = None
 
     def __post_init__(self) -> None:
-        _check("every", self.every, 1)
-        _check("start", self.start, 0)
+        whole("Schedule", 1, every=self.every)
+        whole("Schedule", 0, start=self.start)
         if self.stop is not None:
-            _check("stop", self.stop, self.start + 1)
+            whole("Schedule", self.start + 1, stop=self.stop)
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, number_of(value))  # checkpoints hold plain numbers
 
     def due(self, step: int) -> bool:
         """Whether the rule acts at this step (the first step is 1)."""
         if step <= self.start or (self.stop is not None and step > self.stop):
             return False
         return (step - self.start) % self.every == 0
-
-
-def _check(name: str, value: Any, lowest: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise PlasticityError(
-            f"Schedule: {name}={value!r} must be a whole number of at least {lowest}"
-        )

@@ -203,7 +203,7 @@ class GradScheduler:
         """
         if not isinstance(state_dict, Mapping) or "fingerprint" not in state_dict:
             raise CheckpointError("this is not a checkpoint of a GradScheduler")
-        for field, kind in (("steps", Sequence), ("state", Mapping)):
+        for field, kind in (("fingerprint", str), ("steps", Sequence), ("state", Mapping)):
             if not isinstance(state_dict.get(field), kind):
                 raise CheckpointError(f"the checkpoint is incomplete: it has no {field!r}")
         if state_dict.get("version") != checkpoint.VERSION:

@@ -5,6 +5,7 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -239,6 +240,78 @@ def test_hyperparameters(rule: Rule, message: str) -> None:
 def test_schedules(options: Any, message: str) -> None:
     with pytest.raises(biofx.PlasticityError, match=message):
         Schedule(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": 10}, r"Crystallize: schedule=10 must be a Schedule, such as Schedule\("),
+        ({"schedule": "daily"}, "must be a Schedule"),
+        ({"only": None}, "only=None must be one or more globs"),
+        ({"only": 3}, "only=3 must be"),
+        ({"only": ("fc", 3)}, "must be one or more globs"),
+    ],
+)
+def test_rules_are_refused_when_they_are_made(options: Any, message: str) -> None:
+    with pytest.raises(biofx.PlasticityError, match=message):
+        Crystallize(**options)
+
+
+def test_numbers_of_numpy() -> None:
+    every: Any = np.int64(2)
+    nu: Any = np.float32(0.25)
+    seed: Any = np.int32(7)
+    model = make()
+    rules = [
+        FuzzyLearningRates(nu=nu, update_every=every),
+        Crystallize(schedule=Schedule(every=every, stop=np.int16(9)), dampening=np.float16(0.5)),  # type: ignore[arg-type]
+    ]
+    scheduler = GradScheduler(model, sgd(model), rules=rules, seed=seed)
+    plain = make()
+    expected = GradScheduler(
+        plain,
+        sgd(plain),
+        rules=[
+            FuzzyLearningRates(nu=0.25, update_every=2),
+            Crystallize(schedule=Schedule(every=2, stop=9), dampening=0.5),
+        ],
+        seed=7,
+    )
+    assert scheduler.state_dict()["fingerprint"] == expected.state_dict()["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": None}, "incomplete: it has no 'steps'"),
+        ({"state": None}, "incomplete: it has no 'state'"),
+        ({"steps": 3}, "incomplete: it has no 'steps'"),
+        ({"state": [1]}, "incomplete: it has no 'state'"),
+        ({"fingerprint": 3}, "incomplete: it has no 'fingerprint'"),
+    ],
+)
+@pytest.mark.parametrize("absent", [False, True])
+def test_incomplete_checkpoints(change: Any, message: str, absent: bool) -> None:
+    model = make()
+    scheduler = GradScheduler(model, sgd(model))
+    state = {**scheduler.state_dict(), **change}
+    if absent:
+        state = {name: value for name, value in state.items() if name not in change}
+    with pytest.raises(biofx.CheckpointError, match=f"{message}|not a checkpoint"):
+        scheduler.load_state_dict(state)
+
+
+def test_metrics_where_double_precision_is_the_default() -> None:
+    model = make()
+    optimizer = sgd(model)
+    scheduler = GradScheduler(model, optimizer)
+    train(model, optimizer, batches(1))
+    expected = scheduler.metrics()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert scheduler.metrics() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_layer_index_without_enough_layers() -> None:
