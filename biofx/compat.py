@@ -133,7 +133,13 @@ class BioConverter:
 
     @staticmethod
     def set_last_module_token_for_module(module: nn.Module) -> nn.Module:
-        """Mark a layer that must not be split, wherever it stands."""
+        """Mark a layer that must not be split, wherever it stands.
+
+        Raises:
+            ModelError: it is no module.
+        """
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"expected a torch.nn.Module to mark, got {type(module).__name__}")
         setattr(module, OUTPUT_MARK, True)
         return module
 

@@ -110,6 +110,11 @@ def _check(model: nn.Module, config: BioConfig) -> None:
         raise ModelError(f"{model.__name__} is a class; pass an instance, e.g. {model.__name__}()")
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"a {type(model).__name__} is compiled code, which cannot be captured; transform the "
+            "Python model that it was made from, and write the result with biofx.export"
+        )
     if not isinstance(config, BioConfig):
         raise ModelError(f"config must be a BioConfig, got {type(config).__name__}")
     if hasattr(model, RECORD):

@@ -76,6 +76,8 @@ def export(
     """
     if format not in FORMATS:
         raise ExportError(f"unknown format {format!r}; available: {', '.join(FORMATS)}")
+    if not isinstance(path, str | os.PathLike):
+        raise ExportError(f"expected the path of the file to write, got {type(path).__name__}")
     arguments = split_inputs(example_inputs)
     target = Path(path).resolve()  # a link keeps pointing to the file
     model = info(bio).model

@@ -108,6 +108,8 @@ RECORD = "_biofx"
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The transformed module inside `torch.compile`'s and `DistributedDataParallel`'s wrappers."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected a model made by biofx.transform, got {type(model).__name__}")
     while RECORD not in vars(model):
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
         if not isinstance(inner, nn.Module):

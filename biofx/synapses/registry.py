@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from biofx.errors import ConfigError
+
 M = TypeVar("M", bound=Callable[[Any], Iterable["Axes"]])
 
 
@@ -53,7 +55,19 @@ def register(*types: type[nn.Module] | str) -> Callable[[M], M]:
     Args:
         types: module classes, or qualified names such as ``"transformers.pytorch_utils.Conv1D"``
             for classes of packages that need not be installed.
+
+    Raises:
+        ConfigError: none is given, or one is neither of these.
     """
+    if not types:
+        raise ConfigError("register needs the layer type: @biofx.register(MyLinear)")
+    for given in types:
+        is_class = isinstance(given, type) and issubclass(given, nn.Module)
+        if not (is_class or (isinstance(given, str) and "." in given)):
+            raise ConfigError(
+                f"register({given!r}): expected a class of modules, or the qualified name of one, "
+                'such as "package.module.MyLinear"'
+            )
 
     def remember(function: M) -> M:
         for cls in types:

@@ -1,0 +1,61 @@
+"""What is given in place of a model, a path or a layer type: refused with what was expected."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import biofx
+
+NOT_A_MODEL: Any = 3
+ANYTHING: Any = None
+
+
+def bio() -> nn.Module:
+    return biofx.transform(nn.Linear(2, 2))
+
+
+def scripted() -> Any:
+    return torch.jit.script(nn.Sequential(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: biofx.diff(NOT_A_MODEL), biofx.ModelError, "expected a model .* got int"),
+        (lambda: biofx.info(ANYTHING), biofx.ModelError, "expected a model .* got NoneType"),
+        (lambda: biofx.GradScheduler(NOT_A_MODEL), biofx.ModelError, "expected a model"),
+        (lambda: biofx.export(NOT_A_MODEL, "m.pt"), biofx.ModelError, "expected a model"),
+        (lambda: biofx.export(bio(), ANYTHING), biofx.ExportError, "expected the path"),
+        (lambda: biofx.export(bio(), NOT_A_MODEL), biofx.ExportError, "to write, got int"),
+        (lambda: biofx.transform(scripted()), biofx.ModelError, "compiled code.*Python model"),
+        (
+            lambda: biofx.BioConverter.set_last_module_token_for_module(NOT_A_MODEL),
+            biofx.ModelError,
+            "expected a torch.nn.Module to mark, got int",
+        ),
+        (lambda: biofx.register(), biofx.ConfigError, "needs the layer type"),
+        (
+            lambda: biofx.register(NOT_A_MODEL),
+            biofx.ConfigError,
+            r"register\(3\): expected a class",
+        ),
+        (lambda: biofx.register(str), biofx.ConfigError, "expected a class of modules"),  # type: ignore[arg-type]
+        (lambda: biofx.register("Linear"), biofx.ConfigError, r"'Linear'.*package\.module"),
+        (lambda: biofx.register(nn.Linear(2, 2)), biofx.ConfigError, "expected a class"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments(
+    call: Callable[[], Any],
+    error: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        call()
+    assert not list(tmp_path.iterdir())
