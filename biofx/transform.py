@@ -1,10 +1,13 @@
 """`transform`: capture, passes, record. The only place that composes them."""
 
+import difflib
 import gc
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,15 +59,27 @@ def transform(
         ModelError: not a module, nothing to transform, un-materialised lazy layers, already
             transformed, or it does not run on the example inputs.
         ConfigError: the configuration does not fit the model.
+
+    Warns:
+        UserWarning: a glob of `overrides`, `include` or `exclude` matches no weight layer.
     """
     config = BioConfig() if config is None else config
     _check(model, config)
     arguments = split_inputs(example_inputs)
-    if inplace:
-        transform(model, config, example_inputs=example_inputs)  # errors leave `model` as it was
     # What is made here is to be trained.
     with torch.inference_mode(False), _uncollected():
-        return _transform(model if inplace else clone(model), config, arguments)
+        bio = _transform(clone(model), config, arguments)
+        unmatched = record_of(bio).unmatched
+        if unmatched:
+            warnings.warn(
+                f"no weight layer of {type(model).__name__} matches {', '.join(unmatched)}; what "
+                "is set there has no effect",
+                UserWarning,
+                stacklevel=2,
+            )
+        if inplace:  # errors have left `model` as it was
+            return _transform(model, config, arguments)
+        return bio
 
 
 @contextmanager
@@ -167,7 +182,22 @@ def _record(
         weights_in_graphs=shown / (sum(sizes.values()) or 1),
         nodes=nodes,
         shapes=shapes,
+        unmatched=tuple(_unmatched(draft)),
     )
+
+
+def _unmatched(draft: Draft) -> Iterator[str]:
+    """The globs of the configuration that select nothing, each with what may have been meant."""
+    config, layers = draft.config, list(draft.layers)
+    # To exclude what carries no weight layer is to say what is so already.
+    bare = [name for module, name in draft.session.names.items() if not module._modules]
+    for field, known in (("overrides", layers), ("include", layers), ("exclude", layers + bare)):
+        for glob in getattr(config, field):
+            if any(fnmatchcase(name, glob) for name in known):
+                continue
+            inside = any(name.startswith(f"{glob}.") for name in layers)
+            close = [f"{glob}.*"] if inside else difflib.get_close_matches(glob, layers, n=1)
+            yield f"{field} {glob!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
 
 
 @dataclass(frozen=True)

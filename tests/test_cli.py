@@ -191,6 +191,15 @@ def test_settings_of_every_kind(capsys: Captured, folder: Path) -> None:
     }
 
 
+@pytest.mark.filterwarnings("default:no weight layer")
+def test_a_glob_that_matches_nothing(capsys: Captured) -> None:
+    assert main(["inspect", "model.py", "--exclude", "fc9"]) == 0
+    captured = capsys.readouterr()
+    line = "biofx inspect: warning: no weight layer of Net matches exclude 'fc9' (did you mean 'fc"
+    assert line in captured.err
+    assert "unused    no weight layer matches exclude 'fc9'" in captured.out
+
+
 def test_inputs_of_every_kind(capsys: Captured, folder: Path) -> None:
     (folder / "many.py").write_text(
         "from torch import nn\n"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 import biofx
 from biofx import BioConfig, ConfigError
@@ -67,6 +68,59 @@ def test_real_numbers_of_numpy(value: Any) -> None:
 def test_whole_numbers_of_numpy() -> None:
     config = BioConfig(crystallize_every=np.int64(3), fuzzy_lr_layer_index=np.int8(1))  # type: ignore[arg-type]
     assert type(config.crystallize_every) is type(config.fuzzy_lr_layer_index) is int
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        self.norm = nn.BatchNorm1d(4)
+        self.classify = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.norm(self.encoder(x)))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"overrides": {"clasify": {}}}, ["overrides 'clasify' (did you mean 'classify'?)"]),
+        ({"overrides": {"norm": {}}}, ["overrides 'norm'"]),
+        ({"exclude": "encoder"}, ["exclude 'encoder' (did you mean 'encoder.*'?)"]),
+        ({"include": ("encoder.*", "zzz")}, ["include 'zzz'"]),
+        (
+            {"overrides": {"*": {}, "fc9": {}}, "exclude": ("norm", "zzz*")},
+            ["overrides 'fc9'", "exclude 'zzz*'"],
+        ),
+    ],
+)
+def test_globs_that_match_nothing(fields: dict[str, Any], said: list[str], inplace: bool) -> None:
+    config = BioConfig(**fields)
+    with pytest.warns(UserWarning, match="no weight layer of Net matches") as warned:
+        bio = biofx.transform(Net(), config, inplace=inplace)
+    [warning] = warned
+    assert warning.filename == __file__
+    assert f"matches {', '.join(said)}; what is set there has no effect" in str(warning.message)
+    diff = biofx.diff(bio)
+    assert diff.to_dict()["unmatched"] == said
+    picture = " ".join(str(diff).split())
+    assert f"unused no weight layer matches {', '.join(said)}" in picture
+    assert "other settings for" not in picture or "other settings for * " in picture
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"overrides": {"class*": {}, "encoder.0": {}}},
+        {"exclude": ("norm", "encoder.*")},
+        {"include": "*", "exclude": "*"},
+    ],
+)
+def test_globs_that_match(fields: dict[str, Any]) -> None:
+    bio = biofx.transform(Net(), BioConfig(**fields))  # a warning is an error here
+    assert biofx.diff(bio).to_dict()["unmatched"] == []
 
 
 def test_it_is_an_ordinary_dataclass() -> None:

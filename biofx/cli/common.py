@@ -2,6 +2,9 @@
 
 import argparse
 import copy
+import sys
+import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,8 +42,15 @@ def prepare(
     step(f"transforming {type(model).__name__}")
     from biofx.transform import transform
 
-    bio = transform(model, config, example_inputs=inputs)
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show, arguments.command)
+        bio = transform(model, config, example_inputs=inputs)
     return model, bio, inputs
+
+
+def _show(command: str, message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning as the user's, not as the code's that gives it."""
+    sys.stderr.write(f"biofx {command}: warning: {' '.join(str(message).split())}\n")
 
 
 def _run(model: nn.Module, inputs: Inputs) -> None:

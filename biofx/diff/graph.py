@@ -95,7 +95,8 @@ class GraphDiff:
 
         Returns:
             ``model``, ``parameters`` (number), ``function``, ``config`` (fields that are not the
-            defaults), ``counts`` of layers by action, of nodes by status and of graphs,
+            defaults), ``unmatched`` (globs of it that match no weight layer, in words), ``counts``
+            of layers by action, of nodes by status and of graphs,
             ``weights_in_graphs``, ``verified``; ``layers``, ``synapses``, ``opaque`` and ``partly``
             as in `Transformation`; and ``tree`` (see `DiffNode.to_dict`).
         """
@@ -105,6 +106,7 @@ class GraphDiff:
             "parameters": self.tree.parameters,
             "function": self.function,
             "config": record.config.to_dict(),
+            "unmatched": list(record.unmatched),
             "counts": {
                 "layers": actions(record.layers.values()),
                 "nodes": self.nodes,

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -39,9 +40,12 @@ def header(diff: "GraphDiff", width: int, glyphs: Glyphs) -> list[Text]:
     if rules(config):
         told.append(rules(config))
     lines += _labelled("synapses", " · ".join(told), "", width, glyphs)
-    if config.overrides:
-        globs = ", ".join(config.overrides)
-        lines += _labelled("", f"other settings for {globs}", "", width, glyphs)
+    used = [g for g in config.overrides if any(fnmatchcase(name, g) for name in record.layers)]
+    if used:
+        lines += _labelled("", f"other settings for {', '.join(used)}", "", width, glyphs)
+    if record.unmatched:
+        text = f"no weight layer matches {', '.join(record.unmatched)}"
+        lines += _labelled("unused", text, STYLES["skipped"], width, glyphs)
     inputs = [
         f"{node.name} {measured(node.shape)}"
         for node in diff.tree.children

@@ -91,6 +91,7 @@ class Record:
         weights_in_graphs: share of the synapses whose layer a graph calls, 0 to 1.
         nodes: number of nodes in all graphs.
         shapes: {module name: {node name: shape of its value}} where example inputs were given.
+        unmatched: globs of the configuration that match no layer, in words.
     """
 
     config: BioConfig
@@ -101,6 +102,7 @@ class Record:
     weights_in_graphs: float
     nodes: int
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+    unmatched: tuple[str, ...] = ()
 
 
 RECORD = "_biofx"
