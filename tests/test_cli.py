@@ -307,6 +307,9 @@ def test_version_and_help_do_not_need_torch(capsys: Captured) -> None:
         (["inspect", "model.py", "--set", "base_lr=7"], "base_lr=7 must be a number in"),
         (["inspect", "model.py", "--input", "3;4"], "expected sizes with commas"),
         (["inspect", "model.py", "--input", ""], "expected sizes with commas"),
+        (["inspect", "model.py", "--input", "4,x"], "expected sizes with commas"),
+        (["inspect", "model.py", "--input", "4,,4"], "expected sizes with commas"),
+        (["inspect", "model.py", "--input", ","], "expected sizes with commas"),
         (["inspect", "model.py", "--input", "3:float23"], "no dtype 'float23'"),
         (["inspect", "model.py", "--input", "x=3,10", "--input", "3"], "come before those with"),
         (["inspect", "model.py", "--input", "x=3", "--input", "x=3"], "given twice"),
@@ -335,6 +338,10 @@ def test_wrong_usage(capsys: Captured, arguments: list[str], message: str) -> No
             "no layer can be split: fc1: Γ=7 does not divide",
         ),
         (["inspect", "model.py", "--exclude", "*"], ""),
+        (["inspect", ""], "MODEL is empty"),
+        (["inspect", "model.py:make()"], "leave out the parentheses, model.py:make;"),
+        (["inspect", "model.py:Net(3)"], "leave out the parentheses, model.py:Net;"),
+        (["inspect", "model.py", "-o", ""], "-o needs the name of a file"),
         (["inspect", "model.py", "-o", "no/such/file"], "there is no directory no/such"),
         (["inspect", "model.py", "-o", "."], "cannot write .: it is a directory"),
         (["export", "model.py", "-o", "no/such/file"], "there is no directory no/such"),
@@ -373,6 +380,18 @@ def test_weights_that_would_run_code(capsys: Captured) -> None:
     torch.save(nn.Linear(2, 2), "weights.pt")
     line = fails(capsys, 1, "export", "model.py", "-o", "x.pt", "--weights", "weights.pt")
     assert "holds more than tensors" in line
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"", b"epoch,loss\n1,2\n"])
+def test_weights_that_are_text(capsys: Captured, content: bytes) -> None:
+    Path("weights.pt").write_bytes(content)
+    line = fails(capsys, 1, "export", "model.py", "-o", "x.pt", "--weights", "weights.pt")
+    assert "weights.pt: it is no checkpoint that torch.save wrote" in line
+
+
+def test_a_model_that_is_no_text(capsys: Captured) -> None:
+    Path("binary.py").write_bytes(b"\x00\x01")
+    assert "binary.py is not Python source" in fails(capsys, 1, "inspect", "binary.py")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01garbage", b"PK\x03\x04 cut off"])

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from biofx.cli.errors import UsageError
 
-_FORM = re.compile(r"(?:(?P<name>[^\W\d]\w*)=)?(?P<shape>[\d,\s×x]*)(?::(?P<dtype>\w+))?")
+_SIZES = r"\d+(?:\s*[,\s×x]\s*\d+)*\s*,?"
+_FORM = re.compile(rf"(?:(?P<name>[^\W\d]\w*)=)?\s*(?P<shape>{_SIZES})?\s*(?::(?P<dtype>\w+))?")
 
 
 def inputs_of(texts: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
@@ -38,13 +39,12 @@ def inputs_of(texts: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, Tenso
 
 def _input(text: str, generator: torch.Generator) -> tuple[str | None, Tensor]:
     found = _FORM.fullmatch(text.strip())
-    if found is None or not (found["shape"].strip() or found["dtype"]):
+    if found is None or not (found["shape"] or found["dtype"]):
         raise UsageError(
             f"--input {text}: expected sizes with commas between them, such as 1,3,224,224, "
             "2,128:int64 or mask=2,128:bool"
         )
-    sizes = [size for size in re.split(r"[,\s×x]+", found["shape"]) if size]
-    shape = [int(size) for size in sizes]
+    shape = [int(size) for size in re.findall(r"\d+", found["shape"] or "")]
     dtype = getattr(torch, found["dtype"] or "float32", None)
     if not isinstance(dtype, torch.dtype):
         raise UsageError(f"--input {text}: torch has no dtype {found['dtype']!r}")

@@ -42,6 +42,13 @@ def _split(spec: str) -> tuple[str, str | None]:
         return where, name
     if spec.endswith(":"):
         raise CommandError(f"{spec}: a name is missing after the colon")
+    if not spec:
+        raise CommandError("MODEL is empty; give FILE.py[:NAME] or package.module[:NAME]")
+    call = re.fullmatch(r"(.+:[^\W\d][\w.]*)\(.*\)", spec)
+    if call is not None:
+        raise CommandError(
+            f"{spec}: leave out the parentheses, {call[1]}; it is called without arguments"
+        )
     return spec, None
 
 
@@ -76,7 +83,7 @@ def _import_file(path: Path) -> ModuleType:
         text = path.read_bytes()
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}") from error
-    if path.suffix != ".py" and (b"\0" in text or not _is_python(text)):
+    if b"\0" in text or (path.suffix != ".py" and not _is_python(text)):
         raise CommandError(f"{path} is not Python source; expected a .py file that makes a model")
     folder, name = path.parent, path.stem
     while (folder / "__init__.py").exists() and folder.name.isidentifier():

@@ -65,7 +65,8 @@ def _read(path: str) -> Any:
                 f"{path} holds more than tensors, which biofx does not load because it could run "
                 "code; save the model's state_dict() instead"
             ) from error
-        why = one_line(error) if "Weights only" not in said else "torch.save did not write it"
+        cut_off = isinstance(error, RuntimeError | OSError)
+        why = one_line(error) if cut_off else "it is no checkpoint that torch.save wrote"
         raise CommandError(f"cannot read the weights {path}: {why}") from error
 
 
