@@ -182,6 +182,8 @@ class Rule:
         >>> SmallFirst(schedule=Schedule(start=100), only=("encoder.*",)).name
         'SmallFirst'
 
+    Hyperparameters are fields of a class under ``@dataclass(frozen=True, kw_only=True)``.
+
     Per step, for each parameter that has a gradient: `observe`, then `factor`, then the optimizer
     moves the weights, then `after_step`. Factors of several rules multiply. Draw random numbers
     with ``context.uniform(...)``, never with ``torch.rand``, to stay reproducible and the same on
