@@ -392,6 +392,10 @@ def test_weights_that_are_text(capsys: Captured, content: bytes) -> None:
 def test_a_model_that_is_no_text(capsys: Captured) -> None:
     Path("binary.py").write_bytes(b"\x00\x01")
     assert "binary.py is not Python source" in fails(capsys, 1, "inspect", "binary.py")
+    Path("latin.py").write_bytes("# größer\n".encode("latin-1"))
+    line = fails(capsys, 1, "inspect", "latin.py")
+    assert "latin.py" in line
+    assert "None" not in line
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01garbage", b"PK\x03\x04 cut off"])

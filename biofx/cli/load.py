@@ -144,7 +144,7 @@ def _code_of(where: str, doing: str = "importing it") -> Iterator[None]:
     except (CommandError, KeyboardInterrupt):
         raise
     except SyntaxError as error:
-        place = f"{error.filename or where}:{error.lineno}"
+        place = (error.filename or where) + (f":{error.lineno}" if error.lineno else "")
         raise CommandError(f"{place}: {one_line(error)} (while {doing})") from error
     except SystemExit as error:
         text = f"it calls sys.exit({error.code!r})"

@@ -79,7 +79,8 @@ class GradScheduler:
     Args:
         bio: a model made by `biofx.transform`; `torch.compile`d, in `DistributedDataParallel`, or
             after `fully_shard`.
-        optimizer: one, several (each counts its own steps), or None.
+        optimizer: one, several (each counts its own steps), or None. The schedulers of several
+            models may share one.
         rules: any list of rules, in the order in which they act. None: `FuzzyLearningRates`,
             `VolumeDependentRates`, `Crystallize`, `Rejuvenate`, `DalesPrinciple`, each where the
             layers' configuration turns it on.
@@ -89,8 +90,9 @@ class GradScheduler:
 
     Raises:
         ModelError: the model was not made by `biofx.transform`.
-        PlasticityError: the optimizer shares no weight with the model, is scheduled already, a
-            rule cannot serve a layer, or a hyperparameter is out of range.
+        PlasticityError: the optimizer shares no weight with the model, another scheduler would
+            scale the same steps or gradients, no layer carries synapses, a rule cannot serve a
+            layer, or a hyperparameter is out of range.
     """
 
     def __init__(
