@@ -164,6 +164,9 @@ class GuardedCodeGen(CodeGen):
     def gen_fn_def(
         self, free_vars: list[str], maybe_return_annotation: str, *, expanded_def: bool = False
     ) -> str:
+        kinds = [parameter.kind.name for parameter in self.call.parameters]
+        if "KEYWORD_ONLY" in kinds and "VAR_POSITIONAL" not in kinds:
+            free_vars.insert(kinds.index("KEYWORD_ONLY"), "*")
         head = super().gen_fn_def(free_vars, maybe_return_annotation, expanded_def=expanded_def)
         world = "self._world.moved() or " if self.world else ""
         return (

@@ -263,6 +263,23 @@ class KeywordOnly(nn.Module):
         return self.gate(right=context, left=query) * self.fc(context) ** power
 
 
+@architecture(
+    "keyword_only_behind_optional",
+    lambda: ((torch.randn(4, 8),), {"bias": torch.randn(8)}),
+    tags={"captured"},
+)
+class KeywordOnlyBehindOptional(nn.Module):
+    """`forward(x, mask=None, *, bias)`: what is needed stands behind what is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x, mask=None, *, bias):
+        x = self.fc(x) + bias
+        return x if mask is None else x * mask
+
+
 @architecture("default_arguments", floats((4, 8)), tags={"captured"})
 class DefaultArguments(nn.Module):
     """Defaults of many types, used in arithmetic; none is passed."""
