@@ -12,7 +12,7 @@ from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any
 
-_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 # Attributes of a tensor that may be None.
 MAYBE_NONE = frozenset({"grad", "grad_fn", "_base", "_grad", "_grad_fn", "_backward_hooks"})
 
@@ -61,7 +61,7 @@ def _facts(code: CodeType, enclosing: frozenset[str]) -> Facts:
         or (i.opname in ("STORE_DEREF", "DELETE_DEREF") and i.argval not in own)
     ]
     return Facts(
-        names=frozenset(_chains(instructions)).union(*(part.names for part in inner)),
+        names=frozenset(chains(instructions)).union(*(part.names for part in inner)),
         rebinds=next((name for name in (*rebound, *(p.rebinds for p in inner)) if name), None),
         compares_values=_compares_values(instructions) or any(p.compares_values for p in inner),
         compares_with_none=_compares_with_none(code, instructions, arguments_are_safe=True)
@@ -73,10 +73,11 @@ def _facts(code: CodeType, enclosing: frozenset[str]) -> Facts:
     )
 
 
-def _chains(instructions: list[dis.Instruction]) -> Iterator[tuple[str, ...]]:
+def chains(instructions: list[dis.Instruction]) -> Iterator[tuple[str, ...]]:
+    """Chains of names that start at a global, e.g. ``("torch", "relu")``."""
     chain: tuple[str, ...] = ()
     for instruction in (*instructions, None):
-        if instruction is not None and chain and instruction.opname in _ATTRIBUTES:
+        if instruction is not None and chain and instruction.opname in ATTRIBUTES:
             chain += (str(instruction.argval),)
             continue
         if chain:
@@ -90,9 +91,9 @@ def _compares_values(instructions: list[dis.Instruction]) -> bool:
     for position, instruction in enumerate(instructions):
         if instruction.opname != "IS_OP":
             continue
-        base, chain = _operand(instructions, position - 1)
+        base, chain = operand(instructions, position - 1)
         if base.opname == "LOAD_CONST":
-            base, chain = _operand(instructions, position - 2)
+            base, chain = operand(instructions, position - 2)
             known = base.opname.startswith("LOAD_") and "training" not in chain
             if instructions[position - 1].argval is not None and not known:
                 return True
@@ -112,9 +113,9 @@ def _compares_with_none(
         if instruction.opname == "IS_OP":  # the constant lies between operand and comparison
             if instructions[position - 1].opname != "LOAD_CONST":
                 continue
-            base, chain = _operand(instructions, position - 2)
+            base, chain = operand(instructions, position - 2)
         elif instruction.opname.startswith("POP_JUMP") and instruction.opname.endswith("NONE"):
-            base, chain = _operand(instructions, position - 1)
+            base, chain = operand(instructions, position - 1)
         else:
             continue
         of_self = base.argval == "self" and chain and MAYBE_NONE.isdisjoint(chain)
@@ -132,12 +133,12 @@ def assigns(code: CodeType) -> Iterator[str]:
             yield str(instruction.argval)
 
 
-def _operand(
+def operand(
     instructions: list[dis.Instruction], position: int
 ) -> tuple[dis.Instruction, list[str]]:
     """The instruction that loads what attributes are then read from, and the attributes."""
     chain: list[str] = []
-    while position > 0 and instructions[position].opname in _ATTRIBUTES:
+    while position > 0 and instructions[position].opname in ATTRIBUTES:
         chain.append(str(instructions[position].argval))
         position -= 1
     return instructions[position], chain

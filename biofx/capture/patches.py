@@ -14,18 +14,24 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx import _symbolic_trace
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.hooks import RemovableHandle
 
-from biofx.capture.recording import Recording
+from biofx.capture import effects
+from biofx.capture.recording import Recording, refuser, user_code
 from biofx.capture.world import Missing
 
 _LOCK = threading.RLock()
+_RUNNING: list[Recording] = []  # the captures that run, under the lock
 
 # Functions that make a tensor from no tensor: run while tracing, they would become constants.
 _FACTORIES = (
@@ -44,7 +50,6 @@ _MODES_READ = (
     "are_deterministic_algorithms_enabled", "is_deterministic_algorithms_warn_only_enabled",
 )  # fmt: skip
 _LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log")
-_REGISTRIES = ("_modules", "_parameters", "_buffers")
 # Where nn.Module and FX themselves look at a module's registries and hooks.
 _BOOKKEEPERS = ("torch.nn.modules.module", "torch.fx._symbolic_trace", "torch.fx.proxy")
 _CONTEXTS: tuple[tuple[Any, str], ...] = (
@@ -54,6 +59,8 @@ _CONTEXTS: tuple[tuple[Any, str], ...] = (
     (torch.inference_mode, "__enter__"),
     (torch.autocast, "__enter__"),
     (torch.autograd.graph.saved_tensors_hooks, "__enter__"),
+    (TorchFunctionMode, "__enter__"),
+    (DeviceContext, "__init__"),
 )
 
 
@@ -64,25 +71,31 @@ def recording(session: Any) -> Iterator[None]:
         active = Recording(session, undo)
         session.recording = active
         tracer, patch = active.tracer, active.patch
-        for name in _FACTORIES:
-            if hasattr(torch, name):
-                patch(torch, name, _factory(getattr(torch, name), tracer))
-        for name in _RECORDED:
-            patch(torch, name, _record_if_proxied(getattr(torch, name), tracer))
-        for name in _MODES_READ:
-            if hasattr(torch, name):
-                refuse = _refuser(getattr(torch, name), tracer, f"reads torch.{name}()")
-                patch(torch, name, refuse)
+        names = vars(torch)
+        active.patch_names(names, {
+            **{n: _factory(names[n], tracer) for n in _FACTORIES if n in names},
+            **{n: _record_if_proxied(names[n], tracer) for n in _RECORDED},
+            **{n: refuser(names[n], tracer, f"reads torch.{n}()")
+               for n in _MODES_READ if n in names},
+        })  # fmt: skip
+        _RUNNING.append(active)
+        undo.callback(_RUNNING.pop)
+        for module in effects.FUNCTIONS.keys() & sys.modules.keys():
+            refusals = _refusals(module)
+            active.patch_names(vars(sys.modules[module]), refusals.stand_ins)
+            active.refused.update(refusals.of)
         for name in _LOGGING:
-            refuse = _refuser(getattr(logging.Logger, name), tracer, "writes a log")
+            refuse = refuser(getattr(logging.Logger, name), tracer, "writes a log")
             patch(logging.Logger, name, refuse)
         for owner_class, method in _CONTEXTS:
             what = f"enters torch.{owner_class.__name__}"
-            entered = _refuser(vars(owner_class)[method], tracer, what, by_torch_too=True)
+            entered = refuser(vars(owner_class)[method], tracer, what, by_torch_too=True)
             patch(owner_class, method, entered)
+        removed = refuser(RemovableHandle.remove, tracer, "removes a hook", by_torch_too=True)
+        patch(RemovableHandle, "remove", removed)
         apply = vars(torch.autograd.Function)["apply"].__func__
         what = "calls a custom autograd function"
-        refuse = _refuser(apply, tracer, what, by_torch_too=True)
+        refuse = refuser(apply, tracer, what, by_torch_too=True)
         patch(torch.autograd.Function, "apply", classmethod(refuse))
         for method in ("parameters", "named_parameters", "buffers", "named_buffers"):
             patch(nn.Module, method, _recording_tensors(method, tracer))
@@ -101,15 +114,10 @@ def recording(session: Any) -> Iterator[None]:
         yield
 
 
-def _user_code(depth: int = 2) -> bool:
-    name = str(sys._getframe(depth).f_globals.get("__name__", ""))
-    return not name.startswith(("torch.", "biofx."))
-
-
 def _factory(function: Callable[..., Any], tracer: Callable[[], Any]) -> Callable[..., Any]:
     def make(*args: Any, **kwargs: Any) -> Any:
         active = tracer()
-        if active is None or not _user_code():
+        if active is None or not user_code():
             return function(*args, **kwargs)
         proxy = active.create_proxy("call_function", function, args, kwargs)
         proxy.kind = "tensor"
@@ -130,20 +138,33 @@ def _record_if_proxied(
     return make
 
 
-def _refuser(
-    function: Callable[..., Any],
-    tracer: Callable[[], Any],
-    what: str,
-    *,
-    by_torch_too: bool = False,
-) -> Callable[..., Any]:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        active = tracer()
-        if active is not None and (by_torch_too or _user_code()):
-            raise active.refuse(what)
-        return function(*args, **kwargs)
+@dataclass
+class _Refusals:
+    """What stands for functions of one Python module that a forward must not call.
 
-    return refuse
+    Attributes:
+        stand_ins: by the names of the functions.
+        of: (what it does, what stands for it) by the id of the function.
+    """
+
+    stand_ins: dict[str, Any] = field(default_factory=dict)
+    of: dict[int, tuple[str, Any]] = field(default_factory=dict)
+
+
+@cache
+def _refusals(module: str) -> _Refusals:
+    """Made once: to make them anew for each capture would be a tenth of its time."""
+    refusals = _Refusals()
+    for name, function in effects.functions(module):
+        what = f"calls {name}()"
+        refuse = refuser(function, _running_tracer, what, by_torch_too=True)
+        refusals.stand_ins[name] = refuse
+        refusals.of[id(function)] = what, refuse
+    return refusals
+
+
+def _running_tracer() -> Any:
+    return _RUNNING[-1].tracer() if _RUNNING else None
 
 
 def _recording_getattr(tracer: Callable[[], Any]) -> Callable[..., Any]:
@@ -189,7 +210,7 @@ def _recording_tensors(method: str, tracer: Callable[[], Any]) -> Callable[..., 
 
     def tensors(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         active = tracer()
-        if active is None or not _user_code():
+        if active is None or not user_code():
             return plain(module, *args, **kwargs)
         items = list(plain(module, *args, **kwargs))
         active.reads.rest_on_tensors(module)
@@ -224,9 +245,11 @@ def _noting_getattribute(tracer: Callable[[], Any]) -> Callable[..., Any]:
         try:
             value = plain(module, name)
         except AttributeError:
-            value = next((held[r][name] for r in _REGISTRIES if name in held[r]), Missing)
+            value = next((held[r][name] for r in effects.REGISTRIES if name in held[r]), Missing)
             active.reads.note(module, name, value)
             raise
+        if name in effects.CHANGES and effects.is_of_torch(value):
+            raise active.refuse(f"calls {name}() of a module")
         if by_user and not name.startswith("__"):
             active.reads.note_class(module, name, value)
         return value

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from biofx.capture.changes import at_end, changes_of, enclosing
 from biofx.capture.code import facts
 from biofx.capture.recording import CACHED, Recording, class_attribute, reads_function
 from biofx.capture.substitutes import substitute_for
@@ -156,13 +157,26 @@ class Reads:
 
     def scan(self, function: FunctionType, *, is_forward: bool = False) -> None:
         """Look at a function before it runs: at its global variables, and at what it rebinds."""
-        if id(function) in self._scanned or _is_library(function.__module__):
+        if id(function) in self._scanned:
+            return
+        if id(function) in self.recording.refused:
+            raise self.refuse(self.recording.refused[id(function)][0])
+        if _is_library(function.__module__):
+            if function.__module__.startswith("torch.backends"):
+                raise self.refuse("reads torch.backends")
             return
         self._scanned.add(id(function))
         self._kept.append(function)
         known = facts(function.__code__)
         if known.rebinds is not None:
             raise self.refuse(f"assigns {known.rebinds!r}, which outlives the call")
+        changes = changes_of(function.__code__)
+        if changes is not None:
+            refusal = changes.refusal(function)
+            if refusal is not None:
+                raise self.refuse(refusal)
+            if changes.items:
+                self.recording.refuse_items()
         if known.compares_values:
             raise self.refuse("compares computed values with `is`")
         if known.compares_any_with_none and not is_forward:
@@ -171,14 +185,10 @@ class Reads:
         for chain in known.names:
             self._resolve(function.__globals__, chain)
         if ("isinstance",) in known.names and any(
-            isinstance(_at_end(function.__globals__, chain), _LEGACY) for chain in known.names
+            isinstance(at_end(function.__globals__, chain), _LEGACY) for chain in known.names
         ):
             raise self.refuse("asks for a type such as torch.FloatTensor")
-        for cell in function.__closure__ or ():
-            try:
-                held = cell.cell_contents
-            except ValueError:  # not assigned yet
-                continue
+        for held in enclosing(function).values():
             self._rest_on_foreign(held, "a variable of an enclosing function")
 
     def _resolve(self, names: dict[str, Any], chain: tuple[str, ...]) -> None:
@@ -190,14 +200,19 @@ class Reads:
                 builtins = names.get("__builtins__", {})
                 held = builtins if isinstance(builtins, dict) else vars(builtins)
                 value = held.get(name, Missing)
+            if id(value) in self.recording.refused:
+                self.recording.patch(names, name, self.recording.refused[id(value)][1])
+                return
             substitute = substitute_for(value)
             if substitute is not None:
                 self.recording.patch(names, name, substitute(self.recording, value))
                 return
             if isinstance(value, ModuleType):
                 if _is_library(value.__name__) and chain[:2] != ("torch", "fx"):
-                    if chain[1:2] == ("backends",):
+                    if chain[1:2] == ("backends",) or value.__name__.startswith("torch.backends"):
                         raise self.refuse("reads torch.backends")
+                    if "default_generator" in chain:
+                        raise self.refuse("uses torch.default_generator")
                     return
                 names = vars(value)
                 continue
@@ -217,16 +232,6 @@ class Reads:
         if isinstance(value, torch.Tensor):
             raise self.refuse(f"reads {what}, a tensor")
         self.rest_on(value, what, outer=True)
-
-
-def _at_end(names: dict[str, Any], chain: tuple[str, ...]) -> Any:
-    """What a chain of names leads to, through modules only."""
-    value: Any = names.get(chain[0])
-    for name in chain[1:]:
-        if not isinstance(value, ModuleType):
-            return None
-        value = vars(value).get(name)
-    return value
 
 
 def _is_library(name: str | None) -> bool:

@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import (
     FunctionType,
     GetSetDescriptorType,
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.fx._symbolic_trace import _maybe_revert_all_patches
 
+from biofx.capture.effects import ITEMS
 from biofx.capture.world import Missing
 
 CACHED = type(functools.lru_cache(lambda: None))
@@ -54,16 +55,59 @@ class Patch:
             setattr(self.owner, self.name, value)
 
 
+@dataclass
+class Names:
+    """Several names of a namespace that are something else: a tenth of the cost of a patch each."""
+
+    names: dict[str, Any]
+    values: dict[str, Any]
+    before: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self) -> None:
+        self.before = {name: self.names[name] for name in self.values}
+        self.names.update(self.values)
+
+    def revert(self) -> None:
+        self.names.update(self.before)
+
+
+def user_code(depth: int = 2) -> bool:
+    """Whether the code that calls the caller is neither torch's nor this package's."""
+    name = str(sys._getframe(depth).f_globals.get("__name__", ""))
+    return not name.startswith(("torch.", "biofx."))
+
+
+def refuser(
+    function: Callable[..., Any],
+    tracer: Callable[[], Any],
+    what: str,
+    *,
+    by_torch_too: bool = False,
+) -> Callable[..., Any]:
+    """A function that runs as it is, but not in a forward that is traced."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        active = tracer()
+        if active is not None and (by_torch_too or user_code()):
+            raise active.refuse(what)
+        return function(*args, **kwargs)
+
+    return refuse
+
+
 class Recording:
     """One capture of one model: who records, and what has to be put back afterwards."""
 
     def __init__(self, session: Any, undo: ExitStack) -> None:
         self.session = session
         self.undo = undo
-        self.patches: list[Patch] = []
+        self.patches: list[Patch | Names] = []
         self.owner = threading.get_ident()
         self.tracked: dict[int, tuple[Any, bool]] = {}  # id: (object, belongs to a global)
+        # id of a function that must not run: (what it does, what stands in its place)
+        self.refused: dict[int, tuple[str, Any]] = {}
         self._classes: set[type] = set()
+        self._refuses_items = False
 
     def tracer(self) -> Any:
         """The tracer of the forward that runs now, in this thread; None outside of forwards."""
@@ -75,10 +119,25 @@ class Recording:
 
     def patch(self, owner: Any, name: str, value: Any) -> None:
         """Let an attribute, or a name in a namespace, be something else while the capture lasts."""
-        patch = Patch(owner, name, value)
+        self._apply(Patch(owner, name, value))
+
+    def patch_names(self, names: dict[str, Any], values: dict[str, Any]) -> None:
+        """As `patch`, for several names that a namespace has."""
+        self._apply(Names(names, values))
+
+    def _apply(self, patch: Patch | Names) -> None:
         patch.apply()
         self.patches.append(patch)
         self.undo.callback(patch.revert)
+
+    def refuse_items(self) -> None:
+        """Refuse items of a module to be set or deleted. For code that may: it costs time."""
+        if not self._refuses_items:
+            self._refuses_items = True
+            for cls, method in ITEMS:
+                what = f"changes a {cls.__name__}"
+                refuse = refuser(vars(cls)[method], self.tracer, what, by_torch_too=True)
+                self.patch(cls, method, refuse)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,11 +31,14 @@ def has_proxy(values: Any) -> bool:
     return any(issubclass(_type(value), fx.Proxy) for value in values)
 
 
-def _refusing(what: str, *, proxies_only: bool = False) -> Substitute:
+def _refusing(what: str, *, proxies_only: bool = False, classes_only: bool = False) -> Substitute:
     def substitute(recording: Any, plain: Any) -> Any:
         def refuse(*args: Any, **kwargs: Any) -> Any:
             tracer = recording.tracer()
-            if tracer is not None and (not proxies_only or has_proxy(args)):
+            minds = not proxies_only or has_proxy(args)
+            if classes_only:
+                minds = isinstance(args[0], _type | ModuleType)
+            if tracer is not None and minds:
                 raise tracer.refuse(what)
             return plain(*args, **kwargs)
 
@@ -128,7 +132,7 @@ _SUBSTITUTES: dict[int, Substitute] = {
         id(function): _refusing(f"calls {function.__name__}()")
         for function in (
             print, open, input, exec, eval, globals, vars, dir, os.getenv, os.urandom, uuid.uuid4,
-            warnings.warn, builtins.__import__, random.SystemRandom,
+            delattr, warnings.warn, builtins.__import__, random.SystemRandom,
             torch.get_default_dtype, torch.get_default_device, torch.get_num_threads,
             torch.are_deterministic_algorithms_enabled, torch.get_float32_matmul_precision,
             torch.is_deterministic_algorithms_warn_only_enabled,
@@ -141,6 +145,7 @@ _SUBSTITUTES: dict[int, Substitute] = {
             time.monotonic_ns, time.process_time, time.process_time_ns, time.thread_time,
         )
     },
+    id(setattr): _refusing("calls setattr() on a class", classes_only=True),
     id(os.environ): _environment,
     id(fx.Proxy): _at_run_time(_NotTraced),
     id(_symbolic_trace.is_fx_tracing): _at_run_time(lambda: False),

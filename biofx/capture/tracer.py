@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from biofx.capture.code import facts
+from biofx.capture.effects import HELD, Held
 from biofx.capture.leaves import bases_of, is_leaf, returns_one_tensor
 from biofx.capture.pattern import Pattern, Unpatterned, is_record, pattern_of, rebuilds, value_of
 from biofx.capture.proxy import BioAttribute, BioProxy, Kind, holds_tensor, returns_tensor
@@ -130,7 +131,9 @@ class ModuleTracer(fx.Tracer):
 
     def held(self, module: nn.Module, name: str, value: Any) -> Any:
         """A tensor that is a plain attribute, or a container that holds tensors, alive."""
-        if not holds_tensor(value) or name.startswith("_"):
+        if name.startswith("_"):
+            return Held(name, value, self.refuse) if name in HELD else value
+        if not holds_tensor(value):
             return value
         path = self.path_of_module(module)
         target = f"{path}.{name}" if path else name
