@@ -514,6 +514,15 @@ class ReadsClassAttribute(Layer):
         return self.fc(x) * self.scale
 
 
+class Defaults:
+    scale = 2.0
+
+
+class ReadsGlobalClass(Layer):
+    def forward(self, x):
+        return self.fc(x) * Defaults.scale
+
+
 @pytest.mark.parametrize(
     ("make", "owner", "name"),
     [
@@ -522,6 +531,7 @@ class ReadsClassAttribute(Layer):
         (ReadsGlobalDict, SETTINGS, "scale"),
         (ReadsGlobalObject, OPTIONS, "scale"),
         (ReadsClassAttribute, ReadsClassAttribute, "scale"),
+        (ReadsGlobalClass, Defaults, "scale"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -216,7 +216,10 @@ class Reads:
                     return
                 names = vars(value)
                 continue
-            if value is Missing or builtin or isinstance(value, type):
+            if isinstance(value, type):
+                self._rest_on_class(value, chain[position + 1 :])
+                return
+            if value is Missing or builtin:
                 return
             if isinstance(value, nn.Module | torch.Tensor):
                 raise self.refuse(f"uses the global variable {name!r}, a {type(value).__name__}")
@@ -226,6 +229,13 @@ class Reads:
                 self.world.variable(Globals(names), name, value)
             self._rest_on_foreign(value, f"the global variable {name!r}")
             return
+
+    def _rest_on_class(self, cls: type, chain: tuple[str, ...]) -> None:
+        """The forward may read an attribute of a class, which is compared if it is plain data."""
+        held = class_attribute(cls, chain[0]) if chain else Missing
+        if type(held) in (*PLAIN, list, tuple, dict, set) and not _is_library(cls.__module__):
+            self.world.attribute(cls, chain[0], held, outer=True)
+            self.rest_on(held, f"{chain[0]!r} of the class {cls.__name__}", outer=True)
 
     def _rest_on_foreign(self, value: Any, what: str) -> None:
         """As `rest_on`, for a value that does not belong to the model."""
