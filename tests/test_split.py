@@ -285,15 +285,66 @@ class PropertyReader(Reader):
         return [x @ matrix.T for matrix in [self.matrix]][0]  # noqa: RUF015
 
 
+class ParametersReader(Reader):
+    def run(self, x: Tensor) -> Tensor:
+        return self.first(x) * nn.utils.parameters_to_vector(self.parameters()).norm()
+
+
+class StateReader(Reader):
+    def run(self, x: Tensor) -> Tensor:
+        return self.first(x) * sum(v.sum() for v in self.state_dict().values())
+
+
+def norm_of(module: nn.Module) -> Tensor:
+    return torch.stack([p.norm() for p in module.parameters()]).sum()
+
+
+class HelperReader(Reader):
+    def run(self, x: Tensor) -> Tensor:
+        return self.first(x) * norm_of(self.first)
+
+
+class AsksForDtype(Reader):
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def run(self, x: Tensor) -> Tensor:
+        return self.first(x.to(self.dtype).to(next(self.parameters()).device))
+
+
+class Teacher(Reader):
+    """Keeps a moving average of a layer that learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = copy.deepcopy(self.first).requires_grad_(False)
+
+    def run(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            for p, q in zip(self.first.parameters(), self.teacher.parameters(), strict=True):
+                q.mul_(0.9).add_(p, alpha=0.1)
+        return self.first(x) + self.teacher(x)
+
+
 @pytest.mark.parametrize(
     ("kind", "action"),
-    [(Reader, "split"), (MethodReader, "augmented"), (PropertyReader, "augmented")],
-)
+    [
+        (Reader, "split"),
+        (AsksForDtype, "split"),
+        *(
+            (kind, "augmented")
+            for kind in (
+                MethodReader, PropertyReader, ParametersReader, StateReader, HelperReader, Teacher
+            )
+        ),
+    ],
+)  # fmt: skip
 def test_python_code_keeps_a_layer_whole_if_its_forward_may_read_the_weight(
     kind: type[Reader], action: str
 ) -> None:
     model = kind()
-    bio = biofx.transform(model, config(weight_splitting_mode="expand"))
+    bio = biofx.transform(copy.deepcopy(model), config(weight_splitting_mode="expand"))
     layer = biofx.info(bio).layers["first"]
     assert layer.action == action
     if action != "split":

@@ -1,43 +1,83 @@
 """What the Python code of a module mentions: a look at its code objects, without running it."""
 
+import dis
 from collections.abc import Iterator, Set
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
+# What code mentions that reads weights without calling their layer.
+READ_WEIGHTS = frozenset({
+    "weight", "bias", "parameters", "named_parameters", "_parameters", "state_dict",
+    "update_parameters",
+})  # fmt: skip
+_LIBRARY = ("torch", "biofx", "numpy")
+
 
 def leads_to(module: nn.Module, words: Set[str]) -> bool:
     """Whether Python code that a module's forward leads to mentions one of some words.
 
-    What its forward leads to are the methods and properties that it names, and those they name.
-    Others (initialisation, tying, saving) do not run in a forward.
+    What its forward leads to are the methods, properties and functions that it names, and those
+    they name. Others (initialisation, tying, saving) do not run in a forward.
     """
     classes = [base for base in type(module).__mro__ if base not in (nn.Module, object)]
+    places: list[Any] = [vars(module), *map(vars, classes)]
     seen = {"forward", "__call__"}
     waiting = list(seen)
     while waiting:
         name = waiting.pop()
-        for place in (vars(module), *map(vars, classes)):
-            for code in codes(place.get(name)):
-                names = {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
-                if words & names:
-                    return True
-                waiting += names - seen
-                seen |= names
+        for value in [place.get(name) for place in places]:
+            for function in _functions(value):
+                if not (
+                    _is_library(function) or any(function.__globals__ is place for place in places)
+                ):
+                    places.append(function.__globals__)
+                for code in _codes(function):
+                    names = {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
+                    if (words & names) - _harmless(code):
+                        return True
+                    waiting += names - seen
+                    seen |= names
     return False
+
+
+def _is_library(function: FunctionType) -> bool:
+    return str(function.__module__).partition(".")[0] in _LIBRARY
+
+
+def _harmless(code: CodeType) -> frozenset[str]:
+    """``{"parameters"}`` where it only stands in `next(….parameters()).dtype`, or `.device`."""
+    instructions = [i for i in dis.get_instructions(code) if i.opname != "PRECALL"]
+    for position, instruction in enumerate(instructions):
+        if instruction.argval != "parameters":
+            continue
+        first, second, asked = instructions[position + 1 : position + 4]
+        calls = first.opname.startswith("CALL") and second.opname.startswith("CALL")
+        if not calls or asked.argval not in ("dtype", "device", "is_cuda"):
+            return frozenset()
+    return frozenset({"parameters"})
 
 
 def codes(value: Any) -> Iterator[CodeType]:
     """The code of a method or property, of what it wraps, and of the functions inside."""
+    for function in _functions(value):
+        yield from _codes(function)
+
+
+def _functions(value: Any) -> Iterator[FunctionType]:
     while isinstance(value, staticmethod | classmethod | MethodType):
         value = value.__func__
     if isinstance(value, property):
         value = value.fget
     while isinstance(value, FunctionType):
-        waiting = [value.__code__]
-        while waiting:
-            code = waiting.pop()
-            yield code
-            waiting += [part for part in code.co_consts if isinstance(part, CodeType)]
+        yield value
         value = getattr(value, "__wrapped__", None)
+
+
+def _codes(function: FunctionType) -> Iterator[CodeType]:
+    waiting = [function.__code__]
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting += [part for part in code.co_consts if isinstance(part, CodeType)]

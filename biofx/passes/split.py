@@ -17,7 +17,7 @@ from biofx.capture.patches import recording
 from biofx.errors import ConfigError
 from biofx.passes.draft import Draft, Provenance, WeightLayer, function_name
 from biofx.passes.expansion import group_repeat, group_sum
-from biofx.passes.mentions import leads_to
+from biofx.passes.mentions import READ_WEIGHTS, leads_to
 from biofx.synapses import Axes, Synapses
 
 _CONVS = {torch.conv1d, torch.conv2d, torch.conv3d}
@@ -38,6 +38,7 @@ class Split(PassBase):
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
+        self._readers: dict[nn.Module, bool] = {}
 
     def requires(self, graph_module: nn.Module) -> None:
         assert self.draft.layers, "augment runs before split"
@@ -117,9 +118,14 @@ class Split(PassBase):
             above = above.rpartition(".")[0]
             module = self._modules[above]
             python = above in self.draft.opaque and not isinstance(module, CHOOSES_AT_RUN_TIME)
-            if python and leads_to(module, {"weight", "bias"}):
+            if python and self._reads_weights(module):
                 return above
         return None
+
+    def _reads_weights(self, module: nn.Module) -> bool:
+        if module not in self._readers:
+            self._readers[module] = leads_to(module, READ_WEIGHTS)
+        return self._readers[module]
 
     def _note(self, layer: WeightLayer, reason: str) -> None:
         record = self.draft.layers[layer.name]
