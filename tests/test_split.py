@@ -238,6 +238,34 @@ def test_a_transformer_layer_does_not_bypass_its_split_layers() -> None:
     assert not torch.allclose(evaluated, model.eval()(x), atol=1e-3)
 
 
+class Upsamples(nn.Module):
+    """Calls a transposed convolution with the size that it should give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.out = nn.ConvTranspose2d(2, 4, 3, stride=2), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.up(x, output_size=(10, 10)))
+
+
+class UpsamplesInPython(Upsamples):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.up(x, (10, 10) if x.sum() > 0 else (9, 9)))
+
+
+@pytest.mark.parametrize("mode", ["group", "expand"])
+@pytest.mark.parametrize("kind", [Upsamples, UpsamplesInPython])
+def test_a_layer_called_with_an_output_size_is_not_split(kind: type, mode: str) -> None:
+    model = kind()
+    bio = biofx.transform(model, config(weight_splitting_mode=mode))
+    layer = biofx.info(bio).layers["up"]
+    assert layer.action == "augmented"
+    assert "output_size" in str(layer.reason)
+    x = torch.rand(1, 2, 4, 4)
+    torch.testing.assert_close(bio(x), model(x))
+
+
 def test_a_split_layer_refuses_calls_that_it_was_not_split_for() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(2, 4, 3), nn.Conv2d(4, 2, 1))
     bio = biofx.transform(model, config())

@@ -98,6 +98,12 @@ class Split(PassBase):
         reader = self._opaque_reader(layer.name)
         if reader is not None:
             return f"{reader or 'the model'} is opaque and may read its weight without calling it"
+        if synapses.kind.startswith("conv_transpose") and not isinstance(layer.module, Captured):
+            calls = [node for node in layer.nodes if node.op == "call_module"]
+            if any(len(node.args) + len(node.kwargs) > 1 for node in calls):
+                return "it is called with output_size"
+            if not calls and layer.name.rpartition(".")[0] in self.draft.opaque:
+                return "Python code calls it, perhaps with output_size"
         if not layer.reached:
             return "nothing shows that it is called"
         if synapses.config.weight_splitting_mode == "expand":
