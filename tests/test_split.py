@@ -266,6 +266,19 @@ def test_a_layer_called_with_an_output_size_is_not_split(kind: type, mode: str) 
     torch.testing.assert_close(bio(x), model(x))
 
 
+def test_a_part_that_is_split_is_left_as_it_is() -> None:
+    part = biofx.transform(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), config())
+    model = nn.Sequential(part, nn.Linear(4, 4), nn.Linear(4, 2))
+    x = torch.randn(3, 4)
+    expected = model[0](x)
+    bio = biofx.transform(model, config())
+    actions = {name: layer.action for name, layer in biofx.info(bio).layers.items()}
+    assert actions == {"0.0": "augmented", "0.1": "augmented", "1": "split", "2": "augmented"}
+    assert biofx.info(bio).layers["0.0"].reason == "not split: it was split before"
+    assert "was transformed before" in str(biofx.info(bio).layers["0.1"].reason)
+    torch.testing.assert_close(bio[0](x), expected)
+
+
 def test_a_split_layer_refuses_calls_that_it_was_not_split_for() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(2, 4, 3), nn.Conv2d(4, 2, 1))
     bio = biofx.transform(model, config())

@@ -19,6 +19,7 @@ from biofx.passes.draft import Draft, Provenance, WeightLayer, function_name
 from biofx.passes.expansion import group_repeat, group_sum
 from biofx.passes.mentions import READ_WEIGHTS, leads_to
 from biofx.synapses import Axes, Synapses
+from biofx.synapses.record import RECORD
 
 _CONVS = {torch.conv1d, torch.conv2d, torch.conv3d}
 _TRANSPOSED = {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
@@ -85,6 +86,10 @@ class Split(PassBase):
         units = synapses.shape[synapses.post_axis]
         if synapses.kind.startswith("conv_transpose"):
             units *= synapses.groups
+        if layer.module.__dict__.get("_needs_graph"):
+            return "it was split before"
+        if self._in_part(layer.name):
+            return "it belongs to a part that was transformed before"
         if layer.output:
             return "output layer"
         if axes.whole is not None:
@@ -127,6 +132,12 @@ class Split(PassBase):
             if python and self._reads_weights(module):
                 return above
         return None
+
+    def _in_part(self, name: str) -> bool:
+        """Whether a layer belongs to a module that `biofx.transform` made."""
+        while name and RECORD not in vars(self._modules[name]):
+            name = name.rpartition(".")[0]
+        return bool(name)
 
     def _reads_weights(self, module: nn.Module) -> bool:
         if module not in self._readers:
