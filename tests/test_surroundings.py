@@ -1022,6 +1022,33 @@ def test_arguments_of_every_kind(cls: Any, inputs: Any, example: bool) -> None:
     check(cls, inputs=inputs, example=example)
 
 
+class Signed(Layer):
+    def forward(self, x, scale=0.0):
+        return torch.copysign(self.fc(x), torch.tensor(scale * self.scale))
+
+
+class Calls(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.signed = Signed(scale=1.0)
+
+    def forward(self, x):
+        return self.signed(x) + 2 * self.signed(x, -0.0)
+
+
+def test_the_sign_of_a_zero_counts() -> None:
+    model = Signed(scale=1.0)
+    bio = biofx.transform(model)
+    x = torch.randn(4, 8)
+    assert not biofx.info(bio).opaque
+    for scale in (0.0, -0.0, 0.0):
+        assert torch.equal(bio(x, scale), model(x, scale))
+    compiled = torch.compile(bio, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), model(x))
+    check(Calls)
+    check(lambda: Signed(scale=0.0), lambda model: setattr(model, "scale", -0.0))
+
+
 def test_a_graph_for_tuples_is_not_used_for_named_tuples() -> None:
     seed()
     twin = TakesTuple()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from biofx.capture.proxy import BioProxy, Kind
-from biofx.capture.world import items_of
+from biofx.capture.world import equal, items_of
 
 CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
 
@@ -27,7 +27,7 @@ class Pattern:
         """Whether a call with pattern `other` may use a graph traced for this one."""
         if self.form == "constant":
             same = other.form == "constant" and type(self.constant) is type(other.constant)
-            return same and bool(self.constant == other.constant)
+            return same and equal(self.constant, other.constant)
         if self.items or other.items:
             return (
                 (self.form, self.keys, self.cls, len(self.items))
@@ -58,7 +58,9 @@ class Pattern:
                 literal = f"float({str(self.constant)!r})"
             kind = type(self.constant)
             name = kind.__name__ if kind.__module__ == "builtins" else f"torch.{kind.__name__}"
-            return [f"type({path}) is {name}", f"{path} == {literal}"]
+            signed = [f"str({path}) == {str(self.constant)!r}"]  # 0.0 == -0.0
+            zero = kind is float and not self.constant
+            return [f"type({path}) is {name}", f"{path} == {literal}", *(signed if zero else ())]
         if self.form == "record":
             assert self.cls is not None
             conditions = [

@@ -54,14 +54,14 @@ class Values:
         """What has changed since, or None."""
         for owner, name, value in self.attributes:
             now = getattr(owner, name, Missing)
-            if now is not value and not _equal(now, value):
+            if now is not value and not same(now, value):
                 return f"{name!r} of a {type(owner).__name__} changed after capture"
         for container, items in self.contents:
             now = items_of(container)
             if len(now) != len(items):
                 return f"the length of a {type(container).__name__} changed after capture"
             for i in range(len(items)):
-                if now[i] is not items[i] and not _equal(now[i], items[i]):
+                if now[i] is not items[i] and not same(now[i], items[i]):
                     return f"the content of a {type(container).__name__} changed after capture"
         for registry, tensors in self.registries:
             if _described(registry) != tensors:
@@ -138,7 +138,7 @@ class World:
             return "rests on global objects, which are not saved with the model"
         for names, name, value in self.globals:
             now = names.names.get(name, Missing)
-            if now is not value and not _equal(now, value):
+            if now is not value and not same(now, value):
                 return f"the global variable {name!r} changed after capture"
         return self.owned.moved() or self.outer.moved()
 
@@ -185,8 +185,14 @@ def _plain(container: dict[Any, Any]) -> type[dict[Any, Any]]:
     return OrderedDict if isinstance(container, OrderedDict) else dict
 
 
-def _equal(now: Any, then: Any) -> bool:
-    return type(now) is type(then) and type(then) in PLAIN and bool(now == then)
+def same(now: Any, then: Any) -> bool:
+    """Whether two values are plain data of one type, and equal."""
+    return type(now) is type(then) and type(then) in PLAIN and equal(now, then)
+
+
+def equal(now: Any, then: Any) -> bool:
+    """Whether two values of one type are equal, and zeros have the same sign."""
+    return bool(now == then) and (type(now) is not float or str(now) == str(then))
 
 
 class Snapshots:

@@ -131,6 +131,8 @@ def _interchangeable(before: Any, after: Any) -> bool:
     if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor):
         alike = before.shape == after.shape and before.is_complex() == after.is_complex()
         return alike and isinstance(before, nn.Parameter) == isinstance(after, nn.Parameter)
+    if type(before) is type(after) is float:
+        return str(before) == str(after)  # 0.0 == -0.0, and nan is not itself
     try:
         return type(before) is type(after) and bool(before == after)
     except Exception:
