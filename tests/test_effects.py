@@ -374,6 +374,22 @@ def delete_item(self, x):
     return self.out(self.go(x))
 
 
+def insert_item(self, x):
+    if len(self.rest) < 2:
+        self.rest.insert(0, nn.Identity())
+    return self.out(self.rest[0](self.go(x)))
+
+
+REGISTER = nn.Module.register_forward_hook
+
+
+def hook_by_function(self, x):
+    handle = REGISTER(self.a, lambda module, args, y: y * 3)
+    y = self.go(x)
+    handle.remove()
+    return self.out(y)
+
+
 def buffer(self, x):
     if not hasattr(self, "scale"):
         self.register_buffer("scale", torch.linspace(0, 1, x.size(-1)))
@@ -438,6 +454,8 @@ FUNCTIONS: dict[Callable[..., Any], str] = {
     delete_by_name: "calls delattr()",
     delete: "deletes the attribute 'weight'",
     delete_item: "changes a ModuleList",
+    insert_item: "changes a ModuleList",
+    hook_by_function: f"calls register_forward_hook() {MODULE}",
     buffer: f"calls register_buffer() {MODULE}",
     parameter: f"calls register_parameter() {MODULE}",
     child: f"calls add_module() {MODULE}",

@@ -15,7 +15,7 @@ from biofx.capture.code import ATTRIBUTES, chains, operand
 from biofx.capture.effects import CHANGES
 
 _OUTER = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF")
-_ITEM_METHODS = frozenset({"pop", "popitem", "clear", "update", "setdefault"})
+_ITEM_METHODS = frozenset({"pop", "popitem", "clear", "insert", "update", "setdefault"})
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,12 @@ def is_of_torch(method: Any) -> bool:
     )
 
 
+def changes_module(function: FunctionType) -> bool:
+    """Whether a function is a method of `nn.Module` that changes the module."""
+    name = function.__name__
+    return name in CHANGES and vars(nn.Module).get(name) is function
+
+
 class Held(dict[str, Any]):
     """What a module holds (parameters, children, hooks), as the code of a forward may look at it.
 
@@ -86,8 +92,10 @@ def _refuse(self: Held, *args: Any, **kwargs: Any) -> Any:
 
 # Ways to change a module's children and parameters that lead through no method of `nn.Module`.
 ITEMS: tuple[tuple[type[nn.Module], str], ...] = (
-    (nn.Sequential, "__delitem__"), (nn.ModuleList, "__delitem__"), (nn.ModuleDict, "__delitem__"),
-    (nn.ModuleDict, "clear"), (nn.ParameterDict, "__setitem__"), (nn.ParameterDict, "__delitem__"),
+    (nn.Sequential, "insert"), (nn.Sequential, "__delitem__"),
+    (nn.ModuleList, "insert"), (nn.ModuleList, "__delitem__"),
+    (nn.ModuleDict, "clear"), (nn.ModuleDict, "__delitem__"),
+    (nn.ParameterDict, "__setitem__"), (nn.ParameterDict, "__delitem__"),
 )  # fmt: skip
 for _name in _MUTATORS:
     setattr(Held, _name, _refuse)

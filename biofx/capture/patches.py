@@ -164,7 +164,8 @@ def _refusals(module: str) -> _Refusals:
 
 
 def _running_tracer() -> Any:
-    return _RUNNING[-1].tracer() if _RUNNING else None
+    # other threads ask, too, while a capture ends
+    return next((recording.tracer() for recording in reversed(_RUNNING)), None)
 
 
 def _recording_getattr(tracer: Callable[[], Any]) -> Callable[..., Any]:

@@ -27,6 +27,7 @@ from torch import nn
 
 from biofx.capture.changes import at_end, changes_of, enclosing
 from biofx.capture.code import facts
+from biofx.capture.effects import changes_module
 from biofx.capture.recording import CACHED, Recording, class_attribute, reads_function
 from biofx.capture.substitutes import substitute_for
 from biofx.capture.world import PLAIN, Globals, Missing, Snapshots, World, content_of, items_of
@@ -164,6 +165,8 @@ class Reads:
         if _is_library(function.__module__):
             if function.__module__.startswith("torch.backends"):
                 raise self.refuse("reads torch.backends")
+            if changes_module(function):
+                raise self.refuse(f"calls {function.__name__}() of a module")
             return
         self._scanned.add(id(function))
         self._kept.append(function)
