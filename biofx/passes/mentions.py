@@ -12,6 +12,7 @@ READ_WEIGHTS = frozenset({
     "weight", "bias", "parameters", "named_parameters", "_parameters", "state_dict",
     "update_parameters",
 })  # fmt: skip
+_KINDS = ("dtype", "device", "is_cuda")
 _LIBRARY = ("torch", "biofx", "numpy")
 
 
@@ -23,8 +24,11 @@ def leads_to(module: nn.Module, words: Set[str]) -> bool:
     """
     classes = [base for base in type(module).__mro__ if base not in (nn.Module, object)]
     places: list[Any] = [vars(module), *map(vars, classes)]
-    seen = {"forward", "__call__"}
-    waiting = list(seen)
+    waiting = ["forward", "__call__"]
+    seen = {
+        *waiting,
+        *_KINDS,
+    }  # a property of such a name may look at a weight, but reads no number
     while waiting:
         name = waiting.pop()
         for value in [place.get(name) for place in places]:
@@ -47,14 +51,20 @@ def _is_library(function: FunctionType) -> bool:
 
 
 def _harmless(code: CodeType) -> frozenset[str]:
-    """``{"parameters"}`` where it only stands in `next(….parameters()).dtype`, or `.device`."""
+    """``{"parameters"}`` where that is no method, or only asked for a kind.
+
+    As in `inspect.signature(f).parameters` and in `next(self.parameters()).dtype`.
+    """
     instructions = [i for i in dis.get_instructions(code) if i.opname != "PRECALL"]
     for position, instruction in enumerate(instructions):
         if instruction.argval != "parameters":
             continue
-        first, second, asked = instructions[position + 1 : position + 4]
-        calls = first.opname.startswith("CALL") and second.opname.startswith("CALL")
-        if not calls or asked.argval not in ("dtype", "device", "is_cuda"):
+        if instruction.opname == "LOAD_ATTR" and not instruction.argrepr.startswith("NULL"):
+            continue  # from Python 3.12 on, methods are loaded with NULL
+        following = [*instructions[position + 1 : position + 3]]
+        asked = instructions[min(position + 3, len(instructions) - 1)]
+        calls = all(i.opname.startswith("CALL") for i in following)
+        if not calls or asked.argval not in _KINDS:
             return frozenset()
     return frozenset({"parameters"})
 
