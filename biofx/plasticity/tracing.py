@@ -71,9 +71,12 @@ def block_kernel(form: Form, arguments: tuple[Tensor, ...]) -> Kernel:
     options: Any = _rounding(form.rounded)
     compiled: Any = torch.compile(run, dynamic=True, fullgraph=True, options=options)
 
+    # Sizes that happen to be equal now must not have to be so the next time. Made once: each patch
+    # that is made stays in memory.
+    apart = shapes.patch(use_duck_shape=False)  # type: ignore[attr-defined]
+
     def kernel(arguments: list[Tensor]) -> None:
-        # Sizes that happen to be equal now must not have to be so the next time.
-        with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        with apart:
             compiled(*arguments)
 
     return kernel

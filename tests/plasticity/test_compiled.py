@@ -145,6 +145,30 @@ class TestKernels:
             kernels.map(noise, {"out": part}, writes=("out",), shard=shard, inputs=inputs)
             torch.testing.assert_close(part, shard.part(whole), rtol=0, atol=1e-6)
 
+    def test_calls_leave_nothing_in_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Settings are patched when a kernel is made; each patch that is made stays."""
+        bio = biofx.transform(Odd(), biofx.BioConfig(apply_dales_principle=True))
+        optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+        GradScheduler(bio, optimizer, compile=True)
+
+        def step() -> None:
+            for parameter in bio.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+
+        step()
+        made = []
+        config = type(torch.fx.experimental._config)
+        plain = config.patch
+
+        def patch(*args: Any, **changes: Any) -> Any:
+            made.append(changes)
+            return plain(*args, **changes)
+
+        monkeypatch.setattr(config, "patch", patch)
+        step()
+        assert made == []
+
     def test_sum_and_fill(self) -> None:
         kernels, plain = CompiledKernels(), Kernels()
         weight = torch.randn(37, 11)
