@@ -218,8 +218,10 @@ class FuzzyLearningRates(Rule):
             context.state["drawn"] = STATIC
         elif plan.distribution == Distribution.ACTIVITY:
             units = context.units(context.synapses.post_axis)
-            context.state["counts"] = torch.zeros(units, device=context.weight.device)
-            context.state["nu"] = torch.zeros(units, device=context.weight.device)
+            for name in ("counts", "nu"):
+                context.state[name] = torch.zeros(
+                    units, dtype=torch.float32, device=context.weight.device
+                )
             context.state["drawn"] = STATIC
         elif plan.distribution == Distribution.TEMPORAL and plan.dynamic:
             context.state["factors"] = _uniform(

@@ -20,7 +20,7 @@ def summarise(binding: Binding, weight: Tensor, *, lr: float | None = None) -> d
         lr: the learning rate of its param group.
     """
     factors = sampled_factors(binding, weight)
-    quantiles = torch.quantile(factors, torch.tensor([0.05, 0.5, 0.95], dtype=factors.dtype))
+    quantiles = torch.quantile(factors, factors.new_tensor([0.05, 0.5, 0.95]))
     low, middle, high = quantiles.tolist()
     # The last bin holds everything from 2 on.
     bins = (factors * 10).floor().clamp(0, len(EDGES) - 1).long()

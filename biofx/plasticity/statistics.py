@@ -104,7 +104,7 @@ def _numbers(parts: Sequence[Mapping[str, Tensor]], shard: Shard) -> list[dict[s
 def _scalars(values: list[float], device: torch.device) -> Sequence[Tensor]:
     """Numbers as float32 tensors of shape ()."""
     if _near(device):
-        return [torch.scalar_tensor(x, dtype=torch.float32) for x in values]
+        return [torch.scalar_tensor(x, dtype=torch.float32, device=device) for x in values]
     return torch.tensor(values, dtype=torch.float32, device=device).unbind()
 
 

@@ -1,6 +1,7 @@
 """What every rule must do, whichever it is."""
 
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -278,3 +279,31 @@ def test_synapses_that_stay_keep_all_their_digits(rule: Rule, compiled: bool) ->
     weight.grad = torch.ones_like(weight)
     optimizer.step()
     assert torch.equal(weight.detach(), before)
+
+
+@every_rule
+def test_no_default_matters(entry: Entry) -> None:
+    """Default types and devices are those of what a user makes next, not of the scheduler."""
+    data = batches(entry.steps)
+    expected, expected_metrics = run_with_metrics(entry, data)
+    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_device("meta")
+    try:
+        model, metrics = run_with_metrics(entry, data)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert same(model, expected)
+    assert metrics == expected_metrics
+
+
+def run_with_metrics(entry: Entry, data: list[Any]) -> tuple[nn.Module, Any]:
+    with torch.device("cpu"):
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        model = make(entry.config)
+        torch.set_default_dtype(default)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scheduler = GradScheduler(model, optimizer)
+    train(model, optimizer, data)
+    return model, scheduler.metrics()
