@@ -25,7 +25,7 @@ from biofx.plasticity.tracing import Kernel, block_kernel, matrix_kernel, trace
 
 When = bool | Literal["auto"]
 
-# Synapses of a model from which on compiling (some 10 s, once) pays within a few hundred steps.
+# Synapses from which on compiling (tens of seconds, once) pays within some hundred steps.
 WORTHWHILE = 500_000
 
 # All that this process has compiled, for any scheduler.
