@@ -20,12 +20,17 @@ from biofx.synapses import (
     wants_activity,
 )
 
+# What `DistributedDataParallel` leaves alone. It sends the buffers of one process to the others,
+# which would lose what they have counted of their own batches.
+_UNSENT = "_ddp_params_and_buffers_to_ignore"
+
 
 class Augment(PassBase):
     """Gives every weight layer its `Synapses`: one per parameter, however many modules share it."""
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
+        self.counters: list[str] = []  # names of the buffers that count activity
 
     def requires(self, graph_module: nn.Module) -> None:
         if not self.draft.weights:
@@ -74,6 +79,8 @@ class Augment(PassBase):
                     output=layer.output,
                 )
             self._replace(layer, names, reason)
+        if self.counters:
+            graph_module.__dict__[_UNSENT] = [*getattr(graph_module, _UNSENT, ()), *self.counters]
         for name, reason in draft.ignored.items():
             if name not in draft.layers:
                 kind = original_class(graph_module.get_submodule(name)).__name__
@@ -102,7 +109,8 @@ class Augment(PassBase):
                 augment(layer.module, synapses)
             elif _is_registered(layer.axes):
                 augment(layer.module, synapses, Captured)
-            _track(layer.module, layer.axes[0], synapses[0])
+            if _track(layer.module, layer.axes[0], synapses[0]):
+                self.counters.append(join(layer.name, "activity"))
         new = type(layer.module).__name__
         self.draft.layers[layer.name] = Layer(
             name=layer.name,
@@ -131,9 +139,12 @@ def _is_registered(axes: list[Axes]) -> bool:
     return any(item.units is not None for item in axes)
 
 
-def _track(module: nn.Module, axes: Axes, synapses: Synapses) -> None:
+def _track(module: nn.Module, axes: Axes, synapses: Synapses) -> bool:
+    """Let a layer count its activity, if its configuration asks for that; whether it does."""
     if wants_activity(synapses) and axes.units is not None and isinstance(module, BioLayer):
         units = synapses.shape[synapses.post_axis]
         if synapses.kind.startswith("conv_transpose"):
             units *= synapses.groups
         track_activity(module, units, axes.units)
+        return True
+    return False
