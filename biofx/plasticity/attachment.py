@@ -15,7 +15,7 @@ from biofx.plasticity.apply import Applier
 from biofx.plasticity.binding import Site
 from biofx.plasticity.engine import Engine
 from biofx.plasticity.rule import scalar
-from biofx.plasticity.shards import local
+from biofx.plasticity.shards import local, reshard
 from biofx.synapses import unwrap
 
 Mode = Literal["update", "gradient"]
@@ -79,6 +79,7 @@ class Attachment:
         ids = tuple(id(p) for group in groups for p in group["params"])
         if ids != self._known[0]:
             model = unwrap(self.engine.model)
+            reshard(model)
             names = {id(model.get_parameter(name)): name for name in self.engine.synapses}
             found = [
                 (names[id(parameter)], parameter, group)
@@ -232,8 +233,10 @@ class Attachment:
 
 
 def _state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """What an optimizer keeps for a parameter, or the one in it that does its work (ZeRO's)."""
     state: dict[str, Any] = optimizer.state.get(parameter, {})
-    return state
+    inner = getattr(optimizer, "optim", None)
+    return _state(inner, parameter) if not state and isinstance(inner, Optimizer) else state
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:

@@ -13,7 +13,7 @@ from biofx.plasticity.binding import Binding, Site
 from biofx.plasticity.checkpoint import restore
 from biofx.plasticity.kernels import Kernels
 from biofx.plasticity.rule import Context, Rule, Stage
-from biofx.plasticity.shards import is_sharded, local, shard_of
+from biofx.plasticity.shards import is_sharded, local, local_gradient, replicas, shard_of
 from biofx.plasticity.statistics import Request, measure
 from biofx.synapses import Synapses, unwrap
 
@@ -138,7 +138,7 @@ class Engine:
             if grad is not None and not grad.is_sparse:
                 grad = grad.detach()
         else:
-            weight, grad = local(parameter), None if grad is None else local(grad)
+            weight, grad = local(parameter), local_gradient(grad, parameter)
         for _, context in binding.pairs:
             context.weight, context.grad = weight, grad
             context.step, context.seed, context.unscale = step, self.seed, unscale
@@ -265,9 +265,10 @@ class Engine:
                     users.append(context)
                     counts.append(torch.stack(buffers).sum(0).to(torch.float32))
                     torch._foreach_zero_(buffers)
-        if counts and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            whole = torch.cat(counts)
-            dist.all_reduce(whole)
+        whole = torch.cat(counts) if counts else None
+        for group in replicas(self.model) if whole is not None else ():
+            dist.all_reduce(whole, group=group)
+        if whole is not None:
             counts = list(torch.split(whole, [len(part) for part in counts]))
         for context, part in zip(users, counts, strict=True):
             context.activity = part
@@ -291,8 +292,8 @@ class Engine:
             if not isinstance(counts, Tensor) or tuple(counts.shape) != (units,):
                 raise PlasticityError(
                     f"{binding.name}: its layer {layer} ({type(module).__name__}) does not count "
-                    f"the activity of its {units} output units, which ACTIVITY needs: transform "
-                    "the model with fuzzy_lr_distribution=ACTIVITY, or leave this layer out"
+                    f"the activity of its {units} output units: transform the model with ACTIVITY; "
+                    "if it was, this type cannot count: leave it out (overrides, or only=…)"
                 )
             buffers.append(counts)
         return buffers

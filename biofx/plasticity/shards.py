@@ -2,12 +2,13 @@
 
 import functools
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.random import counters, shard_counters
@@ -25,6 +26,34 @@ def local(tensor: Tensor) -> Tensor:
     """The part of the tensor that lies in this process: detached, sharing its memory."""
     tensor = tensor.detach()
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def local_gradient(grad: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """The local part of a DTensor's gradient, which is put where the parameter is.
+
+    It may have come as sums that nobody has added up, or whole for a parameter that is sharded:
+    optimizers see to that themselves.
+    """
+    if grad is None:
+        return None
+    if is_sharded(grad) and grad.placements != parameter.placements:  # type: ignore[attr-defined]
+        mesh, places = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+        moved: Tensor = grad.redistribute(mesh, places)  # type: ignore[attr-defined]
+        if parameter.grad is grad:
+            parameter.grad = moved
+        grad = moved
+    return local(grad)
+
+
+def reshard(model: nn.Module) -> None:
+    """Let the parameters of `fully_shard` be those that its optimizer has.
+
+    After a forward, the root's own lie there whole until the backward.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # long to import, and not for nothing
+    for module in model.modules() if fsdp is not None else ():
+        if isinstance(module, fsdp.FSDPModule):  # type: ignore[union-attr]
+            module.reshard()
 
 
 @dataclass(frozen=True)
@@ -123,6 +152,26 @@ def all_sum(values: Tensor, shard: Shard) -> Tensor:
     for group in shard.groups:
         dist.all_reduce(values, group=group)
     return values
+
+
+def replicas(model: nn.Module) -> tuple[dist.ProcessGroup, ...]:
+    """Groups over which a model's batches are divided; a global sum is over one after the other.
+
+    Those of `DistributedDataParallel` or of the parameters' mesh, if the model shows them; or else
+    all processes.
+    """
+    world = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+    if world is None or world.size() == 1:
+        return ()
+    outer: Any = model
+    while outer is not None and not isinstance(outer, nn.parallel.DistributedDataParallel):
+        outer = getattr(outer, "_orig_mod", None)
+    if outer is not None:
+        return (outer.process_group,)
+    for parameter in filter(is_sharded, model.parameters()):
+        mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
+        return tuple(mesh.get_group(dim) for dim in range(mesh.ndim))
+    return (world,)
 
 
 def sample_places(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -93,6 +93,8 @@ def _numbers(parts: Sequence[Mapping[str, Tensor]], shard: Shard) -> list[dict[s
     totals = torch.stack([parts[place][source] for source, place in order])
     if sums:
         all_sum(totals[:sums], shard)
+    if shard.groups:  # a maximum of several processes may pass over NaN
+        totals[sums:].nan_to_num_(nan=math.inf, posinf=math.inf)
     for group in shard.groups if sums < len(order) else ():
         dist.all_reduce(totals[sums:], op=dist.ReduceOp.MAX, group=group)
     numbers: list[dict[str, float]] = [{} for _ in parts]

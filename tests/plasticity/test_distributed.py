@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim import SGD, AdamW
 
-from . import distributed_run
+from . import distributed_cases, distributed_run
 from .table import IDS, RULES, Entry
 
 pytestmark = pytest.mark.slow
@@ -17,29 +18,38 @@ ROOT = Path(__file__).parents[2]
 MODES = [(2, "ddp"), (2, "fsdp"), (4, "ddp"), (4, "fsdp"), (4, "hybrid"), (4, "tensor")]
 
 
+def launch(program: str, processes: int, folder: Path) -> list[Any]:
+    """What each rank has found."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", "-m", f"tests.plasticity.{program}"]
+    done = subprocess.run(
+        [*command, folder],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=900,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Any]]:
     """{processes: what each rank found}."""
-    found = {}
-    for processes in (2, 4):
-        folder = tmp_path_factory.mktemp(f"processes{processes}")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={processes}", "-m", "tests.plasticity.distributed_run"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, folder],
-            cwd=ROOT,
-            env=environment,
-            timeout=900,
-            capture_output=True,
-            text=True,
-            check=False,
+    return {
+        processes: launch(
+            "distributed_run", processes, tmp_path_factory.mktemp(f"processes{processes}")
         )
-        assert done.returncode == 0, done.stderr[-6000:]
-        found[processes] = [
-            torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)
-        ]
-    return found
+        for processes in (2, 4)
+    }
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What each of two ranks found."""
+    return launch("distributed_cases", 2, tmp_path_factory.mktemp("cases"))
 
 
 @pytest.mark.parametrize("entry", RULES, ids=IDS)
@@ -91,3 +101,45 @@ def test_nobody_communicates_for_randomness(results: Any) -> None:
     ddp = {name: result["collectives"] for name, result in results[2][0]["ddp"].items()}
     assert ddp["activity"] == distributed_run.BEFORE
     assert all(count == 0 for name, count in ddp.items() if "activity" not in name)
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+@pytest.mark.parametrize("rule", distributed_cases.RULES)
+def test_gradients_that_nobody_has_added_up(cases: Any, rule: str, kind: Any) -> None:
+    expected = distributed_cases.replicated(distributed_cases.RULES[rule], kind, spread=False)
+    first, second = (rank["replicated"][f"{rule} {kind.__name__}"] for rank in cases)
+    for one, other, alone in zip(first, second, expected, strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("apply", ["update", "gradient"])
+@pytest.mark.parametrize("rule", distributed_cases.RULES)
+def test_whole_gradients_of_divided_parameters(cases: Any, rule: str, apply: str) -> None:
+    expected = distributed_cases.embedded(distributed_cases.RULES[rule], apply, spread=False)
+    for rank in cases:
+        for found, alone in zip(rank["embedded"][f"{rule} {apply}"], expected, strict=True):
+            torch.testing.assert_close(found, alone)
+
+
+def test_a_scheduler_made_after_a_forward(cases: Any) -> None:
+    for rank in cases:
+        assert rank["after a forward"] == ["0.weight", "2.weight"]
+
+
+@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize("rule", distributed_cases.MAXIMA)
+def test_weights_that_are_not_finite_anywhere(cases: Any, rule: str, where: int) -> None:
+    for rank in cases:
+        assert "0.weight holds 1 of 128 weights" in rank["not finite"][f"{rule} {where}"]
+
+
+def test_a_divided_optimizer_forgets_replaced_synapses(cases: Any) -> None:
+    for rank in cases:
+        for whole, divided in zip(*rank["moments"], strict=True):
+            assert torch.equal(whole, divided)
+
+
+def test_activity_is_that_of_all_processes(cases: Any) -> None:
+    for rank in cases:
+        assert rank["counted"] == [20.0, 20.0]
