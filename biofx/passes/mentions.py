@@ -25,10 +25,8 @@ def leads_to(module: nn.Module, words: Set[str]) -> bool:
     classes = [base for base in type(module).__mro__ if base not in (nn.Module, object)]
     places: list[Any] = [vars(module), *map(vars, classes)]
     waiting = ["forward", "__call__"]
-    seen = {
-        *waiting,
-        *_KINDS,
-    }  # a property of such a name may look at a weight, but reads no number
+    # A property named like a kind may look at a weight, but reads no number of it.
+    seen = {*waiting, *_KINDS}
     while waiting:
         name = waiting.pop()
         for value in [place.get(name) for place in places]:

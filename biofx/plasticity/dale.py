@@ -8,8 +8,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from biofx.plasticity import random
+from biofx.plasticity.checks import require
 from biofx.plasticity.kernels import Tensors, wide
-from biofx.plasticity.rule import STATIC, Context, Rule, pick, require
+from biofx.plasticity.rule import STATIC, Context, Rule, pick
 from biofx.synapses import Synapses
 
 

@@ -12,17 +12,8 @@ from typing_extensions import override
 from biofx.config import Distribution
 from biofx.errors import PlasticityError
 from biofx.plasticity import random
-from biofx.plasticity.rule import (
-    STATIC,
-    Context,
-    Expression,
-    Rule,
-    Stage,
-    pick,
-    require,
-    scalar,
-    within,
-)
+from biofx.plasticity.checks import require, within
+from biofx.plasticity.rule import STATIC, Context, Expression, Rule, Stage, pick, scalar
 from biofx.synapses import Synapses
 
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from biofx.plasticity import random
+from biofx.plasticity.checks import require, within
 from biofx.plasticity.kernels import Tensors, wide
-from biofx.plasticity.rule import Context, Rule, Stage, pick, require, scalar, within
+from biofx.plasticity.rule import Context, Rule, Stage, pick, scalar
 from biofx.plasticity.shards import Shard, all_sum
 from biofx.synapses import Synapses
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from biofx.config import number_of
 from biofx.plasticity import random
-from biofx.plasticity.checks import require as require
-from biofx.plasticity.checks import within as within
+from biofx.plasticity.checks import require
 from biofx.plasticity.kernels import NONE, Function, Kernels, Tensors, Work
 from biofx.plasticity.schedule import Schedule
 from biofx.plasticity.shards import Shard

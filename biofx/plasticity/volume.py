@@ -10,8 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from biofx.plasticity import random
+from biofx.plasticity.checks import within
 from biofx.plasticity.elementary import exp_near_zero
-from biofx.plasticity.rule import Context, Expression, Rule, Stage, pick, scalar, within
+from biofx.plasticity.rule import Context, Expression, Rule, Stage, pick, scalar
 from biofx.synapses import Synapses
 
 

@@ -49,7 +49,7 @@ reads the weights once more ({four:.0f} MB).
 
 | sent per rank and step | all-reduces | payload |
 |---|---|---|
-| random numbers: a function of seed, step, name and element index | 0 | 0 |
+| random numbers: a function of seed, step, name, rule and element index | 0 | 0 |
 | fuzzy, all static distributions; Dale's principle | 0 | 0 |
 | mean abs w, for crystallize and volume together (sums of float64) | 1 | {sums:,} bytes |
 | max abs w, for rejuvenate, at the steps where it acts | 1 | {sums:,} bytes |
