@@ -253,14 +253,15 @@ class Jitter(nn.Module):
     [(random.seed, random.random), (numpy.random.seed, lambda: numpy.random.rand())],
     ids=["python", "numpy"],
 )
+@pytest.mark.parametrize("inputs", [None, torch.ones(3, 2)], ids=["", "with example"])
 def test_only_who_draws_in_python_is_blamed(
-    start: Callable[[int], None], draw: Callable[[], float]
+    start: Callable[[int], None], draw: Callable[[], float], inputs: torch.Tensor | None
 ) -> None:
     model = nn.Sequential(nn.Linear(2, 2), Jitter(draw), nn.Sequential(nn.Linear(2, 2)))
     start(0)
     expected = draw()
     start(0)
-    bio = biofx.transform(model)
+    bio = biofx.transform(model, example_inputs=inputs)
     assert draw() == expected  # the generator is where it was
     assert biofx.info(bio).opaque == {"1": "draws random numbers in Python"}
     assert [isinstance(bio[place], Captured) for place in range(3)] == [False, False, True]

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from biofx.capture.clone import clone
-from biofx.capture.comparison import difference, rebuilt
+from biofx.capture.comparison import copied, difference, rebuilt
 from biofx.capture.islands import Captured
 from biofx.capture.shapes import Recorder
 
@@ -60,7 +60,7 @@ def _outputs(bench: Bench, model: nn.Module, path: tuple[str, ...]) -> dict[Call
 
     def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
         calls[name] += 1
-        seen[name, calls[name]] = rebuilt(output, _detached)
+        seen[name, calls[name]] = rebuilt(output, copied)
 
     for name, module in twin.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
@@ -74,10 +74,6 @@ def _warmed(bench: Bench, model: nn.Module, path: tuple[str, ...]) -> nn.Module:
     for mode in path[:-1]:
         bench._once(twin, mode)
     return twin
-
-
-def _detached(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _node(bench: Bench, path: tuple[str, ...], call: Call) -> str | None:
@@ -129,7 +125,7 @@ class _Log(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.operations.append((self.node, str(func), rebuilt(result, _detached)))
+        self.operations.append((self.node, str(func), rebuilt(result, copied)))
         return result
 
     @contextmanager

@@ -63,6 +63,11 @@ def rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
+def copied(value: Any) -> Any:
+    """A tensor's values in a tensor of their own; anything else as it is."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
 def difference(expected: Any, found: Any, tolerance: float = 0) -> str | None:
     """Where and how two values differ first; None if they are the same.
 

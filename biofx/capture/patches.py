@@ -10,7 +10,6 @@ import contextlib
 import importlib._bootstrap
 import logging
 import math
-import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ from torch import fx, nn
 from torch.fx import _symbolic_trace
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 from biofx.capture import effects
@@ -269,31 +267,3 @@ def _importing(recording: Recording) -> Callable[..., Any]:
             return plain(*args)
 
     return find_and_load
-
-
-def random_state() -> tuple[Any, ...]:
-    """State of the generators that Python code could draw from."""
-    numpy = sys.modules.get("numpy")
-    return (
-        random.getstate(),
-        torch.get_rng_state(),
-        numpy.random.get_state() if numpy is not None else None,
-    )
-
-
-def restore_random_state(before: tuple[Any, ...]) -> bool:
-    """Put the generators back; True if something had drawn from them."""
-    now = random_state()
-    moved: bool = now[0] != before[0]
-    if moved:
-        random.setstate(before[0])
-    with _disable_current_modes():  # fake tensors, say: the state itself is real
-        if not torch.equal(now[1], before[1]):
-            torch.set_rng_state(before[1])
-            moved = True
-    if before[2] is not None:
-        name, keys, *rest = now[2]
-        if not ((keys == before[2][1]).all() and (name, *rest) == (before[2][0], *before[2][2:])):
-            sys.modules["numpy"].random.set_state(before[2])
-            moved = True
-    return moved

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from biofx.capture import patches
 from biofx.capture.code import assigns, facts
+from biofx.capture.generators import generator_state, restore_moved
 from biofx.capture.leaves import CHOOSES_AT_RUN_TIME, bases_of, is_leaf
 from biofx.capture.pattern import Pattern, Unpatterned
 from biofx.capture.recording import Recording
@@ -77,11 +78,11 @@ class Session:
         # Which module draws random numbers in Python is asked only if one does: looking at the
         # generators before and after each takes a sixth of the time of a deep model.
         self.watches_draws = False
-        state = patches.random_state()
+        state = generator_state()
         try:
             self._run(arguments)
         finally:
-            drawn = patches.restore_random_state(state)
+            drawn = restore_moved(state)
         if drawn:
             self.captures.clear()
             self.opaque.clear()
@@ -133,7 +134,7 @@ class Session:
         self.autowrap(inspect.unwrap(type(module).forward).__globals__)
         tracer = ModuleTracer(self, call)
         self.stack.append(tracer)
-        state = patches.random_state() if self.watches_draws else None
+        state = generator_state() if self.watches_draws else None
         try:
             graph = tracer.trace(module)
             if tracer.refusal is not None:
@@ -149,7 +150,7 @@ class Session:
             if tracer.reads.snapshots.restore():
                 self.captures.pop(module, None)
                 self._give_up(module, "changes a Python container while it runs")
-            if state is not None and patches.restore_random_state(state):
+            if state is not None and restore_moved(state):
                 self._give_up(module, "draws random numbers in Python")
             self.stack.pop()
         if module in self.opaque:  # found out while restoring

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from biofx.capture.clone import clone
-from biofx.capture.comparison import rebuilt
+from biofx.capture.comparison import copied, rebuilt
 from biofx.capture.generators import generators_kept
 from biofx.capture.islands import Captured
 from biofx.errors import ModelError
@@ -93,18 +93,22 @@ def record_shapes(root: nn.Module, arguments: tuple[tuple[Any, ...], Mapping[str
             module.__dict__["forward"] = partial(forward, module, name)
     given = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, arguments)
     args, kwargs = pytree.tree_map(fake, (given[0], dict(given[1])))
-    state = torch.get_rng_state()
     log = logging.getLogger("torch._subclasses.fake_tensor")
     level = log.level
     log.setLevel(logging.CRITICAL)  # what matters of it is said below
     finished = False
-    with mode, torch.no_grad(), warnings.catch_warnings(), contextlib.suppress(Exception):
+    with (
+        generators_kept(),
+        mode,
+        torch.no_grad(),
+        warnings.catch_warnings(),
+        contextlib.suppress(Exception),
+    ):
         warnings.simplefilter("ignore")  # they belong to the user's own runs
         twin.eval()
         twin(*args, **kwargs)
         finished = True
     log.setLevel(level)
-    torch.set_rng_state(state)
     if not finished:
         _refuse_what_fails(root, arguments)
     return shapes
@@ -114,7 +118,7 @@ def _refuse_what_fails(
     root: nn.Module, arguments: tuple[tuple[Any, ...], Mapping[str, Any]]
 ) -> None:
     """Run a copy of the model for real, in evaluation mode; tensors and generators stay."""
-    args, kwargs = rebuilt((arguments[0], dict(arguments[1])), _copy)
+    args, kwargs = rebuilt((arguments[0], dict(arguments[1])), copied)
     if any(tensor.is_meta for tensor in (*root.parameters(), *root.buffers())):
         return  # it has no values yet, and runs on nothing
     with torch.no_grad(), generators_kept(), warnings.catch_warnings():
@@ -126,7 +130,3 @@ def _refuse_what_fails(
                 f"{original_class(root).__name__} does not run on the example inputs: "
                 f"{type(error).__name__}: {error}"
             ) from error
-
-
-def _copy(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, torch.Tensor) else value
