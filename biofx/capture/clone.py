@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from biofx.capture.effects import HOOKS, REGISTRIES
 from biofx.synapses.classes import slots_of
 
 # Values that a copy may share because nothing can change them.
@@ -20,8 +21,6 @@ _IMMUTABLE = (
 )  # fmt: skip
 _ATOMS = frozenset({type(None), bool, int, float, str})  # the most frequent ones
 _PLAIN = frozenset({dict, list, tuple, set, OrderedDict})
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
-_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
 
 
 def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
@@ -46,7 +45,7 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
     for module in modules:
         memo[id(module)] = fresh = object.__new__(type(module))
         _copy_references(module, fresh, memo)
-        for name in _REGISTRIES:
+        for name in REGISTRIES:
             memo[id(module.__dict__[name])] = fresh.__dict__[name] = {}
     for module in held:
         memo.setdefault(id(module), module)
@@ -63,11 +62,11 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
     for module in modules:
         fresh = memo[id(module)].__dict__
         for name, value in module.__dict__.items():
-            if name in _REGISTRIES:
+            if name in REGISTRIES:
                 fresh[name].update((key, memo.get(id(item), item)) for key, item in value.items())
             elif type(value) in _ATOMS:
                 fresh[name] = value
-            elif name in _HOOKS and not value:
+            elif name in HOOKS and not value:
                 fresh[name] = type(value)()
             else:
                 fresh[name] = _copied(value, memo)

@@ -47,8 +47,8 @@ _METHODS = {
 # Methods of `nn.Module` that change the module; told apart from a user's own by where they stand.
 CHANGES = frozenset(name for name in _METHODS if hasattr(nn.Module, name))
 REGISTRIES = ("_modules", "_parameters", "_buffers")
-_HOOKS = tuple(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
-HELD = frozenset({*REGISTRIES, *_HOOKS})  # attributes of a module that are such dicts
+HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
+HELD = frozenset({*REGISTRIES, *HOOKS})  # attributes of a module that are such dicts
 _MUTATORS = (
     "__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update",
 )  # fmt: skip

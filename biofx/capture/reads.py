@@ -162,7 +162,7 @@ class Reads:
             return
         if id(function) in self.recording.refused:
             raise self.refuse(self.recording.refused[id(function)][0])
-        if _is_library(function.__module__):
+        if is_library(function.__module__):
             if function.__module__.startswith("torch.backends"):
                 raise self.refuse("reads torch.backends")
             if changes_module(function):
@@ -211,7 +211,7 @@ class Reads:
                 self.recording.patch(names, name, substitute(self.recording, value))
                 return
             if isinstance(value, ModuleType):
-                if _is_library(value.__name__) and chain[:2] != ("torch", "fx"):
+                if is_library(value.__name__) and chain[:2] != ("torch", "fx"):
                     if chain[1:2] == ("backends",) or value.__name__.startswith("torch.backends"):
                         raise self.refuse("reads torch.backends")
                     if "default_generator" in chain:
@@ -236,7 +236,7 @@ class Reads:
     def _rest_on_class(self, cls: type, chain: tuple[str, ...]) -> None:
         """The forward may read an attribute of a class, which is compared if it is plain data."""
         held = class_attribute(cls, chain[0]) if chain else Missing
-        if type(held) in (*PLAIN, list, tuple, dict, set) and not _is_library(cls.__module__):
+        if type(held) in (*PLAIN, list, tuple, dict, set) and not is_library(cls.__module__):
             self.world.attribute(cls, chain[0], held, outer=True)
             self.rest_on(held, f"{chain[0]!r} of the class {cls.__name__}", outer=True)
 
@@ -247,7 +247,8 @@ class Reads:
         self.rest_on(value, what, outer=True)
 
 
-def _is_library(name: str | None) -> bool:
+def is_library(name: str | None) -> bool:
+    """Whether a Python module of this name belongs to a library that is trusted."""
     return name is not None and name.partition(".")[0] in _LIBRARY
 
 

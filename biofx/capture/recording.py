@@ -71,9 +71,9 @@ class Names:
         self.names.update(self.before)
 
 
-def user_code(depth: int = 2) -> bool:
+def user_code() -> bool:
     """Whether the code that calls the caller is neither torch's nor this package's."""
-    name = str(sys._getframe(depth).f_globals.get("__name__", ""))
+    name = str(sys._getframe(2).f_globals.get("__name__", ""))
     return not name.startswith(("torch.", "biofx."))
 
 
@@ -197,12 +197,6 @@ def reads_function(reads: Any, attribute: Any) -> bool:
     )
 
 
-def from_library(depth: int) -> bool:
-    """Whether the code that calls is torch's own (or this package's)."""
-    name = str(sys._getframe(depth + 1).f_globals.get("__name__", ""))
-    return name.startswith(("torch.", "biofx."))
-
-
 def _tracking_getattribute(recording: Recording, cls: type) -> Callable[..., Any]:
     plain: Any = cls.__getattribute__
 
@@ -210,7 +204,7 @@ def _tracking_getattribute(recording: Recording, cls: type) -> Callable[..., Any
         found = plain(value, name)
         tracer = recording.tracer()
         known = recording.tracked.get(id(value))
-        if tracer is None or known is None or known[0] is not value or from_library(1):
+        if tracer is None or known is None or known[0] is not value or not user_code():
             return found
         if name == "__dict__":
             raise tracer.refuse(f"reads the __dict__ of a {cls.__name__}")

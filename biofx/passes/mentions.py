@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from biofx.capture.reads import is_library
+
 # What code mentions that reads weights without calling their layer.
 READ_WEIGHTS = frozenset({
     "weight", "bias", "parameters", "named_parameters", "_parameters", "state_dict",
     "update_parameters",
 })  # fmt: skip
 _KINDS = ("dtype", "device", "is_cuda")
-_LIBRARY = ("torch", "biofx", "numpy")
 
 
 def leads_to(module: nn.Module, words: Set[str]) -> bool:
@@ -32,7 +33,8 @@ def leads_to(module: nn.Module, words: Set[str]) -> bool:
         for value in [place.get(name) for place in places]:
             for function in _functions(value):
                 if not (
-                    _is_library(function) or any(function.__globals__ is place for place in places)
+                    is_library(function.__module__)
+                    or any(function.__globals__ is place for place in places)
                 ):
                     places.append(function.__globals__)
                 for code in _codes(function):
@@ -42,10 +44,6 @@ def leads_to(module: nn.Module, words: Set[str]) -> bool:
                     waiting += names - seen
                     seen |= names
     return False
-
-
-def _is_library(function: FunctionType) -> bool:
-    return str(function.__module__).partition(".")[0] in _LIBRARY
 
 
 def _harmless(code: CodeType) -> frozenset[str]:
