@@ -17,12 +17,12 @@ def checked_factor(factor: Any, rule: Rule, site: Site) -> Tensor:
         PlasticityError: it is no tensor, does not broadcast to the weight, or is not finite.
     """
     where = f"{rule.name}.factor gave"
-    if not _fits(factor, site.weight):
+    if not (isinstance(factor, Tensor) and _fits(factor, site.weight)):
         raise PlasticityError(
             f"{where} {_described(factor)} for {site.binding.name}; give a tensor that broadcasts "
             f"to {tuple(site.weight.shape)}, or None"
         )
-    numbers: Tensor = factor if factor.is_floating_point() else factor.float()
+    numbers = factor if factor.is_floating_point() else factor.float()
     bad = int((~torch.isfinite(numbers)).sum())
     if bad:
         raise PlasticityError(
@@ -38,17 +38,12 @@ def checked_mask(mask: Any, rule: Rule, site: Site) -> Tensor:
     Raises:
         PlasticityError: it is no boolean tensor, or does not broadcast to the weight.
     """
-    known = isinstance(mask, Tensor) and mask.dtype == torch.bool
-    if known and mask.shape == site.weight.shape:  # as that of the rules that come with biofx
-        own: Tensor = mask
-        return own
-    if not (known and _fits(mask, site.weight)):
-        raise PlasticityError(
-            f"{rule.name}.after_step gave {_described(mask)} for {site.binding.name}; give a "
-            f"boolean tensor that broadcasts to {tuple(site.weight.shape)}, or None"
-        )
-    wide: Tensor = mask.expand(site.weight.shape)
-    return wide
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and _fits(mask, site.weight):
+        return mask.expand(site.weight.shape)
+    raise PlasticityError(
+        f"{rule.name}.after_step gave {_described(mask)} for {site.binding.name}; give a boolean "
+        f"tensor that broadcasts to {tuple(site.weight.shape)}, or None"
+    )
 
 
 def note_place(error: Exception, rule: Rule, site: Site) -> None:
@@ -57,12 +52,14 @@ def note_place(error: Exception, rule: Rule, site: Site) -> None:
         error.add_note(f"(in the rule {rule.name}, at the parameter {site.binding.name})")
 
 
-def _fits(value: Any, weight: Tensor) -> bool:
-    """Whether a value is a tensor that broadcasts to a weight's shape."""
-    if not isinstance(value, Tensor) or value.dim() > weight.dim():
+def _fits(value: Tensor, weight: Tensor) -> bool:
+    """Whether a tensor broadcasts to a weight's shape."""
+    try:
+        return value.shape == weight.shape or (
+            torch.broadcast_shapes(value.shape, weight.shape) == weight.shape
+        )
+    except RuntimeError:
         return False
-    sizes = zip(reversed(value.shape), reversed(weight.shape), strict=False)
-    return all(own in (1, whole) for own, whole in sizes)
 
 
 def _described(value: Any) -> str:

@@ -105,7 +105,7 @@ def collect(engine: "Engine") -> States:
     """{rule: {parameter: state}}; tensors share memory with the scheduler's, as in optimizers."""
     states: States = {key: {} for key in engine.keys}
     for name, binding in engine.bindings.items():
-        for key, state in _states(engine, binding).items():
+        for key, state in _states(binding).items():
             if state:
                 states[key][name] = {
                     field: _global(value, binding) for field, value in state.items()
@@ -129,11 +129,11 @@ def spread(engine: "Engine", states: Mapping[str, Mapping[str, Mapping[str, Any]
         for rule, context in binding.pairs:
             context.state = {}
             rule.prepare(context)
-        restore(engine, binding, by_parameter.pop(name, {}))
+        restore(binding, by_parameter.pop(name, {}))
     engine.waiting = by_parameter
 
 
-def restore(engine: "Engine", binding: "Binding", found: Mapping[str, Mapping[str, Any]]) -> None:
+def restore(binding: "Binding", found: Mapping[str, Mapping[str, Any]]) -> None:
     """Give one parameter's states back.
 
     Raises:
@@ -141,7 +141,7 @@ def restore(engine: "Engine", binding: "Binding", found: Mapping[str, Mapping[st
     """
     for _, context in binding.pairs:
         context.memo.clear()
-    for key, state in _states(engine, binding).items():
+    for key, state in _states(binding).items():
         for field, value in found.get(key, {}).items():
             own = state.get(field)
             if not isinstance(value, Tensor):
@@ -159,9 +159,8 @@ def restore(engine: "Engine", binding: "Binding", found: Mapping[str, Mapping[st
                 state[field] = value.to(binding.pairs[0][1].weight.device, copy=True)
 
 
-def _states(engine: "Engine", binding: "Binding") -> dict[str, dict[str, Any]]:
-    keys = {id(rule): key for rule, key in zip(engine.rules, engine.keys, strict=True)}
-    return {keys[id(rule)]: context.state for rule, context in binding.pairs}
+def _states(binding: "Binding") -> dict[str, dict[str, Any]]:
+    return {context.rule: context.state for _, context in binding.pairs}
 
 
 def _global(value: Any, binding: "Binding") -> Any:

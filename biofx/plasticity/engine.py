@@ -116,7 +116,7 @@ class Engine:
                 rule.initialise(context)
         waiting = self.waiting.pop(name, None)
         if waiting is not None:
-            restore(self, binding, waiting)
+            restore(binding, waiting)
         binding.remember(parameter)
         self.bindings[name] = binding
         return binding
@@ -265,12 +265,13 @@ class Engine:
                     users.append(context)
                     counts.append(torch.stack(buffers).sum(0).to(torch.float32))
                     torch._foreach_zero_(buffers)
-        whole = torch.cat(counts) if counts else None
-        for group in replicas(self.model) if whole is not None else ():
+        if not counts:
+            return
+        whole = torch.cat(counts)
+        for group in replicas(self.model):
             dist.all_reduce(whole, group=group)
-        if whole is not None:
-            counts = list(torch.split(whole, [len(part) for part in counts]))
-        for context, part in zip(users, counts, strict=True):
+        parts = torch.split(whole, [len(part) for part in counts])
+        for context, part in zip(users, parts, strict=True):
             context.activity = part
 
     def drop_activity(self) -> None:

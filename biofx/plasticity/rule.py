@@ -207,7 +207,7 @@ class Rule:
             self.name,
             f"schedule={self.schedule!r} must be a Schedule, such as Schedule(every=10)",
         )
-        globs = (self.only,) if isinstance(self.only, str) else self.only
+        globs = self._globs
         require(
             isinstance(globs, tuple | list) and all(isinstance(glob, str) for glob in globs),
             self.name,
@@ -221,14 +221,17 @@ class Rule:
         """What checkpoints, metrics and messages call the rule."""
         return type(self).__name__
 
+    @property
+    def _globs(self) -> tuple[str, ...]:
+        return (self.only,) if isinstance(self.only, str) else self.only
+
     def interval(self, synapses: Synapses) -> int | None:
         """Steps between applications in the layer's configuration: 0 is off, None unconfigured."""
         return None
 
     def serves(self, synapses: Synapses) -> bool:
         """Whether the rule acts on this parameter."""
-        globs = (self.only,) if isinstance(self.only, str) else self.only
-        if not any(fnmatchcase(synapses.parameter, glob) for glob in globs):
+        if not any(fnmatchcase(synapses.parameter, glob) for glob in self._globs):
             return False
         return not (self.configured and self.interval(synapses) == 0)
 
