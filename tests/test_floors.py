@@ -28,13 +28,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 FLOOR = {name: depth for depth, names in enumerate(FLOORS) for name in names}
 
+# The rooms of `plasticity`: each imports only from those behind it.
+ROOMS = ("scheduler", "rules", "kernels", "numerics")
+
 # The face, which everything may ask for this and nothing else.
 FACE = {"__version__"}
 
 LONGEST = 320
 LONG_FOR_A_REASON: dict[str, str] = {
-    "biofx/plasticity/fuzzy.py": "ten distributions that are one table and one rule",
-    "biofx/plasticity/random.py": "one generator; half of the file is what its quality rests on",
+    "biofx/plasticity/rules/fuzzy.py": "ten distributions that are one table and one rule",
+    "biofx/plasticity/numerics/random.py": "one generator, and why its numbers are good",
 }
 
 # The names of the design's section on public names, and those of the errors it promises.
@@ -105,6 +108,20 @@ def trespasses(path: Path, package: Path = PACKAGE) -> list[str]:
 @pytest.mark.parametrize("path", sources(), ids=module_name)
 def test_imports_only_from_floors_below(path: Path) -> None:
     assert trespasses(path) == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_of_plasticity_open_one_way(room: str) -> None:
+    before = ROOMS[: ROOMS.index(room)]
+    folder = PACKAGE / "plasticity"
+    assert sorted(p.name for p in folder.iterdir() if (p / "__init__.py").exists()) == sorted(ROOMS)
+    found = [
+        f"{path.name}:{line}: {target}"
+        for path in (folder / room).glob("*.py")
+        for line, target in imported(path, PACKAGE)
+        if target == "biofx.plasticity" or target.split(".")[2:3] in [[name] for name in before]
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize(

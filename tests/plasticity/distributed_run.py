@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import biofx
 from biofx.plasticity import Context, GradScheduler, Rule
-from biofx.plasticity.scheduler import configured_rules
+from biofx.plasticity.scheduler.scheduler import configured_rules
 from tests.plasticity.table import OPTIMIZERS, RULES, Entry, batches, make
 
 torch.set_num_threads(1)

@@ -25,15 +25,14 @@ from biofx.plasticity import (
     Rejuvenate,
     Rule,
     VolumeDependentRates,
-    compiled,
-    random,
-    tracing,
 )
-from biofx.plasticity.compiled import KERNELS, CompiledKernels, can_compile, kernels_for
-from biofx.plasticity.elementary import exp_near_zero
-from biofx.plasticity.kernels import Kernels, Tensors, Work, form
-from biofx.plasticity.shards import Shard
-from biofx.plasticity.volume import volume_factors
+from biofx.plasticity.kernels import compiled, tracing
+from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, kernel_spec
+from biofx.plasticity.kernels.compiled import KERNELS, CompiledKernels, can_compile, kernels_for
+from biofx.plasticity.numerics import random
+from biofx.plasticity.numerics.polynomials import exp_near_zero
+from biofx.plasticity.numerics.shards import Shard
+from biofx.plasticity.rules.volume import volume_factors
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
@@ -210,13 +209,13 @@ class TestKernels:
         values = {"base": 0.1, "stability": 2.0, "variability": 0.2}
         inputs = {name: torch.tensor(value) for name, value in values.items()}
         inputs["key"] = random.key_tensor(random.stream_key(1, 2, "w"))
-        known = form(volume, ("out", "weight"), tuple(inputs), ("out",), rounded=True)
+        known = kernel_spec(volume, ("out", "weight"), tuple(inputs), ("out",), rounded=True)
 
         def factors(rows: slice) -> Tensor:
             part = weight[rows].clone()
             out = torch.empty_like(part)
             shard = Shard(shape, tuple(part.shape), (rows.start, 0))
-            kernels.do(Work(known, (out, part, *inputs.values())), shard=shard)
+            kernels.do(KernelCall(known, (out, part, *inputs.values())), shard=shard)
             return out
 
         whole = factors(slice(0, 5))
@@ -234,7 +233,7 @@ class TestKernels:
     def test_more_threads_than_when_it_was_compiled(self) -> None:
         code = """
             import torch
-            from biofx.plasticity.compiled import CompiledKernels
+            from biofx.plasticity.kernels.compiled import CompiledKernels
             kernels, weight = CompiledKernels(), torch.ones(4096)
             for threads in (2, 1, 8):
                 torch.set_num_threads(threads)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 import biofx
 from biofx.plasticity import Context, Crystallize, FuzzyLearningRates, GradScheduler, Rule
-from biofx.plasticity.kernels import Kernels, Tensors, Work, joined
-from biofx.plasticity.layout import offset
-from biofx.plasticity.shards import Shard
+from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, joined
+from biofx.plasticity.kernels.layout import offset
+from biofx.plasticity.numerics.shards import Shard
 
 CPU = torch.device("cpu")
 SHARD = Shard((2, 3), (2, 3), (0, 0))
@@ -59,8 +59,8 @@ class Halve(Count):
 class TestJoined:
     def test_the_second_sees_what_the_first_writes(self) -> None:
         a, b, one, two = torch.ones(2, 3), torch.zeros(2, 3), torch.tensor(1.0), torch.tensor(2.0)
-        first = Work.of(doubled, {"a": a}, ("a",), {"c": one})
-        work = joined(first, Work.of(added, {"b": b}, ("b",), {"a": a, "c": two}))
+        first = KernelCall.of(doubled, {"a": a}, ("a",), {"c": one})
+        work = joined(first, KernelCall.of(added, {"b": b}, ("b",), {"a": a, "c": two}))
         self.do(work)
         assert torch.equal(a, torch.full((2, 3), 3.0))
         assert torch.equal(b, torch.full((2, 3), 5.0))
@@ -68,7 +68,7 @@ class TestJoined:
     def test_several_with_equal_names(self) -> None:
         """Tensors are told apart by what they are, not by what each function calls them."""
         works = [
-            Work.of(doubled, {"a": torch.ones(2, 3)}, ("a",), {"c": torch.tensor(c)})
+            KernelCall.of(doubled, {"a": torch.ones(2, 3)}, ("a",), {"c": torch.tensor(c)})
             for c in (1.0, 2.0, 3.0)
         ]
         self.do(joined(works[0], joined(works[1], works[2])))
@@ -77,31 +77,35 @@ class TestJoined:
 
     def test_stores_in_the_type_that_there_is(self) -> None:
         a, b = torch.ones(2, 3, dtype=torch.bfloat16), torch.zeros(2, 3)
-        first = Work.of(doubled, {"a": a}, ("a",), {"c": torch.tensor(2.0**-9)})
-        self.do(joined(first, Work.of(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)})))
+        first = KernelCall.of(doubled, {"a": a}, ("a",), {"c": torch.tensor(2.0**-9)})
+        self.do(
+            joined(first, KernelCall.of(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)}))
+        )
         assert torch.equal(b, a.float())
 
     def test_has_one_identity(self) -> None:
         """Or else each step would compile a kernel."""
         made = {
             joined(
-                Work.of(doubled, {"a": a}, ("a",), {"c": torch.ones(())}),
-                Work.of(added, {"b": torch.ones(2, 3)}, ("b",), {"a": a, "c": torch.ones(())}),
-            ).form
+                KernelCall.of(doubled, {"a": a}, ("a",), {"c": torch.ones(())}),
+                KernelCall.of(
+                    added, {"b": torch.ones(2, 3)}, ("b",), {"a": a, "c": torch.ones(())}
+                ),
+            ).spec
             for a in torch.ones(3, 2, 3)
         }
         assert len(made) == 1
 
     def test_a_tensor_and_an_input_of_one_name(self) -> None:
         c, a, b = torch.ones(2, 3), torch.ones(2, 3), torch.zeros(2, 3)
-        last = Work.of(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)})
-        middle = Work.of(doubled, {"a": a}, ("a",), {"c": torch.tensor(5.0)})
-        self.do(joined(Work.of(grown, {"c": c}, ("c",), {}), joined(middle, last)))
+        last = KernelCall.of(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)})
+        middle = KernelCall.of(doubled, {"a": a}, ("a",), {"c": torch.tensor(5.0)})
+        self.do(joined(KernelCall.of(grown, {"c": c}, ("c",), {}), joined(middle, last)))
         assert torch.equal(c, torch.full((2, 3), 2.0))
         assert torch.equal(a, torch.full((2, 3), 7.0))
         assert torch.equal(b, torch.full((2, 3), 7.0))
 
-    def do(self, work: Work) -> None:
+    def do(self, work: KernelCall) -> None:
         Kernels().do(work, shard=SHARD)
 
 

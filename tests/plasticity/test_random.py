@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from biofx.plasticity import random as rnd
+from biofx.plasticity.numerics import random as rnd
 
 Generator = Callable[[Tensor, Tensor], Tensor]
 N = 1 << 18

@@ -21,17 +21,17 @@ from biofx.plasticity import (
     crystallize,
     fuzzy_factors,
     project_dale,
-    random,
     rejuvenate,
     volume_factors,
 )
-from biofx.plasticity.fuzzy import (
+from biofx.plasticity.numerics import random
+from biofx.plasticity.rules.fuzzy import (
     activity_nu,
     layer_adaptive_nu,
     temporal_step,
     weight_adaptive_nu,
 )
-from biofx.plasticity.rejuvenate import lognormal_synapses, resilience, uniform_synapses
+from biofx.plasticity.rules.rejuvenate import lognormal_synapses, resilience, uniform_synapses
 
 from . import reference
 from .table import make
@@ -87,7 +87,7 @@ def factors_of(rule: Rule, model: torch.nn.Module, *, shape: tuple[int, ...]) ->
     from dataclasses import replace
 
     from biofx.plasticity import Context
-    from biofx.plasticity.shards import Shard
+    from biofx.plasticity.numerics.shards import Shard
 
     synapses = replace(next(iter(biofx.info(model).synapses.values())), shape=shape)
     weight = torch.zeros(shape)

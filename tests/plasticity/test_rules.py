@@ -54,7 +54,7 @@ def test_is_deterministic(entry: Entry, optimizer: str) -> None:
 def test_pieces_do_not_show(entry: Entry, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large parameters are worked on in pieces; here, those of 16 synapses are."""
     whole, _ = run(entry, optimizer)
-    monkeypatch.setattr("biofx.plasticity.kernels.PIECE", 16)
+    monkeypatch.setattr("biofx.plasticity.kernels.base.PIECE", 16)
     pieces, _ = run(entry, optimizer)
     for ours, theirs in zip(pieces.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from biofx.plasticity.compiled import KERNELS
+from biofx.plasticity.kernels.compiled import KERNELS
 
 TOOLS = Path(__file__).resolve().parents[1]
 Call = Callable[[], object]

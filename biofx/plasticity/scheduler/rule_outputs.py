@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.binding import Site
-from biofx.plasticity.rule import Rule
+from biofx.plasticity.rules.rule import Rule
+from biofx.plasticity.scheduler.binding import ParameterStep
 
 
-def checked_factor(factor: Any, rule: Rule, site: Site) -> Tensor:
+def checked_factor(factor: Any, rule: Rule, site: ParameterStep) -> Tensor:
     """A factor as floating-point numbers; a mask is a factor of 0 and 1.
 
     Raises:
@@ -32,7 +32,7 @@ def checked_factor(factor: Any, rule: Rule, site: Site) -> Tensor:
     return numbers
 
 
-def checked_mask(mask: Any, rule: Rule, site: Site) -> Tensor:
+def checked_mask(mask: Any, rule: Rule, site: ParameterStep) -> Tensor:
     """A mask of replaced synapses, of the weight's shape.
 
     Raises:
@@ -46,7 +46,7 @@ def checked_mask(mask: Any, rule: Rule, site: Site) -> Tensor:
     )
 
 
-def note_place(error: Exception, rule: Rule, site: Site) -> None:
+def note_place(error: Exception, rule: Rule, site: ParameterStep) -> None:
     """Let an error of a rule's own code say which rule it was, and at which parameter."""
     if not isinstance(error, PlasticityError):
         error.add_note(f"(in the rule {rule.name}, at the parameter {site.binding.name})")

@@ -8,9 +8,17 @@ from torch import nn
 from torch.optim import Optimizer
 
 from biofx.errors import CheckpointError, PlasticityError
-from biofx.plasticity import checkpoint
-from biofx.plasticity.apply import Applier
-from biofx.plasticity.arguments import (
+from biofx.plasticity.kernels.compiled import When, kernels_for
+from biofx.plasticity.numerics.shards import local
+from biofx.plasticity.rules.crystallize import Crystallize
+from biofx.plasticity.rules.dale import DalesPrinciple
+from biofx.plasticity.rules.fuzzy import FuzzyLearningRates
+from biofx.plasticity.rules.rejuvenate import Rejuvenate
+from biofx.plasticity.rules.rule import Rule
+from biofx.plasticity.rules.volume import VolumeDependentRates
+from biofx.plasticity.scheduler import checkpoint
+from biofx.plasticity.scheduler.apply import Applier
+from biofx.plasticity.scheduler.arguments import (
     ACTING,
     check_arguments,
     optimizers_of,
@@ -18,18 +26,10 @@ from biofx.plasticity.arguments import (
     rules_of,
     warn_if_blind,
 )
-from biofx.plasticity.attachment import Attachment, Mode
-from biofx.plasticity.compiled import When, kernels_for
-from biofx.plasticity.crystallize import Crystallize
-from biofx.plasticity.dale import DalesPrinciple
-from biofx.plasticity.engine import Engine
-from biofx.plasticity.fuzzy import FuzzyLearningRates
-from biofx.plasticity.hooks import GradientHooks
-from biofx.plasticity.metrics import summarise
-from biofx.plasticity.rejuvenate import Rejuvenate
-from biofx.plasticity.rule import Rule
-from biofx.plasticity.shards import local
-from biofx.plasticity.volume import VolumeDependentRates
+from biofx.plasticity.scheduler.engine import Engine
+from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
+from biofx.plasticity.scheduler.metrics import summarise
+from biofx.plasticity.scheduler.optimizer_hooks import Mode, OptimizerHooks
 from biofx.synapses import Synapses, record_of, synapses_of, unwrap
 
 
@@ -114,11 +114,11 @@ class GradScheduler:
         kernels = kernels_for(compile, *_extent(bio, synapses))
         self._engine = Engine(bio, synapses, rules=chosen, seed=int(seed), kernels=kernels)
         self._applier = applier = Applier(kernels)
-        self._attachments: list[Attachment] = []
+        self._attachments: list[OptimizerHooks] = []
         self._hooks: GradientHooks | None = None
         try:
             for one in optimizers:
-                attachment = Attachment(one, self._engine, mode=apply, applier=applier)
+                attachment = OptimizerHooks(one, self._engine, mode=apply, applier=applier)
                 self._attachments.append(attachment)
                 attachment.named()
             self._refuse_shared()
@@ -240,7 +240,7 @@ class GradScheduler:
             "give it the state with load_state_dict()"
         )
 
-    def _counters(self) -> Sequence[Attachment | GradientHooks]:
+    def _counters(self) -> Sequence[OptimizerHooks | GradientHooks]:
         return self._attachments if self._hooks is None else [self._hooks]
 
     def _refuse_shared(self) -> None:

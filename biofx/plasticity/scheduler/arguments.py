@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from biofx.config import number_of
 from biofx.errors import PlasticityError
-from biofx.plasticity.attachment import Attachment
-from biofx.plasticity.hooks import GradientHooks
-from biofx.plasticity.rule import Rule
+from biofx.plasticity.rules.rule import Rule
+from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
+from biofx.plasticity.scheduler.optimizer_hooks import OptimizerHooks
 from biofx.synapses import Synapses, unwrap
 
 # Optimizers that divide the gradient by its own size, or look at its sign alone.
@@ -30,7 +30,7 @@ SCALE_BLIND = (
 )
 
 # What hooks optimizers and gradients now. Whoever lets go of a scheduler does not unhook it.
-ACTING: WeakSet[Attachment | GradientHooks] = WeakSet()
+ACTING: WeakSet[OptimizerHooks | GradientHooks] = WeakSet()
 
 
 def rules_of(rules: Any) -> list[Rule]:
@@ -110,7 +110,7 @@ def refuse_second(
     for rival in _rivals(weights, optimizers):
         name = weights[min(_weights(rival) & set(weights), key=list(weights).index)]
         where = "this model"
-        if isinstance(rival, Attachment):
+        if isinstance(rival, OptimizerHooks):
             where = f"this {type(rival.optimizer).__name__}" if optimizers else "an optimizer"
         raise PlasticityError(
             f"{where} has a GradScheduler already that acts on {name}, and factors would be "
@@ -120,25 +120,25 @@ def refuse_second(
 
 def _rivals(
     weights: Mapping[int, str], optimizers: Sequence[Optimizer]
-) -> list[Attachment | GradientHooks]:
+) -> list[OptimizerHooks | GradientHooks]:
     return [
         acting
         for acting in ACTING
-        if not (optimizers and isinstance(acting, Attachment))
+        if not (optimizers and isinstance(acting, OptimizerHooks))
         or any(acting.optimizer is one for one in optimizers)
         if _weights(acting) & set(weights)
     ]
 
 
-def _weights(acting: Attachment | GradientHooks) -> set[int]:
+def _weights(acting: OptimizerHooks | GradientHooks) -> set[int]:
     """Of which parameters it scales the updates or the gradients."""
-    if isinstance(acting, Attachment):
+    if isinstance(acting, OptimizerHooks):
         held = (p for group in acting.optimizer.param_groups for p in group["params"])
         return {id(parameter) for parameter in held} & _synapses(acting)
     return _synapses(acting)
 
 
-def _synapses(acting: Attachment | GradientHooks) -> set[int]:
+def _synapses(acting: OptimizerHooks | GradientHooks) -> set[int]:
     model = unwrap(acting.engine.model)
     return {id(model.get_parameter(name)) for name in acting.engine.synapses}
 

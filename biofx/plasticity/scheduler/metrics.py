@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biofx.plasticity.binding import Binding
-from biofx.plasticity.shards import sample, sample_places
+from biofx.plasticity.numerics.shards import sample, sample_places
+from biofx.plasticity.scheduler.binding import Binding
 
 EDGES = tuple(round(0.1 * tick, 1) for tick in range(21))
 

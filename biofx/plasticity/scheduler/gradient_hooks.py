@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.apply import Applier
-from biofx.plasticity.binding import Site
-from biofx.plasticity.engine import Engine
-from biofx.plasticity.shards import is_sharded
+from biofx.plasticity.numerics.shards import is_sharded
+from biofx.plasticity.scheduler.apply import Applier
+from biofx.plasticity.scheduler.binding import ParameterStep
+from biofx.plasticity.scheduler.engine import Engine
 from biofx.synapses import unwrap
 
 
@@ -34,7 +34,7 @@ class GradientHooks:
         self.engine = engine
         self.applier = applier
         self.steps = 0
-        self._sites: dict[str, Site] = {}
+        self._sites: dict[str, ParameterStep] = {}
         self._handles: dict[str, tuple[int, RemovableHandle]] = {}
         self.refresh()
 

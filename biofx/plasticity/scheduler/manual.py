@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 from biofx.errors import PlasticityError
-from biofx.plasticity import checkpoint
-from biofx.plasticity.apply import Applier
-from biofx.plasticity.binding import Site
-from biofx.plasticity.crystallize import Crystallize
-from biofx.plasticity.dale import DalesPrinciple
-from biofx.plasticity.engine import Engine
-from biofx.plasticity.fuzzy import FuzzyLearningRates
-from biofx.plasticity.kernels import Kernels
-from biofx.plasticity.rejuvenate import Rejuvenate
-from biofx.plasticity.rule import Rule
-from biofx.plasticity.volume import VolumeDependentRates
+from biofx.plasticity.kernels.base import Kernels
+from biofx.plasticity.rules.crystallize import Crystallize
+from biofx.plasticity.rules.dale import DalesPrinciple
+from biofx.plasticity.rules.fuzzy import FuzzyLearningRates
+from biofx.plasticity.rules.rejuvenate import Rejuvenate
+from biofx.plasticity.rules.rule import Rule
+from biofx.plasticity.rules.volume import VolumeDependentRates
+from biofx.plasticity.scheduler import checkpoint
+from biofx.plasticity.scheduler.apply import Applier
+from biofx.plasticity.scheduler.binding import ParameterStep
+from biofx.plasticity.scheduler.engine import Engine
 from biofx.synapses import synapses_of, unwrap
 
 
@@ -123,7 +123,7 @@ class ManualPlasticity:
             )
         engine.settle(sites, DalesPrinciple)
 
-    def _scale(self, engine: Engine, sites: Sequence[Site], *rules: type[Rule]) -> None:
+    def _scale(self, engine: Engine, sites: Sequence[ParameterStep], *rules: type[Rule]) -> None:
         engine.measure(sites, ("factor",), rules)
         engine.collect(sites, *rules)
         for site in sites:
@@ -132,7 +132,7 @@ class ManualPlasticity:
 
     def _sites(
         self, call: str, model: nn.Module, *, grads: bool = True
-    ) -> tuple[Engine, Sequence[Site]]:
+    ) -> tuple[Engine, Sequence[ParameterStep]]:
         model = unwrap(model)
         if self._engine is None or self._engine.model is not model:
             state = self.__getstate__()["_state"]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.random import counters, shard_counters
+from biofx.plasticity.numerics.random import counters, shard_counters
 
 SAMPLE = 16_384  # synapses of one parameter that its metrics look at
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from biofx.plasticity import random
-from biofx.plasticity.checks import require
-from biofx.plasticity.kernels import Tensors, wide
-from biofx.plasticity.rule import STATIC, Context, Rule, pick
+from biofx.plasticity.kernels.base import Tensors, wide
+from biofx.plasticity.numerics import random
+from biofx.plasticity.rules.rule import STATIC, Context, Rule, pick
+from biofx.plasticity.rules.validation import require
 from biofx.synapses import Synapses
 
 

@@ -1,4 +1,4 @@
-"""`Binding`: one parameter and the rules that serve it; `Site`: the parameter at one step."""
+"""`Binding`: one parameter and its rules; `ParameterStep`: that parameter at one step."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.kernels import Work
-from biofx.plasticity.rule import Context, Expression, Rule, Stage
-from biofx.plasticity.shards import Shard, sample, sample_places
+from biofx.plasticity.kernels.base import KernelCall, Kernels
+from biofx.plasticity.numerics.shards import Shard, local, sample, sample_places
+from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage
 
 # The functions of a rule that each stage of a step calls.
 FUNCTIONS: dict[Stage, tuple[str, ...]] = {
@@ -61,7 +61,7 @@ class Binding:
         known = self.parameter
         return known is not None and known() is parameter and parameter.shape == self.shard.size
 
-    def note(self, site: "Site") -> None:
+    def note(self, site: "ParameterStep") -> None:
         """Remember the factors of a step."""
         self.stepped = True
         self.expressions, self.samples = site.expressions, ()
@@ -71,7 +71,7 @@ class Binding:
 
 
 @dataclass(slots=True)
-class Site:
+class ParameterStep:
     """One parameter at one step: its local tensors, and the factors of its update.
 
     `sources` are the contexts that the `expressions` come from. `work` is what rules have left to
@@ -85,7 +85,7 @@ class Site:
     expressions: list[Expression] = field(default_factory=list)
     sources: list[Context] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
-    work: list[Work] = field(default_factory=list)
+    work: list[KernelCall] = field(default_factory=list)
     statistics: dict[str, Tensor] = field(default_factory=dict)
     version: int = 0
 
@@ -117,6 +117,23 @@ class Site:
         if self.binding.acting["after_step"]:
             for _, context in self.binding.pairs:
                 context.optimizer_state = optimizer_state
+
+    def forget(self, fresh: Tensor, kernels: Kernels) -> None:
+        """New synapses start without a past: neither in the rules nor in the optimizer.
+
+        Args:
+            fresh: a mask of the weight's local shape, true where a synapse is new.
+        """
+        pairs = self.binding.pairs
+        for rule, context in pairs:
+            rule.replaced(context, fresh)
+        states = [
+            local(value)
+            for value in pairs[0][1].optimizer_state.values()
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dim()
+        ]
+        states = [state for state in states if state.shape == fresh.shape]
+        kernels.fill(states, fresh, 0.0, shard=self.binding.shard)
 
     def release(self) -> None:
         """The step is over: hold no gradient, and take the rules' numbers for the metrics."""

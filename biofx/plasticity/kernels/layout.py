@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from biofx.plasticity.shards import Shard
+from biofx.plasticity.numerics.shards import Shard
 
 LONG = 64  # elements: from there on, a row is worth a loop
 

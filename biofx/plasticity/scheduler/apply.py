@@ -6,9 +6,18 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from biofx.plasticity.binding import Site
-from biofx.plasticity.kernels import Form, Function, Kernels, Tensors, Work, form, joined, wide
-from biofx.plasticity.rule import Context
+from biofx.plasticity.kernels.base import (
+    Function,
+    KernelCall,
+    Kernels,
+    KernelSpec,
+    Tensors,
+    joined,
+    kernel_spec,
+    wide,
+)
+from biofx.plasticity.rules.rule import Context
+from biofx.plasticity.scheduler.binding import ParameterStep
 
 # product(weight, index, inputs) -> the factors
 Product = Callable[[Tensor, Tensor, Tensors], Tensor]
@@ -34,7 +43,7 @@ def corrected(weight: Tensor, change: Tensor, factors: Tensor) -> Tensor:
 
 
 class Applier:
-    """Applies the factors of a `Site`.
+    """Applies the factors of a `ParameterStep`.
 
     Factors that depend on no weight are kept rather than drawn again where that costs more: if no
     kernels are compiled, and for costly expressions.
@@ -51,7 +60,7 @@ class Applier:
         """Drop kept factors: the states that they were drawn from have changed."""
         self._kept.clear()
 
-    def scale(self, site: Site) -> None:
+    def scale(self, site: ParameterStep) -> None:
         """g ← f·g, and what rules have left to be done with it."""
         grad = site.grad
         assert grad is not None
@@ -65,20 +74,20 @@ class Applier:
         else:
             self._map(_scale, site, "grad", {"weight": site.weight, "grad": grad})
 
-    def finish(self, site: Site) -> None:
+    def finish(self, site: ParameterStep) -> None:
         """Do what rules have left to be done with the factors, and nothing else."""
         for work in site.work:
             self.kernels.do(work, shard=site.binding.shard)
         site.work.clear()
 
-    def blend(self, site: Site, before: Tensor) -> None:
+    def blend(self, site: ParameterStep, before: Tensor) -> None:
         """w ← w_before + f·(w − w_before)."""
         if site.work:
             site.work[:] = [_with_before(work, site.weight, before) for work in site.work]
             site.judged()
         self._map(_blend, site, "weight", {"weight": site.weight, "before": before})
 
-    def correct(self, site: Site, rate: Tensor) -> None:
+    def correct(self, site: ParameterStep, rate: Tensor) -> None:
         """w ← w + (f − 1)·Δ after plain SGD has added Δ = rate·g."""
         grad = site.judged()
         site.work[:] = [_with_undone(work, site.weight, grad, rate) for work in site.work]
@@ -88,7 +97,7 @@ class Applier:
     def _map(
         self,
         compose: Callable[..., Function],
-        site: Site,
+        site: ParameterStep,
         target: str,
         tensors: Tensors,
         **more: Tensor,
@@ -112,18 +121,18 @@ class Applier:
         leaves = [*tensors.values()]
         for expression in drawn:
             leaves += expression.inputs.values()
-        work = Work(known, (*leaves, *factors, *more.values()))
+        work = KernelCall(known, (*leaves, *factors, *more.values()))
         for earlier in reversed(site.work):
             work = joined(earlier, work)
         site.work.clear()
         self.kernels.do(work, shard=site.binding.shard)
 
-    def _factors(self, site: Site) -> Tensor:
+    def _factors(self, site: ParameterStep) -> Tensor:
         """The product of all factors."""
         values = [self._value(site, place) for place in range(len(site.expressions))]
         return functools.reduce(torch.mul, [*values, *site.factors])
 
-    def _value(self, site: Site, place: int) -> Tensor:
+    def _value(self, site: ParameterStep, place: int) -> Tensor:
         """The factors of one expression, kept if they depend on no weight."""
         expression, source = site.expressions[place], site.sources[place]
         kept = self._kept.get(source)
@@ -136,24 +145,26 @@ class Applier:
         return value
 
 
-def _with_before(work: Work, weight: Tensor, before: Tensor) -> Work:
-    """Work that was meant for the weights before the update, on a copy of them."""
-    return Work(work.form, tuple([before if leaf is weight else leaf for leaf in work.leaves]))
+def _with_before(work: KernelCall, weight: Tensor, before: Tensor) -> KernelCall:
+    """A call that was meant for the weights before the update, on a copy of them."""
+    return KernelCall(
+        work.spec, tuple([before if leaf is weight else leaf for leaf in work.leaves])
+    )
 
 
-def _with_undone(work: Work, weight: Tensor, grad: Tensor, rate: Tensor) -> Work:
-    """Work that was meant for the weights before plain SGD's step, on those that it made."""
-    places = {id(leaf): name for name, leaf in zip(work.form.names, work.leaves, strict=True)}
+def _with_undone(work: KernelCall, weight: Tensor, grad: Tensor, rate: Tensor) -> KernelCall:
+    """A call that was meant for the weights before plain SGD's step, on those that it made."""
+    places = {id(leaf): name for name, leaf in zip(work.spec.names, work.leaves, strict=True)}
     name = places.get(id(weight))
     if name is None:
         return work
     leaves = (weight, grad, *work.leaves, rate)
-    return Work(_undoing(work.form, name), leaves)
+    return KernelCall(_undoing(work.spec, name), leaves)
 
 
 @functools.cache
-def _undoing(later: Form, weight: str) -> Form:
-    """What a form does, with plain SGD's step taken back from the tensor of this name first."""
+def _undoing(later: KernelSpec, weight: str) -> KernelSpec:
+    """What a spec does, with plain SGD's step taken back from the tensor of this name first."""
     moved, grad, rate = "undone weight", "undone grad", "undone rate"
 
     def undone(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
@@ -165,10 +176,10 @@ def _undoing(later: Form, weight: str) -> Form:
         return later.function(index, own, given)
 
     tensors, inputs = (moved, grad, *later.tensors), (*later.inputs, rate)
-    return form(undone, tensors, inputs, later.writes, later.rounded)
+    return kernel_spec(undone, tensors, inputs, later.writes, later.rounded)
 
 
-# Each list of factor functions makes one form, and so one kernel, for each way of applying.
+# Each list of factor functions makes one spec, and so one kernel, for each way of applying.
 
 
 @functools.cache
@@ -180,7 +191,7 @@ def _composed(
     tensors: tuple[str, ...],
     more: tuple[str, ...],
     rounded: bool,
-) -> Form:
+) -> KernelSpec:
     """What applies the factors that functions give, and some that are known.
 
     Args:
@@ -204,7 +215,7 @@ def _composed(
     names = [f"{place} {name}" for place, own in enumerate(inputs) for name in own]
     names += [f"f{place}" for place in range(factors)]
     *read, target = tensors
-    return form(compose(product), tuple(read), (*names, *more), (target,), rounded)
+    return kernel_spec(compose(product), tuple(read), (*names, *more), (target,), rounded)
 
 
 def _scale(product: Product) -> Function:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from biofx.plasticity import random
-from biofx.plasticity.checks import within
-from biofx.plasticity.elementary import exp_near_zero
-from biofx.plasticity.rule import Context, Expression, Rule, Stage, pick, scalar
+from biofx.plasticity.numerics import random
+from biofx.plasticity.numerics.polynomials import exp_near_zero
+from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage, pick, scalar
+from biofx.plasticity.rules.validation import within
 from biofx.synapses import Synapses
 
 

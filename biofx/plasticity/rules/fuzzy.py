@@ -11,9 +11,9 @@ from typing_extensions import override
 
 from biofx.config import Distribution
 from biofx.errors import PlasticityError
-from biofx.plasticity import random
-from biofx.plasticity.checks import require, within
-from biofx.plasticity.rule import STATIC, Context, Expression, Rule, Stage, pick, scalar
+from biofx.plasticity.numerics import random
+from biofx.plasticity.rules.rule import STATIC, Context, Expression, Rule, Stage, pick, scalar
+from biofx.plasticity.rules.validation import require, within
 from biofx.synapses import Synapses
 
 

@@ -41,7 +41,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from biofx.plasticity.elementary import polynomial
+from biofx.plasticity.numerics.polynomials import polynomial
 
 __all__ = [
     "beta",

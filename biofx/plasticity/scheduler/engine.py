@@ -8,13 +8,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.answers import checked_factor, checked_mask, note_place
-from biofx.plasticity.binding import Binding, Site
-from biofx.plasticity.checkpoint import restore
-from biofx.plasticity.kernels import Kernels
-from biofx.plasticity.rule import Context, Rule, Stage
-from biofx.plasticity.shards import is_sharded, local, local_gradient, replicas, shard_of
-from biofx.plasticity.statistics import Request, measure
+from biofx.plasticity.kernels.base import Kernels
+from biofx.plasticity.kernels.statistics import Request, measure
+from biofx.plasticity.numerics.shards import is_sharded, local, local_gradient, replicas, shard_of
+from biofx.plasticity.rules.rule import Context, Rule, Stage
+from biofx.plasticity.scheduler.binding import Binding, ParameterStep
+from biofx.plasticity.scheduler.checkpoint import restore
+from biofx.plasticity.scheduler.rule_outputs import checked_factor, checked_mask, note_place
 from biofx.synapses import Synapses, unwrap
 
 
@@ -129,7 +129,7 @@ class Engine:
         step: int,
         grad: Tensor | None = None,
         unscale: Tensor | None = None,
-    ) -> Site:
+    ) -> ParameterStep:
         """One parameter at one step, as it stands now, with its gradient."""
         binding = self.bind(name, parameter)
         if binding.layout is None:
@@ -142,16 +142,18 @@ class Engine:
         for _, context in binding.pairs:
             context.weight, context.grad = weight, grad
             context.step, context.seed, context.unscale = step, self.seed, unscale
-        return Site(binding, weight, grad)
+        return ParameterStep(binding, weight, grad)
 
-    def observe(self, sites: Sequence[Site], *kinds: type[Rule], later: bool = False) -> None:
+    def observe(
+        self, sites: Sequence[ParameterStep], *kinds: type[Rule], later: bool = False
+    ) -> None:
         """Gradients are known, weights have not moved: update the rules' states.
 
         Args:
             sites: parameters at this step.
             kinds: classes of the rules meant; none means all.
             later: gradients stay as they are until factors are applied; what can be done in that
-                pass is left in `Site.work`.
+                pass is left in `ParameterStep.work`.
         """
         # What the factors need is measured in the same go.
         self.measure(sites, ("observe", "factor"), kinds)
@@ -168,8 +170,8 @@ class Engine:
                     finally:
                         context.later = None
 
-    def collect(self, sites: Sequence[Site], *kinds: type[Rule]) -> None:
-        """Find the factors of each parameter: `Site.expressions` and `Site.factors`.
+    def collect(self, sites: Sequence[ParameterStep], *kinds: type[Rule]) -> None:
+        """Find the factors of each parameter: its `expressions` and `factors`.
 
         `observe` comes first, or `measure`.
         """
@@ -191,7 +193,7 @@ class Engine:
                     raise
             site.binding.note(site)
 
-    def settle(self, sites: Sequence[Site], *kinds: type[Rule]) -> bool:
+    def settle(self, sites: Sequence[ParameterStep], *kinds: type[Rule]) -> bool:
         """Weights have moved: let the rules change them.
 
         Returns:
@@ -216,13 +218,16 @@ class Engine:
                     note_place(error, rule, site)
                     raise
             if fresh is not None:
-                _forget(site, fresh, self.kernels)
+                site.forget(fresh, self.kernels)
                 replaced = True
             site.release()
         return replaced
 
     def measure(
-        self, sites: Iterable[Site], stages: tuple[Stage, ...], kinds: tuple[type[Rule], ...]
+        self,
+        sites: Iterable[ParameterStep],
+        stages: tuple[Stage, ...],
+        kinds: tuple[type[Rule], ...],
     ) -> None:
         """Find the statistics that rules need: `Context.statistics`.
 
@@ -252,7 +257,9 @@ class Engine:
         if requests:
             measure(requests, self.kernels)
 
-    def _collect_activity(self, sites: Iterable[Site], kinds: tuple[type[Rule], ...]) -> None:
+    def _collect_activity(
+        self, sites: Iterable[ParameterStep], kinds: tuple[type[Rule], ...]
+    ) -> None:
         """Hand the counts since the last step to the rules that need them, over all processes."""
         users: list[Context] = []
         counts: list[Tensor] = []
@@ -304,17 +311,3 @@ def _chosen(
     pairs: list[tuple[Rule, Context]], kinds: tuple[type[Rule], ...]
 ) -> list[tuple[Rule, Context]]:
     return [pair for pair in pairs if isinstance(pair[0], kinds)] if kinds else pairs
-
-
-def _forget(site: Site, fresh: Tensor, kernels: Kernels) -> None:
-    """New synapses start without a past: neither in the rules nor in the optimizer."""
-    pairs = site.binding.pairs
-    for rule, context in pairs:
-        rule.replaced(context, fresh)
-    states = [
-        local(value)
-        for value in pairs[0][1].optimizer_state.values()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim()
-    ]
-    states = [state for state in states if state.shape == fresh.shape]
-    kernels.fill(states, fresh, 0.0, shard=site.binding.shard)

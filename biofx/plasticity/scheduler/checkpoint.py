@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from biofx.errors import CheckpointError
-from biofx.plasticity.shards import is_sharded
+from biofx.plasticity.numerics.shards import is_sharded
 
 if TYPE_CHECKING:
-    from biofx.plasticity.binding import Binding
-    from biofx.plasticity.engine import Engine
+    from biofx.plasticity.scheduler.binding import Binding
+    from biofx.plasticity.scheduler.engine import Engine
 
 VERSION = 1
 SHOWN = 8  # differences that a message lists

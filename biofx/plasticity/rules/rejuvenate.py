@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from biofx.plasticity import random
-from biofx.plasticity.checks import require, within
-from biofx.plasticity.kernels import Tensors, wide
-from biofx.plasticity.rule import Context, Rule, Stage, pick, scalar
-from biofx.plasticity.shards import Shard, all_sum
+from biofx.plasticity.kernels.base import Tensors, wide
+from biofx.plasticity.numerics import random
+from biofx.plasticity.numerics.shards import Shard, all_sum
+from biofx.plasticity.rules.rule import Context, Rule, Stage, pick, scalar
+from biofx.plasticity.rules.validation import require, within
 from biofx.synapses import Synapses
 
 LAWS = ("uniform", "lognormal")

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.kernels import Kernels
-from biofx.plasticity.shards import Shard, all_sum
+from biofx.plasticity.kernels.base import Kernels
+from biofx.plasticity.numerics.shards import Shard, all_sum
 
 SOURCES = {
     "mean_abs": ("sum_abs",),

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from biofx.plasticity.checks import within
-from biofx.plasticity.kernels import Tensors
-from biofx.plasticity.rule import Context, Expression, Rule, Stage, pick, scalar
+from biofx.plasticity.kernels.base import Tensors
+from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage, pick, scalar
+from biofx.plasticity.rules.validation import within
 from biofx.synapses import Synapses
 
 

@@ -1,4 +1,4 @@
-"""`Attachment`: one optimizer's hooks, and what happens between them."""
+"""`OptimizerHooks`: one optimizer's hooks, and what happens between them."""
 
 import sys
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.apply import Applier
-from biofx.plasticity.binding import Site
-from biofx.plasticity.engine import Engine
-from biofx.plasticity.rule import scalar
-from biofx.plasticity.shards import local, reshard
+from biofx.plasticity.numerics.shards import local, reshard
+from biofx.plasticity.rules.rule import scalar
+from biofx.plasticity.scheduler.apply import Applier
+from biofx.plasticity.scheduler.binding import ParameterStep
+from biofx.plasticity.scheduler.engine import Engine
 from biofx.synapses import unwrap
 
 Mode = Literal["update", "gradient"]
@@ -30,11 +30,11 @@ class _Step:
     depth: int = 0
     skipped: bool = False
     observed: bool = False
-    sites: list[tuple[Site, nn.Parameter, dict[str, Any]]] | None = None
+    sites: list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]] | None = None
     before: dict[str, Tensor] | None = None
 
 
-class Attachment:
+class OptimizerHooks:
     """Hooks one optimizer and counts its steps.
 
     Args:
@@ -258,7 +258,7 @@ def _keeps_gradients(optimizer: Optimizer) -> bool:
     )
 
 
-def _plain_sgd(optimizer: Optimizer, group: dict[str, Any], site: Site) -> bool:
+def _plain_sgd(optimizer: Optimizer, group: dict[str, Any], site: ParameterStep) -> bool:
     """Whether the optimizer is known to add −lr·g, g as it stands in `.grad`, and nothing else."""
     return (
         type(optimizer) is torch.optim.SGD

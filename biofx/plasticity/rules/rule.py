@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from biofx.config import number_of
-from biofx.plasticity import random
-from biofx.plasticity.checks import require
-from biofx.plasticity.kernels import NONE, Function, Kernels, Tensors, Work
-from biofx.plasticity.schedule import Schedule
-from biofx.plasticity.shards import Shard
+from biofx.plasticity.kernels.base import NONE, Function, KernelCall, Kernels, Tensors
+from biofx.plasticity.numerics import random
+from biofx.plasticity.numerics.shards import Shard
+from biofx.plasticity.rules.schedule import Schedule
+from biofx.plasticity.rules.validation import require
 from biofx.synapses import Synapses
 
 STATIC = 0  # the step that keys draws made once and for all
@@ -90,7 +90,7 @@ class Context:
     events: dict[str, Tensor] = field(default_factory=dict)
     kernels: Kernels = field(default_factory=Kernels)
     memo: dict[str, Any] = field(default_factory=dict)
-    later: list[Work] | None = None
+    later: list[KernelCall] | None = None
 
     def key(self, stream: str, *, step: int | None = None) -> Tensor:
         """The key of the rule's own draws for one purpose at one step, int64 of shape ()."""
@@ -116,7 +116,7 @@ class Context:
 
         What only the rule's own `Expression` reads may be written `with_factors`, in one pass.
         """
-        work = Work.of(function, tensors, writes, inputs)
+        work = KernelCall.of(function, tensors, writes, inputs)
         if self.later is None or not with_factors:
             self.kernels.do(work, shard=self.shard)
         else:

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from biofx.plasticity.kernels import Kernels, Tensors, Work
-from biofx.plasticity.layout import arrange, as_bytes, line, matrix, offset, one_run
-from biofx.plasticity.shards import Shard
-from biofx.plasticity.tracing import Kernel, block_kernel, matrix_kernel, trace
+from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors
+from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
+from biofx.plasticity.kernels.tracing import Kernel, block_kernel, matrix_kernel, trace
+from biofx.plasticity.numerics.shards import Shard
 
 When = bool | Literal["auto"]
 
@@ -37,15 +37,15 @@ class CompiledKernels(Kernels):
 
     compiled = True
 
-    def do(self, work: Work, *, shard: Shard) -> None:
+    def do(self, work: KernelCall, *, shard: Shard) -> None:
         """As `Kernels.do`, in one pass."""
-        ready = shard.ready.get(work.form)
+        ready = shard.ready.get(work.spec)
         if ready is None or not ready.run(work.leaves):
             self._find(work, shard)
 
-    def _find(self, work: Work, shard: Shard) -> None:
+    def _find(self, work: KernelCall, shard: Shard) -> None:
         """Do what no kernel is ready for, and make one ready for the next time."""
-        form, leaves = work
+        spec, leaves = work
         first = offset(shard, leaves[0].device)
         size = matrix(work.target.shape) if one_run(leaves, shard) else None
         done = False
@@ -56,18 +56,18 @@ class CompiledKernels(Kernels):
             kinds = tuple([(leaf.dtype, leaf.dim() > 0) for leaf in leaves])
             columns = line(size[1], first.device)
             parts = [as_bytes(leaf).view(size) if leaf.dim() else leaf for leaf in leaves]
-            make = functools.partial(matrix_kernel, form, kinds)
-            key = ("matrix", form, kinds, first.device, first.dtype)
+            make = functools.partial(matrix_kernel, spec, kinds)
+            key = ("matrix", spec, kinds, first.device, first.dtype)
             done = self._call(key, make, (first, columns, *parts))
             if done:
-                shard.ready[form] = _Ready(KERNELS[key], kinds, shard.size, size, first, columns)
+                shard.ready[spec] = _Ready(KERNELS[key], kinds, shard.size, size, first, columns)
         else:
-            lead = form.names.index(form.writes[0])
+            lead = spec.names.index(spec.writes[0])
             view, steps = arrange(leaves, lead=lead, shard=shard)
             blocks = [view(leaf) for leaf in leaves]
-            make = functools.partial(block_kernel, form)
+            make = functools.partial(block_kernel, spec)
             # Guards tell everything else apart.
-            done = self._call(("blocks", form), make, (first, steps, *blocks))
+            done = self._call(("blocks", spec), make, (first, steps, *blocks))
         if not done:
             super().do(work, shard=shard)
 
@@ -152,7 +152,7 @@ class _Ready:
     """A kernel for matrices and all of its arguments that stay the same for one shard.
 
     Attributes:
-        kernel: takes `first`, `columns` and the tensors of a `Work`.
+        kernel: takes `first`, `columns` and the tensors of a `KernelCall`.
         kinds: types of those tensors, and which of them are no scalars.
         shape, size: how they come, and the rows and columns that they are presented in.
         first: global index of the first local element.

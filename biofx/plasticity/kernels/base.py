@@ -5,7 +5,7 @@ operations; `CompiledKernels` (in `compiled`) hands the same function to the com
 it, and the drawing of its random numbers, into one loop over memory.
 
 Draws of bits and uniforms, and +, −, ×, ÷, agree to the bit between the two; exp, log and the like
-may differ in the last place, and so may all of a `Form` that is said to be rounded.
+may differ in the last place, and so may all of a `KernelSpec` that is said to be rounded.
 """
 
 import functools
@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from biofx.plasticity.layout import offset, one_run
-from biofx.plasticity.shards import Shard
+from biofx.plasticity.kernels.layout import offset, one_run
+from biofx.plasticity.numerics.shards import Shard
 
 # function(index, tensors, inputs) -> one tensor for each that is written
 Tensors = Mapping[str, Tensor]
@@ -31,10 +31,10 @@ PIECE = 2**16
 
 
 @dataclass(frozen=True, eq=False)
-class Form:
+class KernelSpec:
     """What to evaluate over what, without the tensors themselves.
 
-    Made by `form`: one for equal arguments, so that its identity is that of a compiled kernel.
+    Made by `kernel_spec`: one for equal arguments, so its identity is a compiled kernel's.
 
     Attributes:
         function: elementwise; defined at module level or cached.
@@ -64,27 +64,27 @@ class Form:
         )
 
 
-form = functools.cache(Form)
+kernel_spec = functools.cache(KernelSpec)
 
 
-class Work(NamedTuple):
-    """A form and the tensors that it is to be evaluated over, in the order of its names."""
+class KernelCall(NamedTuple):
+    """A spec and the tensors that it is to be evaluated over, in the order of its names."""
 
-    form: Form
+    spec: KernelSpec
     leaves: tuple[Tensor, ...]
 
     @classmethod
     def of(
         cls, function: Function, tensors: Tensors, writes: tuple[str, ...], inputs: Tensors = NONE
-    ) -> "Work":
+    ) -> "KernelCall":
         """The work that a call of `Kernels.map` is."""
-        known = form(function, tuple(tensors), tuple(inputs), writes)
+        known = kernel_spec(function, tuple(tensors), tuple(inputs), writes)
         return cls(known, (*tensors.values(), *inputs.values()))
 
     @property
     def target(self) -> Tensor:
         """A tensor that is written, of the shard's size."""
-        return self.leaves[self.form.names.index(self.form.writes[0])]
+        return self.leaves[self.spec.names.index(self.spec.writes[0])]
 
 
 class Kernels:
@@ -111,20 +111,20 @@ class Kernels:
             shard: tells the global index of each element.
             inputs: tensors that broadcast to the size.
         """
-        self.do(Work.of(function, tensors, writes, inputs), shard=shard)
+        self.do(KernelCall.of(function, tensors, writes, inputs), shard=shard)
 
-    def do(self, work: Work, *, shard: Shard) -> None:
+    def do(self, work: KernelCall, *, shard: Shard) -> None:
         """As `map`."""
         target, leaves = work.target, work.leaves
         if target.numel() <= PIECE or not one_run(leaves, shard):
-            _evaluate(work.form, shard.index(target.device), leaves)
+            _evaluate(work.spec, shard.index(target.device), leaves)
             return
         first = offset(shard, target.device)
         for start in range(0, target.numel(), PIECE):
             stop = min(start + PIECE, target.numel())
             index = torch.arange(start, stop, dtype=first.dtype, device=first.device) + first
             pieces = [leaf.view(-1)[start:stop] if leaf.dim() else leaf for leaf in leaves]
-            _evaluate(work.form, index, pieces)
+            _evaluate(work.spec, index, pieces)
 
     def fill(self, targets: Sequence[Tensor], mask: Tensor, value: float, *, shard: Shard) -> None:
         """Set the masked elements of every target to a value."""
@@ -156,19 +156,21 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def joined(first: Work, second: Work) -> Work:
+def joined(first: KernelCall, second: KernelCall) -> KernelCall:
     """Both in one pass over memory; `second` sees what `first` writes."""
     places = {id(leaf): place for place, leaf in enumerate(second.leaves)}
-    own = first.leaves[: len(first.form.tensors)]
+    own = first.leaves[: len(first.spec.tensors)]
     shared = tuple([places.get(id(leaf), -1) for leaf in own])
-    both, order = _joined(first.form, second.form, shared)
+    both, order = _joined(first.spec, second.spec, shared)
     leaves = second.leaves + first.leaves
-    return Work(both, tuple([leaves[place] for place in order]))
+    return KernelCall(both, tuple([leaves[place] for place in order]))
 
 
 @functools.cache
-def _joined(first: Form, second: Form, shared: tuple[int, ...]) -> tuple[Form, tuple[int, ...]]:
-    """The form of both, and the places of its arguments among the second's and the first's.
+def _joined(
+    first: KernelSpec, second: KernelSpec, shared: tuple[int, ...]
+) -> tuple[KernelSpec, tuple[int, ...]]:
+    """The spec of both, and the places of its arguments among the second's and the first's.
 
     `shared` tells for each of the first's tensors its place among the second's arguments, or -1.
     """
@@ -202,7 +204,7 @@ def _joined(first: Form, second: Form, shared: tuple[int, ...]) -> tuple[Form, t
 
     writes = (*second.writes, *map(own.__getitem__, first.writes))
     rounded = first.rounded or second.rounded
-    whole = form(both, tuple(tensors), tuple(inputs), writes, rounded)
+    whole = kernel_spec(both, tuple(tensors), tuple(inputs), writes, rounded)
     return whole, (*tensors.values(), *inputs.values())
 
 
@@ -211,7 +213,7 @@ def _unused(name: str, names: Container[str]) -> str:
     return _unused(name, names) if name in names else name
 
 
-def _evaluate(form: Form, index: Tensor, leaves: Sequence[Tensor]) -> None:
-    tensors, inputs = form.named(leaves)
-    for name, value in zip(form.writes, form.function(index, tensors, inputs), strict=True):
+def _evaluate(spec: KernelSpec, index: Tensor, leaves: Sequence[Tensor]) -> None:
+    tensors, inputs = spec.named(leaves)
+    for name, value in zip(spec.writes, spec.function(index, tensors, inputs), strict=True):
         tensors[name].copy_(value)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from biofx.config import number_of
-from biofx.plasticity.checks import whole
+from biofx.plasticity.rules.validation import whole
 
 
 @dataclass(frozen=True)

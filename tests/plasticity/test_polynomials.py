@@ -3,20 +3,20 @@
 import pytest
 import torch
 
-from biofx.plasticity import elementary
+from biofx.plasticity.numerics import polynomials
 
 
 def test_exp() -> None:
     x = torch.cat([torch.linspace(-87, 88, 100_001), torch.linspace(-1, 1, 10_001)])
     exact = x.double().exp()
-    assert float(((elementary.exp(x) - exact) / exact).abs().max()) < 2e-7
+    assert float(((polynomials.exp(x) - exact) / exact).abs().max()) < 2e-7
 
 
 def test_exp_at_its_ends() -> None:
     infinity = float("inf")
     x = torch.tensor([-infinity, -200.0, -88.5, 0.0, -0.0, 88.6, 200.0, infinity])
-    assert elementary.exp(x).tolist() == [0, 0, 0, 1, 1, infinity, infinity, infinity]
-    assert bool(elementary.exp(torch.tensor(float("nan"))).isnan())
+    assert polynomials.exp(x).tolist() == [0, 0, 0, 1, 1, infinity, infinity, infinity]
+    assert bool(polynomials.exp(torch.tensor(float("nan"))).isnan())
 
 
 @pytest.mark.parametrize("terms", range(1, 9))
@@ -24,12 +24,12 @@ def test_polynomial(terms: int) -> None:
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
     coefficients = [1.5, -2.0, 0.5, 3.0, -1.0, 0.25, 2.0, -0.5][:terms]
     expected = sum((c * x**power for power, c in enumerate(coefficients)), torch.zeros(9))
-    torch.testing.assert_close(elementary.polynomial(coefficients, x) + 0 * x, expected.double())
+    torch.testing.assert_close(polynomials.polynomial(coefficients, x) + 0 * x, expected.double())
 
 
 @pytest.mark.parametrize(("limit", "error"), [(2, 3e-7), (16, 1.5e-6)])
 def test_exp_near_zero(limit: float, error: float) -> None:
     x = torch.linspace(-limit, limit, 100_001)
     exact = x.double().exp()
-    assert float(((elementary.exp_near_zero(x) - exact) / exact).abs().max()) < error
-    assert float(elementary.exp_near_zero(torch.zeros(()))) == 1
+    assert float(((polynomials.exp_near_zero(x) - exact) / exact).abs().max()) < error
+    assert float(polynomials.exp_near_zero(torch.zeros(()))) == 1

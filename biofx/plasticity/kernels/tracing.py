@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biofx.plasticity.elementary import exp
-from biofx.plasticity.kernels import Form
-from biofx.plasticity.layout import alone, line
+from biofx.plasticity.kernels.base import KernelSpec
+from biofx.plasticity.kernels.layout import alone, line
+from biofx.plasticity.numerics.polynomials import exp
 
 # Takes a list, which it may empty.
 Kernel = Callable[[list[Tensor]], Any]
 
 
 def matrix_kernel(
-    form: Form, kinds: tuple[tuple[torch.dtype, bool], ...], arguments: tuple[Tensor, ...]
+    spec: KernelSpec, kinds: tuple[tuple[torch.dtype, bool], ...], arguments: tuple[Tensor, ...]
 ) -> Kernel:
-    """The kernel of a form for matrices."""
-    target = form.names.index(form.writes[0])
+    """The kernel of a spec for matrices."""
+    target = spec.names.index(spec.writes[0])
 
     def run(first: Tensor, columns: Tensor, *parts: Tensor) -> tuple[Tensor]:
         leaves = [
@@ -33,11 +33,11 @@ def matrix_kernel(
         lines = torch.arange(rows, dtype=first.dtype, device=first.device) * length + first
         # A table of the columns, for the compiler would build each vector of counts by elements.
         index = lines[:, None] + columns.to(first.dtype)
-        values = form.function(index, *form.named(leaves))
-        for name, value in zip(form.writes, values, strict=True):
+        values = spec.function(index, *spec.named(leaves))
+        for name, value in zip(spec.writes, values, strict=True):
             # What the compiler makes of a mask that is stored as such takes twice the whole kernel.
             number = torch.where(value, 1.0, 0.0) if value.dtype == torch.bool else value
-            parts[form.names.index(name)].copy_(number)
+            parts[spec.names.index(name)].copy_(number)
         return (first,)  # a graph must have an output
 
     # Traced with a size that is certainly no square: whatever is equal then must always be.
@@ -49,26 +49,26 @@ def matrix_kernel(
         part.new_empty(size[0], size[1] + 7)[:, : size[1]] if part.dim() else part
         for part in arguments[2:]
     ]
-    return trace(run, (arguments[0], columns, *parts), rounded=form.rounded)
+    return trace(run, (arguments[0], columns, *parts), rounded=spec.rounded)
 
 
-def block_kernel(form: Form, arguments: tuple[Tensor, ...]) -> Kernel:
+def block_kernel(spec: KernelSpec, arguments: tuple[Tensor, ...]) -> Kernel:
     """As `matrix_kernel`, of several dimensions, whose strides the compiler must watch."""
     from torch.fx.experimental import _config as shapes
 
     def run(first: Tensor, steps: Tensor, *leaves: Tensor) -> None:
-        tensors, inputs = form.named(leaves)
-        like = tensors[form.writes[0]]
+        tensors, inputs = spec.named(leaves)
+        like = tensors[spec.writes[0]]
         index = first
         for axis, length in enumerate(like.shape):
             places = torch.arange(length, dtype=first.dtype, device=like.device) * steps[axis]
             index = index + places.view([-1] + [1] * (like.dim() - 1 - axis))
-        for name, value in zip(form.writes, form.function(index, tensors, inputs), strict=True):
+        for name, value in zip(spec.writes, spec.function(index, tensors, inputs), strict=True):
             tensors[name].copy_(value)
 
     # The compiler counts recompilations by code object: each kernel gets one of its own.
-    run.__code__ = run.__code__.replace(co_name=form.function.__name__)
-    options: Any = _rounding(form.rounded)
+    run.__code__ = run.__code__.replace(co_name=spec.function.__name__)
+    options: Any = _rounding(spec.rounded)
     compiled: Any = torch.compile(run, dynamic=True, fullgraph=True, options=options)
 
     # Sizes that happen to be equal now must not have to be so the next time. Made once: each patch

@@ -1,0 +1,1 @@
+"""How the functions of rules are evaluated: as they are written, or compiled."""

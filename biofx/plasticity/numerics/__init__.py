@@ -1,0 +1,1 @@
+"""Numbers that depend on nothing but their keys: draws, polynomials, a parameter's part."""

@@ -1,0 +1,1 @@
+"""The scheduler: what acts at which point of a training step."""
