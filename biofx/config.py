@@ -118,7 +118,7 @@ class BioConfig:
             (the function stays, there are Γ times as many synapses).
         dale_axis: whose sign is fixed: "pre" (all outgoing weights agree) or "post".
         rejuvenate_law: "uniform" (the paper's) or "lognormal" (keeps the layer's log-moments).
-        rejuvenate_max_share: largest share of a parameter that one call may replace.
+        rejuvenate_max_share: largest share of a parameter that one call replaces, in expectation.
         crystal_floor: smallest factor that crystallization can reach.
         crystallize_every, rejuvenate_every, volume_dependent_every: optimizer steps between
             applications by `GradScheduler`; 0 turns the rule off.

@@ -98,6 +98,7 @@ def test_nobody_communicates_for_randomness(results: Any) -> None:
     assert counts["crystallize"] == counts["volume"] == 1
     assert counts["weight_adaptive"] == 1 / distributed_run.BEFORE  # when they are drawn
     assert counts["rejuvenate"] == 1 / distributed_run.BEFORE  # one rejuvenation
+    assert counts["rejuvenate-capped"] == 2 / distributed_run.BEFORE  # and one sum
     ddp = {name: result["collectives"] for name, result in results[2][0]["ddp"].items()}
     assert ddp["activity"] == distributed_run.BEFORE
     assert all(count == 0 for name, count in ddp.items() if "activity" not in name)

@@ -54,13 +54,12 @@ reads the weights once more ({four:.0f} MB).
 | mean abs w, for crystallize and volume together (sums of float64) | 1 | {sums:,} bytes |
 | max abs w, for rejuvenate, at the steps where it acts | 1 | {sums:,} bytes |
 | log-moments, for `rejuvenate_law="lognormal"`: count and two sums more | 1 | {logs:,} bytes |
-| a cap on rejuvenation: two histograms of 4096 int64 per tensor | {caps} | {cap:.1f} MB |
+| a cap on rejuvenation: the expected number of lost synapses (float64) | 1 | {sums:,} bytes |
 | ACTIVITY: float32 counts per output unit, all layers in one tensor | 1 | {activity:.1f} MB |
 
 For comparison, `fully_shard` itself sends every step two all-gathers and one reduce-scatter of
 the weights: in bfloat16 about {fsdp:.0f} GB per rank. The plasticity rules' statistics are
-{share:.0e} of it; a cap is {cap_share:.0e}, and its {caps} small all-reduces cost latency, so
-choose a long interval. ACTIVITY counts are taken on the activations that are there anyway.
+{share:.0e} of it. ACTIVITY counts are taken on the activations that are there anyway.
 
 `statistics.py` checks once per step that all statistics are finite, which waits for the device.
 """
@@ -87,7 +86,6 @@ def scaling(report: Report) -> str:
     local = count / RANKS
     sums = 8 * tensors
     units = LAYERS * (5 * WIDTH + 2 * HIDDEN) + WIDTH + VOCABULARY
-    cap = 2 * 4096 * 8 * tensors
     sent = 3 * 2 * count * (RANKS - 1) / RANKS
     return SCALING.format(
         machine=described(report.machine),
@@ -96,6 +94,6 @@ def scaling(report: Report) -> str:
         vocabulary=VOCABULARY, count=count, tensors=tensors,
         local=local / 1e6, weights=4 * local / 1e6, moments=8 * local / 1e6,
         four=4 * local / 1e6, rw=8 * local / 1e9, all=20 * local / 1e9,
-        sums=sums, logs=3 * sums, caps=2 * tensors, cap=cap / 1e6, activity=4 * units / 1e6,
-        fsdp=sent / 1e9, share=2 * sums / sent, cap_share=cap / sent,
+        sums=sums, logs=3 * sums, activity=4 * units / 1e6,
+        fsdp=sent / 1e9, share=3 * sums / sent,
     )  # fmt: skip

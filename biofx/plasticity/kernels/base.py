@@ -138,6 +138,20 @@ class Kernels:
         parts = weight.reshape(-1).split(PIECE)
         return torch.stack([torch.linalg.vector_norm(p, 1, dtype=wide) for p in parts]).sum()
 
+    def sum(
+        self, function: Callable[[Tensor, Tensors], Tensor], weight: Tensor, inputs: Tensors
+    ) -> Tensor:
+        """Σ function(w, inputs) as a float64 tensor of shape (), as `sum_abs`.
+
+        Args:
+            function: elementwise, at module level.
+            weight: w, of any shape.
+            inputs: of shape ().
+        """
+        wide = torch.float32 if weight.device.type == "mps" else torch.float64
+        pieces = weight.reshape(-1).split(PIECE)
+        return torch.stack([function(piece, inputs).sum(dtype=wide) for piece in pieces]).sum()
+
     def max_abs(self, weight: Tensor) -> Tensor:
         """max|w| as a tensor of shape (), 0 where there are no weights; NaN if one is."""
         if not weight.numel():

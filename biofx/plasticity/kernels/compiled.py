@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors
+from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors
 from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
 from biofx.plasticity.kernels.tracing import Kernel, block_kernel, matrix_kernel, trace
 from biofx.plasticity.numerics.shards import Shard
@@ -88,6 +88,16 @@ class CompiledKernels(Kernels):
                 return found
         return super().sum_abs(weight)
 
+    def sum(
+        self, function: Callable[[Tensor, Tensors], Tensor], weight: Tensor, inputs: Tensors
+    ) -> Tensor:
+        """As `Kernels.sum`, in one pass without a copy."""
+        if weight.device.type != "mps":
+            found = self._reduced(_summed(function, tuple(inputs)), weight, torch.float64, inputs)
+            if found is not None:
+                return found
+        return super().sum(function, weight, inputs)
+
     def max_abs(self, weight: Tensor) -> Tensor:
         """As `Kernels.max_abs`, in one pass; a float32."""
         if weight.dtype != torch.float64:
@@ -105,19 +115,25 @@ class CompiledKernels(Kernels):
         return super().count(mask)
 
     def _reduced(
-        self, function: Callable[[Tensor], Tensor], tensor: Tensor, dtype: torch.dtype
+        self,
+        function: Callable[..., Tensor],
+        tensor: Tensor,
+        dtype: torch.dtype,
+        inputs: Tensors = NONE,
     ) -> Tensor | None:
         """A reduction to shape (), or None if no kernel is to be had."""
         if not self.compiled or tensor.numel() < 2 or not tensor.is_contiguous():
             return None
         found = tensor.new_empty((), dtype=dtype)
 
-        def run(found: Tensor, line: Tensor) -> tuple[Tensor]:
-            found.copy_(function(line))
+        def run(found: Tensor, line: Tensor, *inputs: Tensor) -> tuple[Tensor]:
+            found.copy_(function(line, *inputs))
             return (line,)
 
         key = ("reduced", function, tensor.dtype, tensor.device)
-        done = self._call(key, functools.partial(trace, run), (found, tensor.view(-1)))
+        done = self._call(
+            key, functools.partial(trace, run), (found, tensor.view(-1), *inputs.values())
+        )
         return found if done else None
 
     def _call(
@@ -214,6 +230,17 @@ def can_compile(device: torch.device) -> bool:
 
 def _sum_abs(line: Tensor) -> Tensor:
     return line.abs().sum(dtype=torch.float64)
+
+
+@functools.cache
+def _summed(
+    function: Callable[[Tensor, Tensors], Tensor], names: tuple[str, ...]
+) -> Callable[..., Tensor]:
+    def summed(line: Tensor, *inputs: Tensor) -> Tensor:
+        values = function(line, dict(zip(names, inputs, strict=True)))
+        return values.sum(dtype=torch.float64)
+
+    return summed
 
 
 def _max_abs(line: Tensor) -> Tensor:

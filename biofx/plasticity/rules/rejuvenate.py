@@ -1,5 +1,6 @@
 """Rejuvenation: weak synapses disappear and new ones form (spontaneous spine remodelling)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,16 +10,12 @@ from typing_extensions import override
 
 from biofx.plasticity.kernels.base import Tensors, wide
 from biofx.plasticity.numerics import random
-from biofx.plasticity.numerics.shards import Shard, all_sum
 from biofx.plasticity.rules.rule import Context, Rule, Stage, pick, scalar
 from biofx.plasticity.rules.validation import require, within
 from biofx.synapses import Synapses
 
 LAWS = ("uniform", "lognormal")
-# Under a cap, scores of synapses below this are ranked by chance: zeros would all have the same.
-AS_GOOD_AS_ZERO = 2.0**-12
-BINS = 4096
-LEVELS = 2  # of 12 bits each: their steps are still exact in float32
+SPARING = 1  # the draw of uniforms that a cap goes by
 
 
 def resilience(
@@ -27,7 +24,6 @@ def resilience(
     *,
     max_abs: Tensor,
     d: Tensor,
-    least: Tensor | None = None,
 ) -> Tensor:
     """|w|/|σz| with σ = max|w|/d: below 1, the synapse is lost.
 
@@ -38,7 +34,6 @@ def resilience(
         noise: z, standard normals of the weight's shape.
         max_abs: max|w| of the whole parameter, of shape ().
         d: d_re, of shape (); with a larger one fewer synapses are lost.
-        least: |w|/σ of smaller synapses is taken for this, of shape (); None is 0.
 
     Returns:
         Of the weight's shape; NaN if all weights are 0.
@@ -46,10 +41,12 @@ def resilience(
     Source:
         Hofmann et al. 2025, Methods, "Synaptic rejuvenation".
     """
-    size = weight.abs() * d
-    if least is not None:
-        size = size.maximum(least * max_abs)
-    return size / (max_abs * noise.abs())
+    return weight.abs() * d / (max_abs * noise.abs())
+
+
+def loss_probability(weight: Tensor, *, max_abs: Tensor, d: Tensor) -> Tensor:
+    """P(`resilience` < 1) = erfc(|w|/(σ√2)) with σ = max|w|/d; NaN if all weights are 0."""
+    return torch.erfc(weight.abs() * (d * math.sqrt(0.5) / max_abs))
 
 
 def uniform_synapses(draw: Tensor, max_abs: Tensor) -> Tensor:
@@ -69,35 +66,46 @@ def lognormal_synapses(noise: Tensor, sign: Tensor, *, mean: Tensor, std: Tensor
 
 
 def rejuvenate(
-    weight: Tensor, fresh: Tensor, *, score: Tensor, limit: Tensor
+    weight: Tensor, fresh: Tensor, *, score: Tensor, spared: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Replace the synapses whose `resilience` lies below a limit.
+    """Replace the synapses whose `resilience` lies below 1, but for those that are spared.
 
     Args:
         weight: w.
         fresh: what replaces a synapse.
         score: of `resilience`.
-        limit: 1, or less to replace fewer (as if d were larger); of shape ().
+        spared: mask of those that a cap lets live; None is none.
 
     Returns:
         The new weights, and a mask of those that were replaced.
     """
-    mask = score < limit
+    mask = score < 1
+    if spared is not None:
+        mask = mask & ~spared
     return torch.where(mask, fresh, weight), mask
 
 
 def _score(index: Tensor, weight: Tensor, inputs: Tensors) -> Tensor:
     noise = random.normal(inputs["key"], index)
-    return resilience(
-        weight, noise, max_abs=inputs["max_abs"], d=inputs["d"], least=inputs.get("least")
-    )
+    return resilience(weight, noise, max_abs=inputs["max_abs"], d=inputs["d"])
+
+
+def _spared(index: Tensor, inputs: Tensors) -> Tensor | None:
+    if "chance" not in inputs:
+        return None
+    # Bits that the new weight is not drawn from: otherwise the cap would choose among its values.
+    return random.uniform(inputs["key"], index, draw=SPARING) >= inputs["chance"]
+
+
+def _probability(weight: Tensor, inputs: Tensors) -> Tensor:
+    return loss_probability(wide(weight), max_abs=inputs["max_abs"], d=inputs["d"])
 
 
 def _renewed_uniform(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
     weight = wide(tensors["weight"])
     fresh = uniform_synapses(random.symmetric(inputs["key"], index), inputs["max_abs"])
     score = _score(index, weight, inputs)
-    return rejuvenate(weight, fresh, score=score, limit=inputs["limit"])
+    return rejuvenate(weight, fresh, score=score, spared=_spared(index, inputs))
 
 
 def _renewed_lognormal(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
@@ -109,7 +117,7 @@ def _renewed_lognormal(index: Tensor, tensors: Tensors, inputs: Tensors) -> tupl
         std=inputs["log_std"],
     )
     score = _score(index, weight, inputs)
-    return rejuvenate(weight, fresh, score=score, limit=inputs["limit"])
+    return rejuvenate(weight, fresh, score=score, spared=_spared(index, inputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +129,9 @@ class Rejuvenate(Rule):
     A parameter whose weights are all 0 is left alone.
 
     Applied often, the paper's law destroys what Adam has learned: use a long interval, or
-    `max_share`, which allows the least resilient only to be replaced, as if `d` were just large
-    enough: never more than that share of the parameter. Chance decides among weights of 0.
+    `max_share`, the largest share of a parameter that a call replaces in expectation: every
+    synapse's probability p is multiplied by min(1, max_share·n/Σp), so that weak ones stay as much
+    more likely than strong ones as they are.
 
     Args:
         d, law, max_share: as `rejuvenation_parameter_dre`, `rejuvenate_law` and
@@ -153,19 +162,26 @@ class Rejuvenate(Rule):
         return ("max_abs", "log_mean", "log_std") if law == "lognormal" else ("max_abs",)
 
     @override
+    def total(self, context: Context) -> Tensor | None:
+        """Σp, how many synapses would be lost without a cap."""
+        d, _, max_share = self._values(context.synapses)
+        if max_share == 1:
+            return None
+        weight = context.weight
+        inputs = {"d": scalar(d, weight.device), "max_abs": context.statistics["max_abs"]}
+        return context.kernels.sum(_probability, weight, inputs)
+
+    @override
     def after_step(self, context: Context) -> Tensor | None:
         d, law, max_share = self._values(context.synapses)
-        weight, shard = context.weight, context.shard
+        weight = context.weight
         inputs = {
             "key": context.key("synapses"),
             "d": scalar(d, weight.device),
-            "limit": scalar(1.0, weight.device),
             **context.statistics,
         }
-        if max_share < 1:
-            inputs["least"] = scalar(AS_GOOD_AS_ZERO, weight.device)
-            scores = _score(context.index, wide(weight), inputs)
-            inputs["limit"] = _capped(scores, shard, int(max_share * shard.numel))
+        if context.total is not None:
+            inputs["chance"] = (max_share * context.shard.numel / context.total).float()
         mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
         # All weights 0: scores are NaN, and nothing is replaced.
         context.map(
@@ -192,24 +208,3 @@ class Rejuvenate(Rule):
             pick(self.law, config.rejuvenate_law),
             pick(self.max_share, config.rejuvenate_max_share),
         )
-
-
-def _capped(score: Tensor, shard: Shard, most: int) -> Tensor:
-    """The largest t, in steps of 2⁻²⁴, such that at most `most` scores of all shards lie below it.
-
-    Only counts cross process borders (twice 4096 integers), so that shards agree exactly.
-    """
-    chosen = score[score < 1].double()
-    low, width, below = 0.0, 1.0, 0
-    for _ in range(LEVELS):
-        width /= BINS
-        place = ((chosen - low) / width).floor()
-        place = place[(place >= 0) & (place < BINS)].long()
-        running = all_sum(torch.bincount(place, minlength=BINS), shard).cumsum(0) + below
-        full = int((running <= most).sum())
-        if full:
-            below = int(running[full - 1])
-        low += full * width
-        if full == BINS:
-            break
-    return scalar(low, score.device)

@@ -67,6 +67,7 @@ class Context:
         fresh: mask of the synapses that an earlier rule replaced at this step, or None.
         statistics: what `Rule.needs` asked for, tensors of shape (): "mean_abs" is mean|w|,
             "max_abs" is max|w|, "log_mean" and "log_std" are the moments of ln|w| over w ≠ 0.
+        total: what `Rule.total` gave, summed over all shards, or None.
         events: numbers of this step for `GradScheduler.metrics`, tensors of shape ().
         kernels: evaluates elementwise functions, compiled or not.
         memo: what a rule has worked out from settings alone, and need not work out at each step.
@@ -87,6 +88,7 @@ class Context:
     activity: Tensor | None = None
     fresh: Tensor | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    total: Tensor | None = None
     events: dict[str, Tensor] = field(default_factory=dict)
     kernels: Kernels = field(default_factory=Kernels)
     memo: dict[str, Any] = field(default_factory=dict)
@@ -286,6 +288,14 @@ class Rule:
         if expression is None:
             return None
         return expression.function(context.weight.float(), context.index, **expression.inputs)
+
+    def total(self, context: Context) -> Tensor | None:
+        """A float64 sum over the local synapses, of shape (); None asks for none.
+
+        `after_step` finds the sum over all shards in ``context.total``: those of all parameters
+        are sent in one go. It may read ``context.statistics``.
+        """
+        return None
 
     def after_step(self, context: Context) -> Tensor | None:
         """Change ``context.weight`` in place after the update.

@@ -51,6 +51,7 @@ class Binding:
             for stage, pairs in self.acting.items()
         }
         self.asks = any(self.asking.values())
+        self.adding = [pair for pair in self.acting["after_step"] if _overrides(pair[0], "total")]
 
     def remember(self, parameter: Tensor) -> None:
         """Take the next steps of this parameter without another look, unless it is sharded."""
@@ -142,7 +143,7 @@ class ParameterStep:
             if context.events:
                 self.binding.numbers.update(context.events)
                 context.events.clear()
-            context.grad = context.fresh = context.activity = None
+            context.grad = context.fresh = context.activity = context.total = None
             context.optimizer_state = context.statistics = {}
 
 

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import Kernels
 from biofx.plasticity.kernels.statistics import Request, measure
-from biofx.plasticity.numerics.shards import is_sharded, local, local_gradient, replicas, shard_of
+from biofx.plasticity.numerics.shards import (
+    all_sum,
+    is_sharded,
+    local,
+    local_gradient,
+    replicas,
+    shard_of,
+)
 from biofx.plasticity.rules.rule import Context, Rule, Stage
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 from biofx.plasticity.scheduler.checkpoint import restore
@@ -202,6 +209,7 @@ class Engine:
         for site in sites:
             site.statistics.clear()
         self.measure(sites, ("after_step",), kinds)
+        self._add_up(sites, kinds)
         replaced = False
         for site in sites:
             fresh: Tensor | None = None
@@ -256,6 +264,23 @@ class Engine:
                 )
         if requests:
             measure(requests, self.kernels)
+
+    def _add_up(self, sites: Sequence[ParameterStep], kinds: tuple[type[Rule], ...]) -> None:
+        """Find the totals that rules need after the step: `Context.total`."""
+        families: dict[tuple[Any, ...], list[tuple[Context, Tensor]]] = {}
+        for site in sites:
+            for rule, context in _chosen(site.binding.adding, kinds):
+                if not rule.active(context, "after_step"):
+                    continue
+                context.total = rule.total(context)
+                groups = site.binding.shard.groups
+                if context.total is not None and groups:
+                    key = (context.total.device, *map(id, groups))
+                    families.setdefault(key, []).append((context, context.total))
+        for family in families.values():
+            totals = all_sum(torch.stack([total for _, total in family]), family[0][0].shard)
+            for (context, _), total in zip(family, totals.unbind(), strict=True):
+                context.total = total
 
     def _collect_activity(
         self, sites: Iterable[ParameterStep], kinds: tuple[type[Rule], ...]
