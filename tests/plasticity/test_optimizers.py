@@ -234,7 +234,8 @@ def test_plain_sgd_needs_no_copy() -> None:
         scheduler = GradScheduler(bio, optimizer, rules=[FuzzyLearningRates()])
         train(bio, optimizer, batches(1))
         kept = scheduler._attachments[0]._copies
-        assert len(kept) == (copies and len(biofx.info(bio).synapses))
+        # Small layers of equal settings share one.
+        assert len(kept) == copies
 
 
 def test_sparse_gradients() -> None:

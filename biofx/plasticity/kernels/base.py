@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from biofx.plasticity.kernels.arena import LENGTH, SMALL, Arena, total_of
 from biofx.plasticity.kernels.layout import offset, one_run
 from biofx.plasticity.numerics.shards import Shard
 
@@ -98,7 +99,7 @@ class Kernels:
         tensors: Tensors,
         *,
         writes: tuple[str, ...],
-        shard: Shard,
+        shard: Shard | Arena,
         inputs: Tensors = NONE,
     ) -> None:
         """Write ``function(index, tensors, inputs)`` into some of the tensors.
@@ -113,9 +114,12 @@ class Kernels:
         """
         self.do(KernelCall.of(function, tensors, writes, inputs), shard=shard)
 
-    def do(self, work: KernelCall, *, shard: Shard) -> None:
+    def do(self, work: KernelCall, *, shard: Shard | Arena) -> None:
         """As `map`."""
         target, leaves = work.target, work.leaves
+        if isinstance(shard, Arena):
+            _evaluate_rows(work, shard)
+            return
         if target.numel() <= PIECE or not one_run(leaves, shard):
             _evaluate(work.spec, shard.index(target.device), leaves)
             return
@@ -126,28 +130,42 @@ class Kernels:
             pieces = [leaf.view(-1)[start:stop] if leaf.dim() else leaf for leaf in leaves]
             _evaluate(work.spec, index, pieces)
 
-    def fill(self, targets: Sequence[Tensor], mask: Tensor, value: float, *, shard: Shard) -> None:
+    def fill(
+        self, targets: Sequence[Tensor], mask: Tensor, value: float, *, shard: Shard | Arena
+    ) -> None:
         """Set the masked elements of every target to a value."""
         for target in targets:
             target.masked_fill_(mask, value)
 
     def sum_abs(self, weight: Tensor) -> Tensor:
         """Σ|w| as a float64 tensor of shape () (float32 on devices that have no float64)."""
+        if 0 < weight.numel() <= SMALL and weight.device.type != "mps":
+            return total_of(weight.abs())
         wide = torch.float32 if weight.device.type == "mps" else torch.float64
         # In pieces, for float64 copies of the weights are made on the way.
         parts = weight.reshape(-1).split(PIECE)
         return torch.stack([torch.linalg.vector_norm(p, 1, dtype=wide) for p in parts]).sum()
 
     def sum(
-        self, function: Callable[[Tensor, Tensors], Tensor], weight: Tensor, inputs: Tensors
+        self,
+        function: Callable[[Tensor, Tensors], Tensor],
+        weight: Tensor,
+        inputs: Tensors,
+        *,
+        arena: Arena | None = None,
     ) -> Tensor:
         """Σ function(w, inputs) as a float64 tensor of shape (), as `sum_abs`.
 
         Args:
             function: elementwise, at module level.
             weight: w, of any shape.
-            inputs: of shape ().
+            inputs: of shape (), or one value per row of an arena.
+            arena: how the weight is laid out, if it is one; then of shape (parameters,).
         """
+        if arena is not None:
+            return arena.total(arena.clear(function(weight, inputs)))
+        if 0 < weight.numel() <= SMALL and weight.device.type != "mps":
+            return total_of(function(weight, inputs))
         wide = torch.float32 if weight.device.type == "mps" else torch.float64
         pieces = weight.reshape(-1).split(PIECE)
         return torch.stack([function(piece, inputs).sum(dtype=wide) for piece in pieces]).sum()
@@ -163,6 +181,15 @@ class Kernels:
     def count(self, mask: Tensor) -> Tensor:
         """How many elements of a mask are true, as a tensor of shape ()."""
         return torch.count_nonzero(mask)
+
+
+def _evaluate_rows(work: KernelCall, arena: Arena) -> None:
+    rows, several = arena.size[0], max(PIECE // LENGTH, 1)
+    for start in range(0, rows, several):
+        stop = min(start + several, rows)
+        index = arena.first[start:stop] + arena.columns
+        pieces = [leaf[start:stop] if leaf.dim() else leaf for leaf in work.leaves]
+        _evaluate(work.spec, index, pieces)
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -214,9 +241,12 @@ def _joined(
             for name, value in zip(first.writes, values, strict=True)
         }
         seen = {**tensors, **written}
-        return (*second.function(index, seen, {**inputs, **seen}), *written.values())
+        left = [value for name, value in written.items() if name not in second.writes]
+        return (*second.function(index, seen, {**inputs, **seen}), *left)
 
-    writes = (*second.writes, *map(own.__getitem__, first.writes))
+    # What both write is the second's in the end.
+    names = [own[name] for name in first.writes if own[name] not in second.writes]
+    writes = (*second.writes, *names)
     rounded = first.rounded or second.rounded
     whole = kernel_spec(both, tuple(tensors), tuple(inputs), writes, rounded)
     return whole, (*tensors.values(), *inputs.values())

@@ -18,9 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from biofx.plasticity.kernels.arena import Arena
 from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors
 from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
-from biofx.plasticity.kernels.tracing import Kernel, block_kernel, matrix_kernel, trace
+from biofx.plasticity.kernels.tracing import Kernel, block_kernel, matrix_kernel, rows_kernel, trace
 from biofx.plasticity.numerics.shards import Shard
 
 When = bool | Literal["auto"]
@@ -37,15 +38,19 @@ class CompiledKernels(Kernels):
 
     compiled = True
 
-    def do(self, work: KernelCall, *, shard: Shard) -> None:
+    def do(self, work: KernelCall, *, shard: Shard | Arena) -> None:
         """As `Kernels.do`, in one pass."""
         ready = shard.ready.get(work.spec)
         if ready is None or not ready.run(work.leaves):
             self._find(work, shard)
 
-    def _find(self, work: KernelCall, shard: Shard) -> None:
+    def _find(self, work: KernelCall, shard: Shard | Arena) -> None:
         """Do what no kernel is ready for, and make one ready for the next time."""
         spec, leaves = work
+        if isinstance(shard, Arena):
+            if not (self.compiled and self._find_rows(work, shard)):
+                super().do(work, shard=shard)
+            return
         first = offset(shard, leaves[0].device)
         size = matrix(work.target.shape) if one_run(leaves, shard) else None
         done = False
@@ -71,9 +76,24 @@ class CompiledKernels(Kernels):
         if not done:
             super().do(work, shard=shard)
 
-    def fill(self, targets: Sequence[Tensor], mask: Tensor, value: float, *, shard: Shard) -> None:
+    def _find_rows(self, work: KernelCall, arena: Arena) -> bool:
+        """As `_find`, over the rows of an arena; False if no kernel is to be had."""
+        spec, leaves = work
+        kinds = tuple([(leaf.dtype, _extent(leaf)) for leaf in leaves])
+        columns = line(arena.size[1], arena.first.device)
+        parts = [as_bytes(leaf) for leaf in leaves]
+        make = functools.partial(rows_kernel, spec, kinds)
+        key = ("rows", spec, kinds, arena.first.device)
+        done = self._call(key, make, (arena.first, columns, *parts))
+        if done:
+            arena.ready[spec] = _ReadyRows(KERNELS[key], kinds, arena.size[0], arena.first, columns)
+        return done
+
+    def fill(
+        self, targets: Sequence[Tensor], mask: Tensor, value: float, *, shard: Shard | Arena
+    ) -> None:
         """As `Kernels.fill`, in one pass."""
-        if not self.compiled or not targets:
+        if not self.compiled or not targets or isinstance(shard, Arena):
             super().fill(targets, mask, value, shard=shard)
             return
         tensors = {str(place): target for place, target in enumerate(targets)}
@@ -89,14 +109,19 @@ class CompiledKernels(Kernels):
         return super().sum_abs(weight)
 
     def sum(
-        self, function: Callable[[Tensor, Tensors], Tensor], weight: Tensor, inputs: Tensors
+        self,
+        function: Callable[[Tensor, Tensors], Tensor],
+        weight: Tensor,
+        inputs: Tensors,
+        *,
+        arena: Arena | None = None,
     ) -> Tensor:
         """As `Kernels.sum`, in one pass without a copy."""
-        if weight.device.type != "mps":
+        if weight.device.type != "mps" and arena is None:
             found = self._reduced(_summed(function, tuple(inputs)), weight, torch.float64, inputs)
             if found is not None:
                 return found
-        return super().sum(function, weight, inputs)
+        return super().sum(function, weight, inputs, arena=arena)
 
     def max_abs(self, weight: Tensor) -> Tensor:
         """As `Kernels.max_abs`, in one pass; a float32."""
@@ -201,6 +226,32 @@ class _Ready:
             parts.append(leaf)
         self.kernel(parts)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadyRows:
+    """As `_Ready`, of a kernel for the rows of an arena; `kinds` with `_extent` of each tensor."""
+
+    kernel: Kernel
+    kinds: tuple[tuple[torch.dtype, int], ...]
+    rows: int
+    first: Tensor
+    columns: Tensor
+
+    def run(self, leaves: Sequence[Tensor]) -> bool:
+        """Call the kernel, if the tensors are as they were."""
+        parts = [self.first, self.columns]
+        for leaf, (dtype, extent) in zip(leaves, self.kinds, strict=True):
+            if leaf.dtype is not dtype or _extent(leaf) != extent:
+                return False
+            parts.append(as_bytes(leaf) if extent == 2 else leaf)
+        self.kernel(parts)
+        return True
+
+
+def _extent(leaf: Tensor) -> int:
+    """0 for a scalar, 1 for one value per row, 2 for one per element."""
+    return 0 if not leaf.dim() else 1 + (leaf.shape[1] > 1)
 
 
 def kernels_for(when: When, synapses: int, device: torch.device) -> Kernels:

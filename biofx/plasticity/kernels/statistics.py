@@ -1,7 +1,8 @@
 """Global statistics of weights, over all shards, with as few collectives as there are groups."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from biofx.errors import PlasticityError
+from biofx.plasticity.kernels.arena import SMALL, Arena, total_of
 from biofx.plasticity.kernels.base import Kernels
 from biofx.plasticity.numerics.shards import Shard, all_sum
 
@@ -26,16 +28,16 @@ class Request:
     """Statistics wanted of one parameter; `found` receives them as float32 tensors of shape ().
 
     Attributes:
-        name: the parameter's name, for messages.
+        name: the parameter's name, for messages; of an arena, those of all its parameters.
         weight: the local weights.
         shard: where they lie in the whole.
         names: keys of `SOURCES`.
         rule: who asks, for messages.
     """
 
-    name: str
+    name: str | Sequence[str]
     weight: Tensor
-    shard: Shard
+    shard: Shard | Arena
     names: tuple[str, ...]
     rule: str
     found: dict[str, Tensor]
@@ -50,10 +52,16 @@ def measure(requests: Sequence[Request], kernels: Kernels) -> None:
         PlasticityError: a parameter holds values that are not finite; all are named.
     """
     families: dict[tuple[Any, ...], list[Request]] = {}
+    bad: list[Request] = []
     for request in requests:
+        if isinstance(request.shard, Arena):
+            if not _measure_arena(request, request.shard):
+                bad.append(request)
+            continue
         key = (request.weight.device, *map(id, request.shard.groups))
         families.setdefault(key, []).append(request)
-    bad = [one for family in families.values() for one in _measure_family(family, kernels)]
+    for family in families.values():
+        bad += _measure_family(family, kernels)
     if bad:
         _refuse(bad)
 
@@ -64,10 +72,11 @@ def _measure_family(requests: Sequence[Request], kernels: Kernels) -> list[Reque
         _partial(request.weight, {s for name in request.names for s in SOURCES[name]}, kernels)
         for request in requests
     ]
-    numbers = _numbers(parts, requests[0].shard)
+    shards = [request.shard for request in requests if isinstance(request.shard, Shard)]
+    numbers = _numbers(parts, shards[0])
     results = [
-        (request, name, _finish(name, known, request.shard.numel))
-        for request, known in zip(requests, numbers, strict=True)
+        (request, name, _finish(name, known, shard.numel))
+        for request, known, shard in zip(requests, numbers, shards, strict=True)
         for name in request.names
     ]
     found = _scalars([x for _, _, x in results], requests[0].weight.device)
@@ -75,6 +84,33 @@ def _measure_family(requests: Sequence[Request], kernels: Kernels) -> list[Reque
         request.found[name] = value
     bad = {id(request) for request, _, number in results if not math.isfinite(number)}
     return [request for request in requests if id(request) in bad]
+
+
+def _measure_arena(request: Request, arena: Arena) -> bool:
+    """Fill in `found` with one value per row; False if one is not finite."""
+    finite = True
+    weight, found = request.weight, request.found
+    logs: tuple[Tensor, Tensor] | None = None
+    for name in request.names:
+        if name == "mean_abs":
+            table = arena.total(weight.abs()) / arena.numbers
+        elif name == "max_abs":
+            table = arena.largest(weight.abs())
+        else:
+            logs = logs or _log_moments(weight, arena)
+            table = logs[name == "log_std"]
+        finite &= all(map(math.isfinite, table.tolist()))
+        found[name] = arena.spread(table.float())
+    return finite
+
+
+def _log_moments(weight: Tensor, arena: Arena) -> tuple[Tensor, Tensor]:
+    size = weight.float().abs()
+    logs = torch.where(size > 0, size.log(), 0.0)
+    count = arena.total((size > 0).double()).clamp(min=1.0)
+    mean = arena.total(logs) / count
+    variance = arena.total(logs.square()) / count - mean * mean
+    return mean, variance.clamp(min=0.0).sqrt()
 
 
 # What follows from sums and maxima is worked out with plain numbers, and on a CPU nothing is put
@@ -126,8 +162,11 @@ def _partial(weight: Tensor, wanted: set[str], kernels: Kernels) -> dict[str, Te
         size = weight.float().abs()
         logs = torch.where(size > 0, size.log(), 0.0)
         values["count"] = torch.count_nonzero(size).to(wide)
-        values["log_sum"] = logs.sum(dtype=wide)
-        values["log_square"] = logs.square().sum(dtype=wide)
+        add: Callable[[Tensor], Tensor] = functools.partial(torch.sum, dtype=wide)
+        if 0 < weight.numel() <= SMALL and wide == torch.float64:
+            add = total_of
+        values["log_sum"] = add(logs)
+        values["log_square"] = add(logs.square())
     return values
 
 
@@ -146,12 +185,19 @@ def _finish(name: str, totals: dict[str, float], numel: int) -> float:
 def _refuse(requests: Sequence[Request]) -> None:
     problems = []
     for request in requests:
-        bad = (~torch.isfinite(request.weight)).sum()
-        count = int(all_sum(bad, request.shard))
-        problems.append(
-            f"{request.name} holds {count} of {request.shard.numel} weights that are not finite "
+        arena = request.shard
+        if isinstance(arena, Arena):
+            parts = zip(request.name, arena.views(request.weight), strict=True)
+            counts = [(n, int((~torch.isfinite(part)).sum()), part.numel()) for n, part in parts]
+        else:
+            bad = all_sum((~torch.isfinite(request.weight)).sum(), arena)
+            counts = [(str(request.name), int(bad), arena.numel)]
+        problems += [
+            f"{name} holds {count} of {numel} weights that are not finite "
             f"({request.rule} needs them)"
-        )
+            for name, count, numel in counts
+            if count or not isinstance(arena, Arena)
+        ]
     raise PlasticityError(
         "; ".join(problems)
         + "; the rules have written nothing. Lower the learning rate, or clip gradients"

@@ -52,6 +52,41 @@ def matrix_kernel(
     return trace(run, (arguments[0], columns, *parts), rounded=spec.rounded)
 
 
+def rows_kernel(
+    spec: KernelSpec, kinds: tuple[tuple[torch.dtype, int], ...], arguments: tuple[Tensor, ...]
+) -> Kernel:
+    """The kernel of a spec for the rows of an arena.
+
+    Args:
+        spec: what to evaluate.
+        kinds: types of its arguments, and whether they are scalars (0), hold one value per row (1)
+            or per element (2).
+        arguments: index of the first element of each row, numbers of the columns, and the spec's.
+    """
+
+    def run(first: Tensor, columns: Tensor, *parts: Tensor) -> tuple[Tensor]:
+        leaves = [
+            part != 0 if extent == 2 and dtype == torch.bool else part
+            for part, (dtype, extent) in zip(parts, kinds, strict=True)
+        ]
+        index = first + columns.to(first.dtype)
+        values = spec.function(index, *spec.named(leaves))
+        for name, value in zip(spec.writes, values, strict=True):
+            number = torch.where(value, 1.0, 0.0) if value.dtype == torch.bool else value
+            parts[spec.names.index(name)].copy_(number)
+        return (first,)
+
+    # As for matrices: a size that equals no other, and gaps between rows.
+    rows, length = 3 * 5 * 7 * 11, 1024
+    shapes = {1: (rows, 1), 2: (rows, length + 7)}
+    parts = [
+        part if not extent else part.new_empty(shapes[extent])[:, :length]
+        for part, (_, extent) in zip(arguments[2:], kinds, strict=True)
+    ]
+    first = arguments[0].new_empty(rows, 1)
+    return trace(run, (first, line(length, first.device), *parts), rounded=spec.rounded)
+
+
 def block_kernel(spec: KernelSpec, arguments: tuple[Tensor, ...]) -> Kernel:
     """As `matrix_kernel`, of several dimensions, whose strides the compiler must watch."""
     from torch.fx.experimental import _config as shapes

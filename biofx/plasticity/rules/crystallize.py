@@ -102,6 +102,10 @@ class Crystallize(Rule):
         )
 
     @override
+    def elementwise(self, synapses: Synapses) -> bool:
+        return True
+
+    @override
     def observe(self, context: Context) -> None:
         if context.grad is None:
             return

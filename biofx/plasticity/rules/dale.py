@@ -1,7 +1,7 @@
 """Dale's principle: all outgoing synapses of a unit have one sign."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -58,6 +58,8 @@ class DalesPrinciple(Rule):
 
     axis: Literal["pre", "post"] | None = None
 
+    maps_only: ClassVar[bool] = True
+
     @override
     def interval(self, synapses: Synapses) -> int:
         return int(synapses.config.apply_dales_principle)
@@ -79,10 +81,14 @@ class DalesPrinciple(Rule):
         context.weight.abs_().mul_(self._signs(context).to(context.weight.dtype))
 
     @override
+    def elementwise(self, synapses: Synapses) -> bool:
+        return True
+
+    @override
     def after_step(self, context: Context) -> None:
         weight = context.weight
         wrong = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
-        inputs = {"signs": self._signs(context)}
+        inputs = {"signs": context.constant("signs", self._signs)}
         if context.fresh is not None:
             inputs["fresh"] = context.fresh
         context.map(
@@ -90,8 +96,9 @@ class DalesPrinciple(Rule):
             {"weight": weight, "wrong": wrong},
             writes=("weight", "wrong"),
             inputs=inputs,
+            with_factors=True,
         )
-        context.events["dale_projected"] = context.kernels.count(wrong)
+        context.events["dale_projected"] = context.count(wrong)
 
     def _signs(self, context: Context) -> Tensor:
         synapses = context.synapses

@@ -195,6 +195,10 @@ class FuzzyLearningRates(Rule):
         return ("mean_abs",) if weights and _due(context, plan) else ()
 
     @override
+    def elementwise(self, synapses: Synapses) -> bool:
+        return not self.needs_activity(synapses)
+
+    @override
     def needs_activity(self, synapses: Synapses) -> bool:
         return _resolve(self, synapses).distribution == Distribution.ACTIVITY
 

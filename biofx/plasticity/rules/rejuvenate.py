@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -142,6 +142,8 @@ class Rejuvenate(Rule):
     law: Literal["uniform", "lognormal"] | None = None
     max_share: float | None = None
 
+    maps_only: ClassVar[bool] = True
+
     @override
     def interval(self, synapses: Synapses) -> int:
         return synapses.config.rejuvenate_every
@@ -162,6 +164,10 @@ class Rejuvenate(Rule):
         return ("max_abs", "log_mean", "log_std") if law == "lognormal" else ("max_abs",)
 
     @override
+    def elementwise(self, synapses: Synapses) -> bool:
+        return True
+
+    @override
     def total(self, context: Context) -> Tensor | None:
         """Σp, how many synapses would be lost without a cap."""
         d, _, max_share = self._values(context.synapses)
@@ -169,7 +175,7 @@ class Rejuvenate(Rule):
             return None
         weight = context.weight
         inputs = {"d": scalar(d, weight.device), "max_abs": context.statistics["max_abs"]}
-        return context.kernels.sum(_probability, weight, inputs)
+        return context.sum(_probability, inputs)
 
     @override
     def after_step(self, context: Context) -> Tensor | None:
@@ -189,9 +195,10 @@ class Rejuvenate(Rule):
             {"weight": weight, "mask": mask},
             writes=("weight", "mask"),
             inputs=inputs,
+            with_factors=True,
         )
         # Divided when somebody asks: not at each step.
-        context.memo["replaced"] = context.kernels.count(mask)
+        context.memo["replaced"] = context.count(mask)
         return mask
 
     @override

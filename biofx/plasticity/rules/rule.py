@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from biofx.config import number_of
-from biofx.plasticity.kernels.base import NONE, Function, KernelCall, Kernels, Tensors
+from biofx.plasticity.kernels.base import NONE, Function, KernelCall, Kernels, Tensors, joined
 from biofx.plasticity.numerics import random
 from biofx.plasticity.numerics.shards import Shard
 from biofx.plasticity.rules.schedule import Schedule
@@ -124,6 +124,36 @@ class Context:
         else:
             self.later.append(work)
 
+    def finish(self) -> None:
+        """Do now what `map` has left for later."""
+        if self.later:
+            work = functools.reduce(joined, self.later)
+            self.later.clear()
+            self.kernels.do(work, shard=self.shard)
+
+    def sum(self, function: Callable[[Tensor, Tensors], Tensor], inputs: Tensors) -> Tensor:
+        """Σ of an elementwise function of the weights: what `Rule.total` may return."""
+        return self.kernels.sum(function, self.weight, inputs)
+
+    def count(self, mask: Tensor) -> Any:
+        """How many synapses a mask says, for `events` and `memo`; a number once it is asked for."""
+        self.finish()
+        return self.kernels.count(mask)
+
+    def constant(self, name: str, function: Callable[["Context"], Tensor]) -> Tensor:
+        """What a function of the parameter gives, worked out at the first call and then kept.
+
+        Args:
+            name: tells apart what one rule keeps.
+            function: gives a tensor that broadcasts to the weight, the same at every call.
+        """
+        found: Tensor | None = self.memo.get(name)
+        if found is None:
+            found = self.memo[name] = function(self)
+            if self.kernels.compiled:  # which wants memory in one run
+                found = self.memo[name] = found.expand(self.weight.shape).contiguous()
+        return found
+
     def uniform(self, stream: str = "", *, draw: int = 0) -> Tensor:
         """Uniforms on [0, 1), float32, one per local synapse, new at each step."""
         return random.uniform(self.key(stream), self.index, draw=draw)
@@ -202,6 +232,9 @@ class Rule:
 
     # Whether `observe` reads gradients: those must then be the whole step's, over all processes.
     judges_gradients: ClassVar[bool] = False
+    # Whether `after_step` reads and writes weights through `Context.map` alone, with_factors: then
+    # it can share a pass over memory with what comes before and after.
+    maps_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require(
@@ -264,6 +297,17 @@ class Rule:
         A parameter for which one is not finite is refused, before anything is written.
         """
         return ()
+
+    def elementwise(self, synapses: Synapses) -> bool:
+        """Whether `observe`, `expression`, `factor` and `after_step` treat synapses one by one.
+
+        Small parameters of equal `settings` are then handed over together, in one `Context`: their
+        synapses are the rows of a matrix, and keys and statistics come as one number per row, of
+        shape (rows, 1). Write with elementwise operations, `Context.map`, `Context.sum`,
+        `Context.count` and `Context.constant` alone, and of ``context.synapses`` read nothing but
+        `settings`. State must be tensors of the weight's shape and plain values.
+        """
+        return False
 
     def needs_activity(self, synapses: Synapses) -> bool:
         """Whether `observe` reads ``context.activity``."""

@@ -101,6 +101,10 @@ class VolumeDependentRates(Rule):
         return ("mean_abs",) if stage == "factor" else ()
 
     @override
+    def elementwise(self, synapses: Synapses) -> bool:
+        return True
+
+    @override
     def expression(self, context: Context) -> Expression:
         inputs: dict[str, Tensor] | None = context.memo.get("inputs")
         if inputs is None:
@@ -108,9 +112,9 @@ class VolumeDependentRates(Rule):
             device = context.weight.device
             inputs = {name: scalar(value, device) for name, value in values.items()}
             context.memo["inputs"] = inputs
-            near_zero = context.kernels.compiled and values["stability"] <= STEEPEST
-            context.memo["function"] = _near_zero if near_zero else _volume
-        function = context.memo["function"]
+            context.memo["steep"] = values["stability"] > STEEPEST
+        near_zero = context.kernels.compiled and not context.memo["steep"]
+        function = _near_zero if near_zero else _volume
         return Expression(function, {"key": context.key("noise"), **inputs}, rounded=True)
 
     def _values(self, synapses: Synapses) -> dict[str, float]:

@@ -12,7 +12,6 @@ from biofx.plasticity.kernels.base import (
     Kernels,
     KernelSpec,
     Tensors,
-    joined,
     kernel_spec,
     wide,
 )
@@ -73,22 +72,21 @@ class Applier:
             grad.copy_(grad.coalesce() * factors)
         else:
             self._map(_scale, site, "grad", {"weight": site.weight, "grad": grad})
+            site.finish(self.kernels)
 
     def finish(self, site: ParameterStep) -> None:
         """Do what rules have left to be done with the factors, and nothing else."""
-        for work in site.work:
-            self.kernels.do(work, shard=site.binding.shard)
-        site.work.clear()
+        site.finish(self.kernels)
 
     def blend(self, site: ParameterStep, before: Tensor) -> None:
-        """w ← w_before + f·(w − w_before)."""
+        """w ← w_before + f·(w − w_before), left to be done by `ParameterStep.finish`."""
         if site.work:
             site.work[:] = [_with_before(work, site.weight, before) for work in site.work]
             site.judged()
         self._map(_blend, site, "weight", {"weight": site.weight, "before": before})
 
     def correct(self, site: ParameterStep, rate: Tensor) -> None:
-        """w ← w + (f − 1)·Δ after plain SGD has added Δ = rate·g."""
+        """w ← w + (f − 1)·Δ after plain SGD has added Δ = rate·g; otherwise as `blend`."""
         grad = site.judged()
         site.work[:] = [_with_undone(work, site.weight, grad, rate) for work in site.work]
         tensors = {"weight": site.weight, "grad": grad}
@@ -121,11 +119,7 @@ class Applier:
         leaves = [*tensors.values()]
         for expression in drawn:
             leaves += expression.inputs.values()
-        work = KernelCall(known, (*leaves, *factors, *more.values()))
-        for earlier in reversed(site.work):
-            work = joined(earlier, work)
-        site.work.clear()
-        self.kernels.do(work, shard=site.binding.shard)
+        site.work.append(KernelCall(known, (*leaves, *factors, *more.values())))
 
     def _factors(self, site: ParameterStep) -> Tensor:
         """The product of all factors."""

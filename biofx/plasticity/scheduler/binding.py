@@ -1,14 +1,15 @@
 """`Binding`: one parameter and its rules; `ParameterStep`: that parameter at one step."""
 
+import functools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.kernels.base import KernelCall, Kernels
+from biofx.plasticity.kernels.base import KernelCall, Kernels, joined
 from biofx.plasticity.numerics.shards import Shard, local, sample, sample_places
 from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage
 
@@ -102,20 +103,34 @@ class ParameterStep:
         """
         assert self.grad is not None
         if self.grad._version != self.version:
-            raise PlasticityError(
-                f"{self.binding.name}: .grad was changed during optimizer.step(), after it was "
-                "judged; if a hook of the optimizer does that, register it after the GradScheduler"
-            )
+            raise changed(self.binding.name)
         return self.grad
+
+    def finish(self, kernels: Kernels) -> None:
+        """Do what has been left to be done, in one pass."""
+        if self.work:
+            work = functools.reduce(joined, self.work)
+            self.work.clear()
+            kernels.do(work, shard=self.binding.shard)
+
+    def load(self) -> None:
+        """Find the weights as the optimizer has left them."""
+
+    def store(self) -> None:
+        """Let the parameters have the weights."""
+
+    def store_gradient(self) -> None:
+        """Let the parameters have the gradients."""
 
     @property
     def resting(self) -> bool:
         """Whether every factor is 1."""
         return not (self.expressions or self.factors)
 
-    def remember(self, optimizer_state: Mapping[str, Any]) -> None:
+    def remember(self, states: Callable[[Tensor], Mapping[str, Any]], parameter: Tensor) -> None:
         """Show the rules that act after a step what the optimizer keeps for this parameter."""
         if self.binding.acting["after_step"]:
+            optimizer_state = states(parameter)
             for _, context in self.binding.pairs:
                 context.optimizer_state = optimizer_state
 
@@ -128,12 +143,7 @@ class ParameterStep:
         pairs = self.binding.pairs
         for rule, context in pairs:
             rule.replaced(context, fresh)
-        states = [
-            local(value)
-            for value in pairs[0][1].optimizer_state.values()
-            if isinstance(value, Tensor) and value.is_floating_point() and value.dim()
-        ]
-        states = [state for state in states if state.shape == fresh.shape]
+        states = resettable(pairs[0][1].optimizer_state, fresh)
         kernels.fill(states, fresh, 0.0, shard=self.binding.shard)
 
     def release(self) -> None:
@@ -145,6 +155,24 @@ class ParameterStep:
                 context.events.clear()
             context.grad = context.fresh = context.activity = context.total = None
             context.optimizer_state = context.statistics = {}
+
+
+def changed(name: str) -> PlasticityError:
+    """The error for a gradient that is not the one that was judged."""
+    return PlasticityError(
+        f"{name}: .grad was changed during optimizer.step(), after it was judged; if a hook of the "
+        "optimizer does that, register it after the GradScheduler"
+    )
+
+
+def resettable(optimizer_state: Mapping[str, Any], fresh: Tensor) -> list[Tensor]:
+    """What an optimizer keeps of each synapse, in the order and shape of a mask."""
+    states = [
+        local(value)
+        for value in optimizer_state.values()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim()
+    ]
+    return [state for state in states if state.shape == fresh.shape]
 
 
 def _overrides(rule: Rule, *functions: str) -> bool:

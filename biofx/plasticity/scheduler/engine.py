@@ -19,6 +19,7 @@ from biofx.plasticity.numerics.shards import (
     shard_of,
 )
 from biofx.plasticity.rules.rule import Context, Rule, Stage
+from biofx.plasticity.scheduler.arenas import ArenaBinding, Arenas, ArenaStep, Named
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 from biofx.plasticity.scheduler.checkpoint import restore
 from biofx.plasticity.scheduler.rule_outputs import checked_factor, checked_mask, note_place
@@ -53,6 +54,8 @@ class Engine:
         # Whether rules may change the weights of a parameter when they first see it.
         self.initialises = True
         self.bindings: dict[str, Binding] = {}
+        # Of each optimizer.
+        self.arenas: list[Arenas] = []
         # States from a checkpoint, of parameters that have not been trained since (frozen ones).
         self.waiting: dict[str, dict[str, dict[str, Any]]] = {}
         names = [rule.name for rule in self.rules]
@@ -127,6 +130,46 @@ class Engine:
         binding.remember(parameter)
         self.bindings[name] = binding
         return binding
+
+    def sites(
+        self,
+        named: Named,
+        *,
+        step: int,
+        unscale: Tensor | None = None,
+        arenas: Arenas | None = None,
+    ) -> list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]]:
+        """Steps of those parameters that have gradients, with their parameters and param groups.
+
+        Args:
+            named: (name, parameter, its param group).
+            step: counted from 1.
+            unscale: undoes the scale of the gradients.
+            arenas: in which small parameters share a step, that of the first of them; None lets
+                each have its own.
+        """
+        trained = [one for one in named if one[1].requires_grad and one[1].grad is not None]
+        shared = set() if arenas is None else arenas.serving(trained, self.bind)
+        found: list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]] = [
+            (self.site(name, p, step=step, grad=p.grad, unscale=unscale), p, group)
+            for name, p, group in trained
+            if id(p) not in shared
+        ]
+        groups = {id(p): group for _, p, group in trained}
+        for binding in () if arenas is None else arenas.active:
+            gradients = [p.grad for p in binding.parameters if p.grad is not None]
+            binding.load()
+            torch._foreach_copy_(binding.grads, gradients)
+            for _, context in binding.pairs:
+                context.weight, context.grad = binding.weight, binding.grad
+                context.step, context.seed, context.unscale = step, self.seed, unscale
+            first = binding.parameters[0]
+            versions = [grad._version for grad in gradients]
+            one = ArenaStep(
+                binding, binding.weight, binding.grad, gradients=gradients, versions=versions
+            )
+            found.append((one, first, groups[id(first)]))
+        return found
 
     def site(
         self,
@@ -217,14 +260,23 @@ class Engine:
                 if not rule.active(context, "after_step"):
                     continue
                 context.fresh = fresh
+                if rule.maps_only:
+                    context.later = site.work
+                else:
+                    site.finish(self.kernels)
                 try:
                     mask = rule.after_step(context)
                     if mask is not None:
                         mask = checked_mask(mask, rule, site)
+                        if fresh is not None:
+                            site.finish(self.kernels)
                         fresh = mask if fresh is None else fresh | mask
                 except Exception as error:
                     note_place(error, rule, site)
                     raise
+                finally:
+                    context.later = None
+            site.finish(self.kernels)
             if fresh is not None:
                 site.forget(fresh, self.kernels)
                 replaced = True
@@ -258,9 +310,12 @@ class Engine:
                         if name not in found and rule.active(context, stage):
                             wanted[name] = rules[rule.name] = None
             if wanted:
+                if stages == ("after_step",):
+                    site.finish(self.kernels)
                 binding, asking = site.binding, " and ".join(rules)
+                names = binding.names if isinstance(binding, ArenaBinding) else binding.name
                 requests.append(
-                    Request(binding.name, site.weight, binding.shard, tuple(wanted), asking, found)
+                    Request(names, site.weight, binding.shard, tuple(wanted), asking, found)
                 )
         if requests:
             measure(requests, self.kernels)
@@ -272,6 +327,7 @@ class Engine:
             for rule, context in _chosen(site.binding.adding, kinds):
                 if not rule.active(context, "after_step"):
                     continue
+                site.finish(self.kernels)
                 context.total = rule.total(context)
                 groups = site.binding.shard.groups
                 if context.total is not None and groups:
@@ -308,6 +364,8 @@ class Engine:
 
     def drop_activity(self) -> None:
         """Forget what was counted since the last step: a checkpoint has been loaded."""
+        for arenas in self.arenas:
+            arenas.clear()
         for binding in self.bindings.values():
             for rule, context in binding.pairs:
                 if rule.needs_activity(context.synapses):

@@ -1,5 +1,6 @@
 """`OptimizerHooks`: one optimizer's hooks, and what happens between them."""
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.shards import local, reshard
 from biofx.plasticity.rules.rule import scalar
 from biofx.plasticity.scheduler.apply import Applier
+from biofx.plasticity.scheduler.arenas import Arenas
 from biofx.plasticity.scheduler.binding import ParameterStep
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.synapses import unwrap
@@ -30,6 +32,7 @@ class _Step:
     depth: int = 0
     skipped: bool = False
     observed: bool = False
+    closure: bool = False
     sites: list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]] | None = None
     before: dict[str, Tensor] | None = None
 
@@ -55,6 +58,8 @@ class OptimizerHooks:
         self._step: _Step | None = None
         self._known: tuple[tuple[int, ...], Named] = ((), [])
         self._copies: dict[str, Tensor] = {}
+        self._arenas = Arenas()
+        engine.arenas.append(self._arenas)
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -111,6 +116,7 @@ class OptimizerHooks:
         # args[0] is the optimizer itself: the hook sees the unbound call
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if callable(closure):
+            step.closure = True
             if self.mode == "update":
                 step.before = {
                     name: self._copy(name, local(parameter))
@@ -142,21 +148,12 @@ class OptimizerHooks:
         optimizer = self.optimizer
         scale = getattr(optimizer, "grad_scale", None)
         unscale = None if scale is None else scale.double().reciprocal().float()
-        step.sites = [
-            (
-                self.engine.site(
-                    name,
-                    parameter,
-                    step=self.steps + 1,
-                    grad=parameter.grad,
-                    unscale=unscale,
-                ),
-                parameter,
-                group,
-            )
-            for name, parameter, group in self.named()
-            if parameter.requires_grad and parameter.grad is not None
-        ]
+        step.sites = self.engine.sites(
+            self.named(),
+            step=self.steps + 1,
+            unscale=unscale,
+            arenas=None if step.closure else self._arenas,
+        )
         sites = [site for site, _, _ in step.sites]
         # Later hooks may change the gradients, or replace them by others.
         last = next(reversed(optimizer._optimizer_step_pre_hooks)) == self._handles[0].id
@@ -194,6 +191,7 @@ class OptimizerHooks:
     def _scale(self, step: _Step) -> None:
         for site, _, _ in step.sites or ():
             self.applier.scale(site)
+            site.store_gradient()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
@@ -214,20 +212,30 @@ class OptimizerHooks:
         # It keeps the gradient and the curvature of the place where its step ends.
         remembers = isinstance(optimizer, torch.optim.LBFGS)
         moved = False
-        for site, _, group in sites if self.mode == "update" else ():
-            if site.resting:
-                continue
-            if site.binding.name in before:
-                end = site.weight.clone() if remembers else None
-                self.applier.blend(site, before[site.binding.name])
-                moved |= end is not None and not torch.equal(end, site.weight)
-            else:
-                self.applier.correct(site, _rate(group, site.weight.device))
-        self.steps += 1
-        for site, parameter, _ in sites:
-            # Only now: optimizers make their state during the first step.
-            site.remember(_state(optimizer, parameter))
-        replaced = self.engine.settle([site for site, _, _ in sites])
+        try:
+            for site, _, group in sites:
+                moves = self.mode == "update" and not site.resting
+                if moves or site.binding.acting["after_step"]:
+                    site.load()
+                if not moves:
+                    continue
+                if site.binding.name in before:
+                    end = site.weight.clone() if remembers else None
+                    self.applier.blend(site, before[site.binding.name])
+                    if remembers:
+                        self.applier.finish(site)
+                    moved |= end is not None and not torch.equal(end, site.weight)
+                else:
+                    self.applier.correct(site, _rate(group, site.weight.device))
+            self.steps += 1
+            for site, parameter, _ in sites:
+                # Only now: optimizers make their state during the first step.
+                site.remember(functools.partial(_state, optimizer), parameter)
+            replaced = self.engine.settle([site for site, _, _ in sites])
+        finally:
+            for site, _, _ in sites:
+                self.applier.finish(site)
+                site.store()
         if remembers and (moved or replaced):
             optimizer.state.clear()
 

@@ -39,7 +39,8 @@ def checked_mask(mask: Any, rule: Rule, site: ParameterStep) -> Tensor:
         PlasticityError: it is no boolean tensor, or does not broadcast to the weight.
     """
     if isinstance(mask, Tensor) and mask.dtype == torch.bool and _fits(mask, site.weight):
-        return mask.expand(site.weight.shape)
+        # The mask itself, if it can be: what has been left to be done may have yet to write it.
+        return mask if mask.shape == site.weight.shape else mask.expand(site.weight.shape)
     raise PlasticityError(
         f"{rule.name}.after_step gave {_described(mask)} for {site.binding.name}; give a boolean "
         f"tensor that broadcasts to {tuple(site.weight.shape)}, or None"

@@ -169,6 +169,8 @@ class GradScheduler:
             are the local shard's.
         """
         found = {}
+        for arenas in self._engine.arenas:
+            arenas.deal()
         with torch.no_grad():
             for attachment in self._attachments:
                 for name, parameter, group in attachment.named():
