@@ -312,10 +312,25 @@ class TestWithoutCompiler:
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
     def test_automatically(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        large = compiled.WORTHWHILE
-        assert not kernels_for("auto", large - 1, CPU).compiled
-        assert not kernels_for(False, large, CPU).compiled
+        """By steps alone: sooner for more synapses, and again after going back."""
         monkeypatch.setattr(compiled, "can_compile", lambda device: False)
-        assert not kernels_for("auto", large, CPU).compiled
+        kernels = kernels_for("auto", 10**9, CPU)
+        kernels.begin(10**9)
+        assert not kernels.compiled
+        assert not kernels_for(False, 10**9, CPU).compiled
         monkeypatch.setattr(compiled, "can_compile", lambda device: True)
-        assert kernels_for("auto", large, CPU).compiled
+        assert kernels_for(True, 1, CPU).compiled
+        few, many = compiled.worthwhile(1000), compiled.worthwhile(10**6)
+        assert few > many > 1
+        kernels = kernels_for("auto", 1000, CPU)
+        assert not kernels.compiled
+        for step, expected in ((1, False), (few, False), (few + 1, True), (many, False)):
+            kernels.begin(step)
+            assert kernels.compiled == expected
+
+    def test_one_line_where_there_is_no_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+        compiled._say_once.cache_clear()
+        for _ in range(2):
+            with compiled._status():
+                pass
+        assert capsys.readouterr().err == compiled.WHY + "\n"

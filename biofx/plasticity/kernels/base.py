@@ -93,6 +93,9 @@ class Kernels:
 
     compiled = False
 
+    def begin(self, step: int) -> None:
+        """A step begins, counted from 1, be it the first one after resuming."""
+
     def map(
         self,
         function: Function,

@@ -7,8 +7,10 @@ as they allow.
 """
 
 import functools
+import math
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,17 +28,29 @@ from biofx.plasticity.numerics.shards import Shard
 
 When = bool | Literal["auto"]
 
-# Synapses from which on compiling (tens of seconds, once) pays within some hundred steps.
-WORTHWHILE = 500_000
+# Seconds that compiling takes, and that a step is slower without, in all and per synapse: roughly,
+# for they only say after how many steps to compile, the same on every machine.
+COMPILING, SLOWER, SLOWER_EACH = 10.0, 5e-4, 3e-8
 
 # All that this process has compiled, for any scheduler.
 KERNELS: dict[Hashable, Kernel] = {}
 
 
 class CompiledKernels(Kernels):
-    """Evaluates functions compiled; where that fails, as they are written, with a warning."""
+    """Evaluates functions compiled; where that fails, as they are written, with a warning.
 
-    compiled = True
+    Args:
+        after: steps that are taken before anything is compiled. Steps, not seconds: the numbers
+            that a run computes must not depend on how fast its machine is.
+    """
+
+    def __init__(self, after: int = 0) -> None:
+        self.after: float = after
+        self.compiled = after == 0
+
+    def begin(self, step: int) -> None:
+        """A step begins, counted from 1, be it the first one after resuming."""
+        self.compiled = step > self.after
 
     def do(self, work: KernelCall, *, shard: Shard | Arena) -> None:
         """As `Kernels.do`, in one pass."""
@@ -177,7 +191,7 @@ class CompiledKernels(Kernels):
                 kernel = make(arguments)
                 kernel([*arguments])
         except Exception as error:
-            self.compiled = False
+            self.compiled, self.after = False, math.inf
             warnings.warn(
                 f"plasticity kernels run uncompiled, and slower, for the compiler failed: {error}",
                 RuntimeWarning,
@@ -258,13 +272,20 @@ def kernels_for(when: When, synapses: int, device: torch.device) -> Kernels:
     """The kernels to use.
 
     Args:
-        when: True, False or "auto": where there is a compiler and enough to do.
+        when: True, False or "auto": where there is a compiler, after `worthwhile` steps.
         synapses: how many there are in all.
         device: where they are.
     """
-    if when is True or (when == "auto" and synapses >= WORTHWHILE and can_compile(device)):
+    if when is True:
         return CompiledKernels()
+    if when == "auto" and can_compile(device):
+        return CompiledKernels(worthwhile(synapses))
     return Kernels()
+
+
+def worthwhile(synapses: int) -> int:
+    """Steps of a run that is long enough for compiling to pay; 300 for a million synapses."""
+    return math.ceil(COMPILING / (SLOWER + SLOWER_EACH * synapses))
 
 
 @functools.cache
@@ -309,11 +330,21 @@ def _filled(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, .
     return tuple(torch.where(mask, value.to(t.dtype), t) for t in tensors.values())
 
 
+WHY = "biofx: compiling plasticity kernels (once; kept for later runs)"
+
+
 def _status() -> AbstractContextManager[Any]:
-    """Tells a person at a terminal why training has not begun yet."""
+    """Tells why training does not go on: in passing at a terminal, by one line elsewhere."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        return nullcontext()
-    return console.status("biofx: compiling plasticity kernels (once; kept for later runs)")
+    if console.is_terminal:
+        return console.status(WHY)
+    _say_once()
+    return nullcontext()
+
+
+@functools.cache
+def _say_once() -> None:
+    sys.stderr.write(WHY + "\n")
+    sys.stderr.flush()

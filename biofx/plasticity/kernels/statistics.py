@@ -17,6 +17,7 @@ from biofx.plasticity.numerics.shards import Shard, all_sum
 
 SOURCES = {
     "mean_abs": ("sum_abs",),
+    "finite": ("sum_abs",),
     "max_abs": ("max_abs",),
     "log_mean": ("count", "log_sum", "log_square"),
     "log_std": ("count", "log_sum", "log_square"),
@@ -92,6 +93,9 @@ def _measure_arena(request: Request, arena: Arena) -> bool:
     weight, found = request.weight, request.found
     logs: tuple[Tensor, Tensor] | None = None
     for name in request.names:
+        if name == "finite":  # a sum is enough, of which nobody asks the value
+            finite &= math.isfinite(weight.sum(dtype=torch.float64).item())
+            continue
         if name == "mean_abs":
             table = arena.total(weight.abs()) / arena.numbers
         elif name == "max_abs":
@@ -171,7 +175,7 @@ def _partial(weight: Tensor, wanted: set[str], kernels: Kernels) -> dict[str, Te
 
 
 def _finish(name: str, totals: dict[str, float], numel: int) -> float:
-    if name == "mean_abs":
+    if name in ("mean_abs", "finite"):
         return totals["sum_abs"] / max(numel, 1)
     if name == "max_abs":
         return totals["max_abs"]

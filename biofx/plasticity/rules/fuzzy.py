@@ -186,7 +186,11 @@ class FuzzyLearningRates(Rule):
     @override
     def active(self, context: Context, stage: Stage) -> bool:
         # Factors evolve by the clock, whether or not the rule's schedule lets them act.
-        return stage != "factor" or super().active(context, stage)
+        if stage == "after_step":
+            plan = self._plan(context)
+            evolves = plan.distribution == Distribution.TEMPORAL and plan.dynamic
+            return evolves and context.step % plan.update_every == 0
+        return stage == "observe" or super().active(context, stage)
 
     @override
     def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:
@@ -197,6 +201,14 @@ class FuzzyLearningRates(Rule):
     @override
     def elementwise(self, synapses: Synapses) -> bool:
         return not self.needs_activity(synapses)
+
+    @override
+    def alike(self, synapses: Synapses) -> dict[str, Any]:
+        settings = self.settings(synapses)
+        if settings["distribution"] == Distribution.LAYER_ADAPTIVE:
+            del settings["nu"]
+            settings["configured"] = _resolve(self, synapses).nu
+        return settings
 
     @override
     def needs_activity(self, synapses: Synapses) -> bool:
@@ -266,7 +278,7 @@ class FuzzyLearningRates(Rule):
         inputs = self._inputs(context, plan)
         inputs["key"] = context.key("factors", step=drawn)
         if distribution == Distribution.LAYER_ADAPTIVE:
-            inputs["nu"] = scalar(_layer_nu(synapses, plan.nu), context.weight.device)
+            inputs["nu"] = context.number(lambda layer: _layer_nu(layer, plan.nu))
         elif distribution == Distribution.ACTIVITY:
             inputs["nu"] = context.per_unit(context.state["nu"], synapses.post_axis)
         # Gamma variates take a rejection method: 13 words of random bits each.
@@ -277,10 +289,6 @@ class FuzzyLearningRates(Rule):
     @override
     def after_step(self, context: Context) -> None:
         plan = self._plan(context)
-        if plan.distribution != Distribution.TEMPORAL or not plan.dynamic:
-            return
-        if context.step % plan.update_every:
-            return
         device = context.weight.device
         noise: Tensor | float = 0.0
         if context.step % (10 * plan.update_every) == 0:

@@ -66,7 +66,8 @@ class Context:
         activity: how often each post-synaptic unit was active since the last step, or None.
         fresh: mask of the synapses that an earlier rule replaced at this step, or None.
         statistics: what `Rule.needs` asked for, tensors of shape (): "mean_abs" is mean|w|,
-            "max_abs" is max|w|, "log_mean" and "log_std" are the moments of ln|w| over w ≠ 0.
+            "max_abs" is max|w|, "finite" is for those who read no value,
+            "log_mean" and "log_std" are the moments of ln|w| over w ≠ 0.
         total: what `Rule.total` gave, summed over all shards, or None.
         events: numbers of this step for `GradScheduler.metrics`, tensors of shape ().
         kernels: evaluates elementwise functions, compiled or not.
@@ -140,6 +141,10 @@ class Context:
         self.finish()
         return self.kernels.count(mask)
 
+    def number(self, value: Callable[[Synapses], float]) -> Tensor:
+        """A hyperparameter as float32 of shape (); for a matrix, one per row."""
+        return scalar(value(self.synapses), self.weight.device)
+
     def constant(self, name: str, function: Callable[["Context"], Tensor]) -> Tensor:
         """What a function of the parameter gives, worked out at the first call and then kept.
 
@@ -150,8 +155,9 @@ class Context:
         found: Tensor | None = self.memo.get(name)
         if found is None:
             found = self.memo[name] = function(self)
-            if self.kernels.compiled:  # which wants memory in one run
-                found = self.memo[name] = found.expand(self.weight.shape).contiguous()
+        if self.kernels.compiled and found.shape != self.weight.shape:
+            # Compiled code wants memory in one run.
+            found = self.memo[name] = found.expand(self.weight.shape).contiguous()
         return found
 
     def uniform(self, stream: str = "", *, draw: int = 0) -> Tensor:
@@ -301,13 +307,20 @@ class Rule:
     def elementwise(self, synapses: Synapses) -> bool:
         """Whether `observe`, `expression`, `factor` and `after_step` treat synapses one by one.
 
-        Small parameters of equal `settings` are then handed over together, in one `Context`: their
+        Small parameters that are `alike` are then handed over together, in one `Context`: their
         synapses are the rows of a matrix, and keys and statistics come as one number per row, of
         shape (rows, 1). Write with elementwise operations, `Context.map`, `Context.sum`,
         `Context.count` and `Context.constant` alone, and of ``context.synapses`` read nothing but
-        `settings`. State must be tensors of the weight's shape and plain values.
+        `alike`. State must be tensors of the weight's shape and plain values.
         """
         return False
+
+    def alike(self, synapses: Synapses) -> dict[str, Any]:
+        """Parameters for which this is equal may share a `Context`.
+
+        Leave out what the rule takes from `Context.number`.
+        """
+        return self.settings(synapses)
 
     def needs_activity(self, synapses: Synapses) -> bool:
         """Whether `observe` reads ``context.activity``."""

@@ -98,7 +98,7 @@ class VolumeDependentRates(Rule):
     @override
     def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:
         # Only to refuse non-finite weights before anything is written.
-        return ("mean_abs",) if stage == "factor" else ()
+        return ("finite",) if stage == "factor" else ()
 
     @override
     def elementwise(self, synapses: Synapses) -> bool:

@@ -54,6 +54,7 @@ class Applier:
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
         self._kept: dict[Context, tuple[Hashable, Tensor]] = {}
+        self._compiled = kernels.compiled
 
     def forget(self) -> None:
         """Drop kept factors: the states that they were drawn from have changed."""
@@ -100,6 +101,9 @@ class Applier:
         tensors: Tensors,
         **more: Tensor,
     ) -> None:
+        if self.kernels.compiled and not self._compiled:
+            self._compiled = True
+            self.forget()  # what compiled code draws again
         kept, drawn = [], []
         for place, expression in enumerate(site.expressions):
             if expression.token is not None and (expression.costly or not self.kernels.compiled):

@@ -13,6 +13,7 @@ from biofx.plasticity.kernels.base import Kernels, Tensors
 from biofx.plasticity.numerics import random
 from biofx.plasticity.rules.rule import Context, Rule
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep, changed, resettable
+from biofx.synapses import Synapses
 
 Named = Sequence[tuple[str, nn.Parameter, dict[str, Any]]]
 
@@ -58,6 +59,13 @@ class ArenaContext(Context):
     @override
     def count(self, mask: Tensor) -> Any:
         return Count(mask)
+
+    @override
+    def number(self, value: Callable[[Synapses], float]) -> Tensor:
+        values = [value(member.synapses) for member in self.members]
+        return self.arena.spread(
+            torch.tensor(values, dtype=torch.float32, device=self.weight.device)
+        )
 
     @override
     def constant(self, name: str, function: Callable[[Context], Tensor]) -> Tensor:
@@ -142,10 +150,10 @@ class ArenaBinding(Binding):
     def load(self) -> None:
         """Copy the parameters, as they are now."""
         torch._foreach_copy_(self.weights, list(self.parameters))
-        self.arena.clear(self.weight)
 
     def store(self) -> None:
-        """Copy what has become of the parameters back."""
+        """Copy what has become of the parameters back; padding may have been written to."""
+        self.arena.clear(self.weight)
         torch._foreach_copy_(list(self.parameters), self.weights)
 
     @property
@@ -366,7 +374,7 @@ def _kind(binding: Binding, parameter: Tensor) -> Hashable:
         if any(value.shape != parameter.shape for value in tensors.values()):
             return None
         kinds = [(key, value.dtype) for key, value in tensors.items()]
-        settings = rule.settings(context.synapses)
+        settings = rule.alike(context.synapses)
         parts += [context.rule, context.timing, repr((settings, kinds, plain(context)))]
     return tuple(parts)
 

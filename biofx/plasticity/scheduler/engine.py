@@ -54,7 +54,8 @@ class Engine:
         # Whether rules may change the weights of a parameter when they first see it.
         self.initialises = True
         self.bindings: dict[str, Binding] = {}
-        # Of each optimizer.
+        # Of each optimizer: what counts its steps, and how its small parameters are laid out.
+        self.counters: list[Any] = []
         self.arenas: list[Arenas] = []
         # States from a checkpoint, of parameters that have not been trained since (frozen ones).
         self.waiting: dict[str, dict[str, dict[str, Any]]] = {}

@@ -9,6 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.shards import is_sharded
+from biofx.plasticity.numerics.uncompiled import uncompiled
 from biofx.plasticity.scheduler.apply import Applier
 from biofx.plasticity.scheduler.binding import ParameterStep
 from biofx.plasticity.scheduler.engine import Engine
@@ -65,11 +66,12 @@ class GradientHooks:
             self._handles[name] = (id(parameter), handle)
 
     def _hook(self, name: str, parameter: nn.Parameter) -> Callable[[Tensor], Tensor | None]:
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        @uncompiled
         @torch.no_grad()
         def scale(grad: Tensor) -> Tensor | None:
             site = self._sites.get(name)
             if site is None:
+                self.engine.kernels.begin(self.steps + 1)
                 site = self.engine.site(name, parameter, step=self.steps + 1, grad=grad)
                 self.engine.observe([site])
                 self.engine.collect([site])
@@ -81,7 +83,7 @@ class GradientHooks:
             scaled, site.grad = site.grad, None
             return scaled
 
-        return scale  # type: ignore[no-any-return]
+        return scale
 
     @torch.no_grad()
     def step(self) -> None:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.shards import local, reshard
+from biofx.plasticity.numerics.uncompiled import uncompiled
 from biofx.plasticity.rules.rule import scalar
 from biofx.plasticity.scheduler.apply import Applier
 from biofx.plasticity.scheduler.arenas import Arenas
@@ -60,6 +61,7 @@ class OptimizerHooks:
         self._copies: dict[str, Tensor] = {}
         self._arenas = Arenas()
         engine.arenas.append(self._arenas)
+        engine.counters.append(self)
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -101,7 +103,7 @@ class OptimizerHooks:
             self._known = (ids, found)
         return self._known[1]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if self._step is not None and _alive(self._step.frame):
             # The step of a base class, called by its subclass. (A step that raised is not on the
@@ -148,6 +150,7 @@ class OptimizerHooks:
         optimizer = self.optimizer
         scale = getattr(optimizer, "grad_scale", None)
         unscale = None if scale is None else scale.double().reciprocal().float()
+        self.engine.kernels.begin(max(counter.steps for counter in self.engine.counters) + 1)
         step.sites = self.engine.sites(
             self.named(),
             step=self.steps + 1,
@@ -193,7 +196,7 @@ class OptimizerHooks:
             self.applier.scale(site)
             site.store_gradient()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         step = self._step

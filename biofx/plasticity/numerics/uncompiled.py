@@ -1,0 +1,41 @@
+"""Keeps `torch.compile` away from a function, without importing the compiler before it is used."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def uncompiled(function: Function) -> Function:
+    """As `torch.compiler.disable`, whose import of the compiler takes longer than that of torch.
+
+    Where the compiler is not at work, a call goes straight to the function.
+    """
+    disabled: list[Callable[..., Any]] = []
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not _at_work():
+            return function(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
+
+    # What the compiler looks for at functions that it meets.
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
+
+
+def _at_work() -> bool:
+    """Whether the frames of Python are being compiled."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    try:
+        from torch._C._dynamo.eval_frame import get_eval_frame_callback
+    except ImportError:  # a private name: without it, be careful
+        return True
+    return get_eval_frame_callback() is not None

@@ -1,0 +1,305 @@
+"""Small parameters take their steps together, and compute the same as one by one."""
+
+import io
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import biofx
+from biofx.plasticity import (
+    Context,
+    Crystallize,
+    DalesPrinciple,
+    FuzzyLearningRates,
+    GradScheduler,
+    Rejuvenate,
+    Rule,
+    Schedule,
+    VolumeDependentRates,
+)
+from biofx.plasticity.kernels.arena import LENGTH, Arena, as_rows, total_of
+from biofx.plasticity.scheduler import arenas
+
+from .table import IDS, OPTIMIZERS, RULES, Entry
+
+pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+
+
+class Zoo(nn.Module):
+    """Parameters of every kind."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.linear = nn.Linear(20, 5)
+        self.rows = nn.Linear(LENGTH, 3)
+        self.one = nn.Linear(1, 1)
+        self.prime = nn.Linear(1, 131)
+        self.conv = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+        self.grouped = nn.Conv1d(4, 8, 3, groups=2)
+        self.large = nn.Linear(300, 250)
+        self.none = nn.Linear(0, 3)
+        self.frozen = nn.Linear(6, 6)
+        self.frozen.weight.requires_grad_(False)
+        self.tied = nn.Linear(20, 5)
+        self.tied.weight = self.linear.weight
+        self.words = nn.Embedding(11, 3)
+        self.to(dtype)
+
+
+def together(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    monkeypatch.setattr(arenas, "SMALL", small)
+
+
+def train(
+    config: dict[str, Any] | None = None,
+    rules: list[Rule] | None = None,
+    *,
+    optimizer: str = "sgd",
+    apply: Any = "update",
+    dtype: torch.dtype = torch.float32,
+    steps: int = 6,
+    grads: Callable[[int, str, Tensor], Tensor | None] = lambda step, name, grad: grad,
+) -> tuple[nn.Module, Any, GradScheduler]:
+    """Steps on made-up gradients."""
+    torch.manual_seed(0)
+    bio = biofx.transform(Zoo(dtype), biofx.BioConfig(**(config or {})))
+    made = OPTIMIZERS[optimizer](list(bio.parameters()))
+    scheduler = GradScheduler(bio, made, rules=rules, apply=apply, compile=False)
+    go_on(bio, made, range(1, steps + 1), grads)
+    return bio, made, scheduler
+
+
+def go_on(
+    bio: nn.Module,
+    optimizer: Any,
+    steps: range,
+    grads: Callable[[int, str, Tensor], Tensor | None] = lambda step, name, grad: grad,
+) -> None:
+    for step in steps:
+        torch.manual_seed(step)
+        for name, parameter in bio.named_parameters():
+            if parameter.requires_grad:
+                parameter.grad = grads(step, name, 0.1 * torch.randn_like(parameter))
+        optimizer.step()
+
+
+def assert_same(ours: tuple[nn.Module, Any, GradScheduler], theirs: Any) -> None:
+    """To the bit: weights, states of the optimizer and of the rules, metrics."""
+    for (name, p), (_, q) in zip(
+        ours[0].named_parameters(), theirs[0].named_parameters(), strict=True
+    ):
+        assert torch.equal(p, q), name
+        mine, other = ours[1].state[p], theirs[1].state[q]
+        for key, value in mine.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[key])), (name, key)
+    first, second = (run[2].state_dict()["state"] for run in (ours, theirs))
+    assert first.keys() == second.keys()
+    for rule, parameters in first.items():
+        for name, state in parameters.items():
+            for key, value in state.items():
+                same = torch.as_tensor(value), torch.as_tensor(second[rule][name][key])
+                assert torch.equal(*same), (rule, name, key)
+    assert repr(ours[2].metrics()) == repr(theirs[2].metrics())
+
+
+def members(scheduler: GradScheduler) -> list[int]:
+    found = [arena.bindings for arena in scheduler._engine.arenas]
+    return [len(binding.members) for binding in itertools.chain(*found)]
+
+
+@pytest.mark.parametrize("apply", ["update", "gradient"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("entry", RULES, ids=IDS)
+@pytest.mark.filterwarnings("ignore:.*ignores the scale of gradients")
+def test_of_each_rule(
+    entry: Entry, optimizer: str, apply: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**entry.config}
+    if "apply_dales_principle" in config:
+        unconnected = {"apply_dales_principle": False}
+        config["overrides"] = dict.fromkeys(("words",), unconnected)
+    ours = train(config, optimizer=optimizer, apply=apply, steps=entry.steps)
+    assert any(count > 4 for count in members(ours[2])) == (
+        entry.acts and "activity" not in entry.name
+    )
+    together(monkeypatch, 0)
+    theirs = train(config, optimizer=optimizer, apply=apply, steps=entry.steps)
+    assert members(theirs[2]) == []
+    assert_same(ours, theirs)
+
+
+ALL: list[Rule] = [
+    FuzzyLearningRates(),
+    VolumeDependentRates(base=1.0),
+    Crystallize(threshold=0.3, schedule=Schedule(every=2)),
+    Rejuvenate(max_share=0.05, schedule=Schedule(every=3)),
+    DalesPrinciple(only=("linear.*", "rows.*", "conv.*", "large.*")),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_of_other_types(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = train(rules=ALL, dtype=dtype)
+    assert members(ours[2])
+    together(monkeypatch, 0)
+    assert_same(ours, train(rules=ALL, dtype=dtype))
+
+
+def gaps(step: int, name: str, grad: Tensor) -> Tensor | None:
+    """Some without a gradient at some steps, one with a sparse one."""
+    if (step, name) in ((2, "linear.weight"), (5, "rows.weight"), (6, "rows.weight")):
+        return None
+    if name == "words.weight" and step > 3:
+        return grad.to_sparse(1)
+    return grad
+
+
+def test_parameters_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = train(rules=ALL, steps=9, grads=gaps)
+    together(monkeypatch, 0)
+    assert_same(ours, train(rules=ALL, steps=9, grads=gaps))
+
+
+@pytest.mark.parametrize("small", [0, arenas.SMALL])
+def test_resuming_with_arenas_and_without(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(rules=ALL, optimizer="momentum", steps=8)
+    bio, optimizer, scheduler = train(rules=ALL, optimizer="momentum", steps=3)
+    file = io.BytesIO()
+    torch.save([bio.state_dict(), optimizer.state_dict(), scheduler.state_dict()], file)
+    together(monkeypatch, small)
+    for started in (0, 2):  # a scheduler that is new, and one that has laid out its arenas
+        file.seek(0)
+        states = torch.load(file, weights_only=True)  # again: an optimizer keeps what it is given
+        later = train(rules=ALL, optimizer="momentum", steps=started)
+        for part, state in zip(later, states, strict=True):
+            part.load_state_dict(state)
+        go_on(*later[:2], range(4, 9))
+        assert_same(later, whole)
+
+
+def test_groups_and_settings_have_arenas_of_their_own() -> None:
+    net = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(6)))
+    config = biofx.BioConfig(overrides={"5": {"fuzzy_learning_rate_factor_nu": 0.3}})
+    bio = biofx.transform(net, config)
+    first, second = list(bio.parameters())[:2], list(bio.parameters())[2:]
+    optimizer = torch.optim.SGD([{"params": first, "lr": 0.1}, {"params": second, "lr": 0.2}])
+    scheduler = GradScheduler(bio, optimizer, compile=False)
+    for parameter in bio.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert members(scheduler) == [2, 3]
+
+
+def test_optimizers_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights() -> list[Tensor]:
+        torch.manual_seed(0)
+        bio = biofx.transform(nn.Sequential(*(nn.Linear(9, 9) for _ in range(4))))
+        parameters = list(bio.parameters())
+        optimizers = [torch.optim.SGD(p, lr=0.1) for p in (parameters[:4], parameters[4:])]
+        scheduler = GradScheduler(bio, optimizers, rules=ALL[:4], compile=False)
+        for step in range(4):
+            torch.manual_seed(step)
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            optimizers[step % 2].step()
+            optimizers[1].step()
+        assert len(members(scheduler)) == (2 if arenas.SMALL else 0)
+        return [parameter.detach() for parameter in parameters]
+
+    ours = weights()
+    together(monkeypatch, 0)
+    assert all(map(torch.equal, ours, weights()))
+
+
+class Halving(Rule):
+    """A rule of a user's own, that looks at units: it runs parameter by parameter."""
+
+    def after_step(self, context: Context) -> None:
+        assert context.weight.shape == context.shard.size
+        context.weight.mul_(0.5)
+
+
+class Shrinking(Rule):
+    """One that joins."""
+
+    def elementwise(self, synapses: Any) -> bool:
+        return True
+
+    def needs(self, context: Context, stage: str) -> tuple[str, ...]:
+        return ("mean_abs",) if stage == "after_step" else ()
+
+    def after_step(self, context: Context) -> Tensor:
+        large = context.weight.abs() > context.statistics["mean_abs"]
+        context.weight.copy_(torch.where(large, 0.9 * context.weight, context.weight))
+        context.weight.add_(0.01 * context.symmetric("more").to(context.weight.dtype))
+        return large & (context.index % 3 == 0)
+
+
+def test_rules_of_a_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [FuzzyLearningRates(), Shrinking(), Crystallize(), Rejuvenate(max_share=0.1)]
+    ours = train(rules=rules, optimizer="adamw")
+    assert sum(members(ours[2])) > 4
+    assert members(train(rules=[*rules, Halving()], steps=1)[2]) == []
+    together(monkeypatch, 0)
+    assert_same(ours, train(rules=rules, optimizer="adamw"))
+
+
+def test_what_is_not_finite_is_named_and_nothing_is_written() -> None:
+    bio, optimizer, _ = train(rules=ALL, steps=2)
+    bio.get_parameter("rows.weight").data[1, 2] = torch.nan
+    before = {name: p.detach().clone() for name, p in bio.named_parameters()}
+    with pytest.raises(biofx.PlasticityError, match=r"rows\.weight holds 1 of 384 weights"):
+        go_on(bio, optimizer, range(3, 4))
+    for name, parameter in bio.named_parameters():
+        assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num()), name
+
+
+def test_a_gradient_changed_in_the_step_is_refused() -> None:
+    bio, optimizer, _ = train(rules=ALL, steps=1)
+
+    def meddle(*_: Any) -> None:
+        bio.get_parameter("rows.weight").grad.mul_(2)  # type: ignore[union-attr]
+
+    # Plain SGD's factors act after the step, on the gradient that was judged.
+    optimizer.step = _between(optimizer.step, meddle)
+    with pytest.raises(biofx.PlasticityError, match=r"rows\.weight: \.grad was changed"):
+        go_on(bio, optimizer, range(2, 3))
+
+
+def _between(step: Any, meddle: Callable[..., None]) -> Any:
+    hook = step.__self__._optimizer_step_post_hooks
+    first = next(iter(hook))
+    own = hook[first]
+    hook[first] = lambda *arguments: (meddle(), own(*arguments))[1]
+    return step
+
+
+def test_sums_do_not_depend_on_the_company() -> None:
+    torch.manual_seed(0)
+    shapes = [torch.Size(s) for s in ((3, 50), (1,), (7, 131), (128,), (60, 64))]
+    parts = [torch.randn(shape) for shape in shapes]
+    arena = Arena(shapes, torch.device("cpu"))
+    matrix = arena.empty(torch.float32)
+    torch._foreach_copy_(arena.views(matrix), parts)
+    assert arena.total(matrix).tolist() == [float(total_of(part)) for part in parts]
+    assert arena.largest(matrix).tolist() == [float(part.max()) for part in parts]
+    index = arena.views(arena.index(torch.device("cpu")))
+    for part, own in zip(parts, index, strict=True):
+        assert torch.equal(own.flatten(), torch.arange(part.numel(), dtype=torch.int32))
+        assert torch.equal(as_rows(part).flatten()[: part.numel()], part.flatten())
+    matrix[-1, 5] = torch.nan
+    assert arena.largest(matrix).isnan().tolist() == [False] * 4 + [True]
+
+
+def test_kept_bytes_per_synapse() -> None:
+    """Weights and gradients of small parameters, and their copies before the step."""
+    _, _, scheduler = train(rules=[FuzzyLearningRates()], optimizer="adamw", steps=2)
+    (binding,) = scheduler._engine.arenas[0].bindings
+    held = {t.data_ptr(): t.nbytes for t in vars(binding).values() if isinstance(t, Tensor)}
+    copies = scheduler._attachments[0]._copies
+    held |= {t.data_ptr(): t.nbytes for t in copies.values() if t.shape == binding.weight.shape}
+    assert sum(held.values()) <= 12 * binding.weight.numel()
