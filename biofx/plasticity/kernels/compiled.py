@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 from biofx.plasticity.kernels.arena import Arena
 from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors
 from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
+from biofx.plasticity.kernels.ready import Ready, ReadyRows, extent
 from biofx.plasticity.kernels.tracing import Kernel, block_kernel, matrix_kernel, rows_kernel, trace
 from biofx.plasticity.numerics.shards import Shard
 
@@ -79,7 +79,7 @@ class CompiledKernels(Kernels):
             key = ("matrix", spec, kinds, first.device, first.dtype)
             done = self._call(key, make, (first, columns, *parts))
             if done:
-                shard.ready[spec] = _Ready(KERNELS[key], kinds, shard.size, size, first, columns)
+                shard.ready[spec] = Ready(KERNELS[key], kinds, shard.size, size, first, columns)
         else:
             lead = spec.names.index(spec.writes[0])
             view, steps = arrange(leaves, lead=lead, shard=shard)
@@ -93,14 +93,14 @@ class CompiledKernels(Kernels):
     def _find_rows(self, work: KernelCall, arena: Arena) -> bool:
         """As `_find`, over the rows of an arena; False if no kernel is to be had."""
         spec, leaves = work
-        kinds = tuple([(leaf.dtype, _extent(leaf)) for leaf in leaves])
+        kinds = tuple([(leaf.dtype, extent(leaf)) for leaf in leaves])
         columns = line(arena.size[1], arena.first.device)
         parts = [as_bytes(leaf) for leaf in leaves]
         make = functools.partial(rows_kernel, spec, kinds)
         key = ("rows", spec, kinds, arena.first.device)
         done = self._call(key, make, (arena.first, columns, *parts))
         if done:
-            arena.ready[spec] = _ReadyRows(KERNELS[key], kinds, arena.size[0], arena.first, columns)
+            arena.ready[spec] = ReadyRows(KERNELS[key], kinds, arena.size[0], arena.first, columns)
         return done
 
     def fill(
@@ -200,72 +200,6 @@ class CompiledKernels(Kernels):
             return False
         KERNELS[key] = kernel
         return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A kernel for matrices and all of its arguments that stay the same for one shard.
-
-    Attributes:
-        kernel: takes `first`, `columns` and the tensors of a `KernelCall`.
-        kinds: types of those tensors, and which of them are no scalars.
-        shape, size: how they come, and the rows and columns that they are presented in.
-        first: global index of the first local element.
-        columns: of `line`.
-    """
-
-    kernel: Kernel
-    kinds: tuple[tuple[torch.dtype, bool], ...]
-    shape: tuple[int, ...]
-    size: tuple[int, int]
-    first: Tensor
-    columns: Tensor
-
-    def run(self, leaves: Sequence[Tensor]) -> bool:
-        """Call the kernel, if the tensors are as they were."""
-        if leaves[0].device != self.first.device:
-            return False
-        rows, length = self.size
-        as_is = self.shape == self.size  # a matrix already
-        parts = [self.first, self.columns]
-        for leaf, (dtype, full) in zip(leaves, self.kinds, strict=True):
-            if leaf.dtype is not dtype:
-                return False
-            if full:
-                if leaf.shape != self.shape or not leaf.is_contiguous():
-                    return False
-                leaf = as_bytes(leaf) if as_is else as_bytes(leaf).view(rows, length)
-            elif leaf.dim():
-                return False
-            parts.append(leaf)
-        self.kernel(parts)
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadyRows:
-    """As `_Ready`, of a kernel for the rows of an arena; `kinds` with `_extent` of each tensor."""
-
-    kernel: Kernel
-    kinds: tuple[tuple[torch.dtype, int], ...]
-    rows: int
-    first: Tensor
-    columns: Tensor
-
-    def run(self, leaves: Sequence[Tensor]) -> bool:
-        """Call the kernel, if the tensors are as they were."""
-        parts = [self.first, self.columns]
-        for leaf, (dtype, extent) in zip(leaves, self.kinds, strict=True):
-            if leaf.dtype is not dtype or _extent(leaf) != extent:
-                return False
-            parts.append(as_bytes(leaf) if extent == 2 else leaf)
-        self.kernel(parts)
-        return True
-
-
-def _extent(leaf: Tensor) -> int:
-    """0 for a scalar, 1 for one value per row, 2 for one per element."""
-    return 0 if not leaf.dim() else 1 + (leaf.shape[1] > 1)
 
 
 def kernels_for(when: When, synapses: int, device: torch.device) -> Kernels:

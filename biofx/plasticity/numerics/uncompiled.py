@@ -3,10 +3,12 @@
 import functools
 import sys
 from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import torch
 
+_WRAPPERS: set[CodeType] = set()
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -18,16 +20,23 @@ def uncompiled(function: Function) -> Function:
     disabled: list[Callable[..., Any]] = []
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not _at_work():
             return function(*args, **kwargs)
         if not disabled:
             disabled.append(torch.compiler.disable(function))
         return disabled[0](*args, **kwargs)
 
+    call: Any = wrapper
+    _WRAPPERS.add(call.__code__)
     # What the compiler looks for at functions that it meets.
-    call._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return call  # type: ignore[return-value]
+    call._torchdynamo_disable = True
+    return call  # type: ignore[no-any-return]
+
+
+def is_wrapper(frame: FrameType) -> bool:
+    """Whether a frame is that of a call that goes on to a function made `uncompiled`."""
+    return frame.f_code in _WRAPPERS
 
 
 def _at_work() -> bool:

@@ -190,7 +190,11 @@ class FuzzyLearningRates(Rule):
             plan = self._plan(context)
             evolves = plan.distribution == Distribution.TEMPORAL and plan.dynamic
             return evolves and context.step % plan.update_every == 0
-        return stage == "observe" or super().active(context, stage)
+        if stage == "observe":
+            plan = self._plan(context)
+            counts = plan.distribution == Distribution.ACTIVITY
+            return counts or ("drawn" in context.state and _due(context, plan))
+        return super().active(context, stage)
 
     @override
     def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:

@@ -64,6 +64,7 @@ class Applier:
         """g ← f·g, and what rules have left to be done with it."""
         grad = site.grad
         assert grad is not None
+        site.see(gradient=not site.resting)
         if site.resting or grad.is_sparse:
             self.finish(site)
         if site.resting:

@@ -113,6 +113,14 @@ class ParameterStep:
             self.work.clear()
             kernels.do(work, shard=self.binding.shard)
 
+    def see(self, gradient: bool = False) -> None:
+        """Have the weights from before the step at hand, and the gradient if need be."""
+
+    def before(self) -> Tensor:
+        """The weights from before the step, as the optimizer finds them."""
+        self.see()
+        return self.weight
+
     def load(self) -> None:
         """Find the weights as the optimizer has left them."""
 

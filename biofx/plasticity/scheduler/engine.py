@@ -4,26 +4,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import Kernels
 from biofx.plasticity.kernels.statistics import Request, measure
 from biofx.plasticity.numerics.shards import (
-    all_sum,
     is_sharded,
     local,
     local_gradient,
-    replicas,
     shard_of,
 )
 from biofx.plasticity.rules.rule import Context, Rule, Stage
-from biofx.plasticity.scheduler.arenas import ArenaBinding, Arenas, ArenaStep, Named
+from biofx.plasticity.scheduler.activity import collect_activity, counters
+from biofx.plasticity.scheduler.arena_binding import ArenaBinding
+from biofx.plasticity.scheduler.arenas import Arenas
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 from biofx.plasticity.scheduler.checkpoint import restore
 from biofx.plasticity.scheduler.rule_outputs import checked_factor, checked_mask, note_place
-from biofx.synapses import Synapses, unwrap
+from biofx.plasticity.scheduler.totals import add_up, chosen
+from biofx.synapses import Synapses
 
 
 class Engine:
@@ -121,7 +121,7 @@ class Engine:
         for rule, context in pairs:
             if rule.needs_activity(entry):
                 binding.watched = True
-                self._activity(binding)
+                counters(self.model, entry)
             rule.prepare(context)
             if self.initialises:
                 rule.initialise(context)
@@ -131,46 +131,6 @@ class Engine:
         binding.remember(parameter)
         self.bindings[name] = binding
         return binding
-
-    def sites(
-        self,
-        named: Named,
-        *,
-        step: int,
-        unscale: Tensor | None = None,
-        arenas: Arenas | None = None,
-    ) -> list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]]:
-        """Steps of those parameters that have gradients, with their parameters and param groups.
-
-        Args:
-            named: (name, parameter, its param group).
-            step: counted from 1.
-            unscale: undoes the scale of the gradients.
-            arenas: in which small parameters share a step, that of the first of them; None lets
-                each have its own.
-        """
-        trained = [one for one in named if one[1].requires_grad and one[1].grad is not None]
-        shared = set() if arenas is None else arenas.serving(trained, self.bind)
-        found: list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]] = [
-            (self.site(name, p, step=step, grad=p.grad, unscale=unscale), p, group)
-            for name, p, group in trained
-            if id(p) not in shared
-        ]
-        groups = {id(p): group for _, p, group in trained}
-        for binding in () if arenas is None else arenas.active:
-            gradients = [p.grad for p in binding.parameters if p.grad is not None]
-            binding.load()
-            torch._foreach_copy_(binding.grads, gradients)
-            for _, context in binding.pairs:
-                context.weight, context.grad = binding.weight, binding.grad
-                context.step, context.seed, context.unscale = step, self.seed, unscale
-            first = binding.parameters[0]
-            versions = [grad._version for grad in gradients]
-            one = ArenaStep(
-                binding, binding.weight, binding.grad, gradients=gradients, versions=versions
-            )
-            found.append((one, first, groups[id(first)]))
-        return found
 
     def site(
         self,
@@ -210,8 +170,9 @@ class Engine:
         self.measure(sites, ("observe", "factor"), kinds)
         self._collect_activity(sites, kinds)
         for site in sites:
-            for rule, context in _chosen(site.binding.acting["observe"], kinds):
+            for rule, context in chosen(site.binding.acting["observe"], kinds):
                 if rule.active(context, "observe"):
+                    site.see(gradient=True)
                     context.later = site.work if later else None
                     try:
                         rule.observe(context)
@@ -227,7 +188,7 @@ class Engine:
         `observe` comes first, or `measure`.
         """
         for site in sites:
-            for rule, context in _chosen(site.binding.acting["factor"], kinds):
+            for rule, context in chosen(site.binding.acting["factor"], kinds):
                 if not rule.active(context, "factor"):
                     continue
                 try:
@@ -236,6 +197,7 @@ class Engine:
                         site.expressions.append(expression)
                         site.sources.append(context)
                         continue
+                    site.see(gradient=True)
                     factor = rule.factor(context)
                     if factor is not None:
                         site.factors.append(checked_factor(factor, rule, site))
@@ -253,11 +215,11 @@ class Engine:
         for site in sites:
             site.statistics.clear()
         self.measure(sites, ("after_step",), kinds)
-        self._add_up(sites, kinds)
+        add_up(sites, kinds, self.kernels)
         replaced = False
         for site in sites:
             fresh: Tensor | None = None
-            for rule, context in _chosen(site.binding.acting["after_step"], kinds):
+            for rule, context in chosen(site.binding.acting["after_step"], kinds):
                 if not rule.active(context, "after_step"):
                     continue
                 context.fresh = fresh
@@ -305,7 +267,7 @@ class Engine:
             wanted: dict[str, None] = {}
             rules: dict[str, None] = {}
             for stage in stages:
-                for rule, context in _chosen(site.binding.asking[stage], kinds):
+                for rule, context in chosen(site.binding.asking[stage], kinds):
                     context.statistics = found
                     for name in rule.needs(context, stage):
                         if name not in found and rule.active(context, stage):
@@ -313,6 +275,8 @@ class Engine:
             if wanted:
                 if stages == ("after_step",):
                     site.finish(self.kernels)
+                else:
+                    site.see()
                 binding, asking = site.binding, " and ".join(rules)
                 names = binding.names if isinstance(binding, ArenaBinding) else binding.name
                 requests.append(
@@ -321,47 +285,19 @@ class Engine:
         if requests:
             measure(requests, self.kernels)
 
-    def _add_up(self, sites: Sequence[ParameterStep], kinds: tuple[type[Rule], ...]) -> None:
-        """Find the totals that rules need after the step: `Context.total`."""
-        families: dict[tuple[Any, ...], list[tuple[Context, Tensor]]] = {}
-        for site in sites:
-            for rule, context in _chosen(site.binding.adding, kinds):
-                if not rule.active(context, "after_step"):
-                    continue
-                site.finish(self.kernels)
-                context.total = rule.total(context)
-                groups = site.binding.shard.groups
-                if context.total is not None and groups:
-                    key = (context.total.device, *map(id, groups))
-                    families.setdefault(key, []).append((context, context.total))
-        for family in families.values():
-            totals = all_sum(torch.stack([total for _, total in family]), family[0][0].shard)
-            for (context, _), total in zip(family, totals.unbind(), strict=True):
-                context.total = total
-
     def _collect_activity(
         self, sites: Iterable[ParameterStep], kinds: tuple[type[Rule], ...]
     ) -> None:
-        """Hand the counts since the last step to the rules that need them, over all processes."""
-        users: list[Context] = []
-        counts: list[Tensor] = []
-        for site in sites:
-            if not site.binding.watched:
-                continue
-            for rule, context in _chosen(site.binding.pairs, kinds):
-                if rule.needs_activity(context.synapses):
-                    buffers = self._activity(site.binding)
-                    users.append(context)
-                    counts.append(torch.stack(buffers).sum(0).to(torch.float32))
-                    torch._foreach_zero_(buffers)
-        if not counts:
-            return
-        whole = torch.cat(counts)
-        for group in replicas(self.model):
-            dist.all_reduce(whole, group=group)
-        parts = torch.split(whole, [len(part) for part in counts])
-        for context, part in zip(users, parts, strict=True):
-            context.activity = part
+        """Hand the counts since the last step to the rules that need them."""
+        users = [
+            context
+            for site in sites
+            if site.binding.watched
+            for rule, context in chosen(site.binding.pairs, kinds)
+            if rule.needs_activity(context.synapses)
+        ]
+        if users:
+            collect_activity(self.model, users)
 
     def drop_activity(self) -> None:
         """Forget what was counted since the last step: a checkpoint has been loaded."""
@@ -370,28 +306,4 @@ class Engine:
         for binding in self.bindings.values():
             for rule, context in binding.pairs:
                 if rule.needs_activity(context.synapses):
-                    torch._foreach_zero_(self._activity(binding))
-
-    def _activity(self, binding: Binding) -> list[Tensor]:
-        """The counters of the layers that use a parameter, one per post-synaptic unit."""
-        synapses = self.synapses[binding.name]
-        axis = synapses.post_axis
-        units = synapses.shape[axis] * (1 if axis == 0 else synapses.groups)
-        buffers = []
-        for layer in synapses.layers:
-            module = unwrap(self.model).get_submodule(layer)
-            counts = getattr(module, "activity", None)
-            if not isinstance(counts, Tensor) or tuple(counts.shape) != (units,):
-                raise PlasticityError(
-                    f"{binding.name}: its layer {layer} ({type(module).__name__}) does not count "
-                    f"the activity of its {units} output units: transform the model with ACTIVITY; "
-                    "if it was, this type cannot count: leave it out (overrides, or only=…)"
-                )
-            buffers.append(counts)
-        return buffers
-
-
-def _chosen(
-    pairs: list[tuple[Rule, Context]], kinds: tuple[type[Rule], ...]
-) -> list[tuple[Rule, Context]]:
-    return [pair for pair in pairs if isinstance(pair[0], kinds)] if kinds else pairs
+                    torch._foreach_zero_(counters(self.model, context.synapses))

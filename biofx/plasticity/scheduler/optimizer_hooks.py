@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.shards import local, reshard
-from biofx.plasticity.numerics.uncompiled import uncompiled
+from biofx.plasticity.numerics.uncompiled import is_wrapper, uncompiled
 from biofx.plasticity.rules.rule import scalar
 from biofx.plasticity.scheduler.apply import Applier
-from biofx.plasticity.scheduler.arenas import Arenas
+from biofx.plasticity.scheduler.arenas import Arenas, steps_of
 from biofx.plasticity.scheduler.binding import ParameterStep
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.synapses import unwrap
@@ -151,7 +151,8 @@ class OptimizerHooks:
         scale = getattr(optimizer, "grad_scale", None)
         unscale = None if scale is None else scale.double().reciprocal().float()
         self.engine.kernels.begin(max(counter.steps for counter in self.engine.counters) + 1)
-        step.sites = self.engine.sites(
+        step.sites = steps_of(
+            self.engine,
             self.named(),
             step=self.steps + 1,
             unscale=unscale,
@@ -172,7 +173,7 @@ class OptimizerHooks:
                 self.applier.finish(site)
         if step.before is None:
             step.before = {
-                site.binding.name: self._copy(site.binding.name, site.weight)
+                site.binding.name: self._copy(site.binding.name, site.before())
                 for site, _, group in step.sites
                 # Factors of a user's own may be masks, whose zeros must hold weights to the bit.
                 if not (
@@ -297,6 +298,6 @@ def _alive(frame: FrameType) -> bool:
 
 def _outside(frame: FrameType) -> FrameType:
     """The frame itself, or the nearest one around it that is not the compiler's."""
-    while "_dynamo" in frame.f_code.co_filename and frame.f_back is not None:
+    while frame.f_back is not None and (is_wrapper(frame) or "_dynamo" in frame.f_code.co_filename):
         frame = frame.f_back
     return frame

@@ -1,0 +1,76 @@
+"""Compiled kernels with all of their arguments that stay the same from call to call."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from biofx.plasticity.kernels.layout import as_bytes
+from biofx.plasticity.kernels.tracing import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A kernel for matrices and all of its arguments that stay the same for one shard.
+
+    Attributes:
+        kernel: takes `first`, `columns` and the tensors of a `KernelCall`.
+        kinds: types of those tensors, and which of them are no scalars.
+        shape, size: how they come, and the rows and columns that they are presented in.
+        first: global index of the first local element.
+        columns: of `line`.
+    """
+
+    kernel: Kernel
+    kinds: tuple[tuple[torch.dtype, bool], ...]
+    shape: tuple[int, ...]
+    size: tuple[int, int]
+    first: Tensor
+    columns: Tensor
+
+    def run(self, leaves: Sequence[Tensor]) -> bool:
+        """Call the kernel, if the tensors are as they were."""
+        if leaves[0].device != self.first.device:
+            return False
+        rows, length = self.size
+        as_is = self.shape == self.size  # a matrix already
+        parts = [self.first, self.columns]
+        for leaf, (dtype, full) in zip(leaves, self.kinds, strict=True):
+            if leaf.dtype is not dtype:
+                return False
+            if full:
+                if leaf.shape != self.shape or not leaf.is_contiguous():
+                    return False
+                leaf = as_bytes(leaf) if as_is else as_bytes(leaf).view(rows, length)
+            elif leaf.dim():
+                return False
+            parts.append(leaf)
+        self.kernel(parts)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRows:
+    """As `Ready`, of a kernel for the rows of an arena; `kinds` with `extent` of each tensor."""
+
+    kernel: Kernel
+    kinds: tuple[tuple[torch.dtype, int], ...]
+    rows: int
+    first: Tensor
+    columns: Tensor
+
+    def run(self, leaves: Sequence[Tensor]) -> bool:
+        """Call the kernel, if the tensors are as they were."""
+        parts = [self.first, self.columns]
+        for leaf, (dtype, kind) in zip(leaves, self.kinds, strict=True):
+            if leaf.dtype is not dtype or extent(leaf) != kind:
+                return False
+            parts.append(as_bytes(leaf) if kind == 2 else leaf)
+        self.kernel(parts)
+        return True
+
+
+def extent(leaf: Tensor) -> int:
+    """0 for a scalar, 1 for one value per row, 2 for one per element."""
+    return 0 if not leaf.dim() else 1 + (leaf.shape[1] > 1)

@@ -1,0 +1,243 @@
+"""Small parameters that the same rules serve, bound together, and taken through a step together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from biofx.plasticity.kernels.arena import Arena
+from biofx.plasticity.kernels.base import Kernels
+from biofx.plasticity.rules.rule import Context, Rule
+from biofx.plasticity.scheduler.arena_context import ArenaContext, Count
+from biofx.plasticity.scheduler.binding import Binding, ParameterStep, changed, resettable
+
+
+class ArenaBinding(Binding):
+    """Small parameters and the rules that serve all of them.
+
+    The state of each is a part of this binding's, so that parameters may be taken one by one at a
+    step at which some have no gradient.
+
+    Args:
+        members: bindings of the parameters, with equal rules and settings.
+        parameters: theirs.
+    """
+
+    def __init__(self, members: Sequence[Binding], parameters: Sequence[nn.Parameter]) -> None:
+        self.members = tuple(members)
+        self.parameters = tuple(parameters)
+        first = parameters[0]
+        self.arena = Arena([parameter.shape for parameter in parameters], first.device)
+        self.weight = self.arena.empty(first.dtype)
+        self.grad = self.arena.empty(first.dtype)
+        self.weights, self.grads = map(self.arena.views, (self.weight, self.grad))
+        self.plain: list[dict[str, Any]] = []
+        self.dealt = True
+        pairs: list[tuple[Rule, Context]] = []
+        for place, (rule, like) in enumerate(members[0].pairs):
+            own = [member.pairs[place][1] for member in members]
+            context = ArenaContext(
+                synapses=like.synapses,
+                rule=like.rule,
+                shard=self.arena,  # type: ignore[arg-type]
+                weight=self.weight,
+                timing=like.timing,
+                seed=like.seed,
+                kernels=like.kernels,
+                members=own,
+                arena=self.arena,
+            )
+            self._adopt(context)
+            self.plain.append(plain(context))
+            pairs.append((rule, context))
+        name = members[0].name
+        if len(members) > 1:
+            name = f"{name} (one of {len(members)} parameters)"
+        super().__init__(name, self.arena, pairs)  # type: ignore[arg-type]
+
+    def _adopt(self, context: ArenaContext) -> None:
+        """Lay the members' state out in matrices, of which they keep their parts."""
+        for key, value in context.members[0].state.items():
+            if not isinstance(value, Tensor):
+                context.state[key] = value
+                continue
+            matrix = context.state[key] = self.arena.empty(value.dtype)
+            views = self.arena.views(matrix)
+            torch._foreach_copy_(views, [member.state[key] for member in context.members])
+            for member, view in zip(context.members, views, strict=True):
+                member.state[key] = view
+
+    @property
+    def names(self) -> list[str]:
+        """Of the parameters."""
+        return [member.name for member in self.members]
+
+    def load(self) -> None:
+        """Copy the parameters, as they are now."""
+        torch._foreach_copy_(self.weights, list(self.parameters))
+
+    def store(self) -> None:
+        """Copy what has become of the parameters back; padding may have been written to."""
+        self.arena.clear(self.weight)
+        torch._foreach_copy_(list(self.parameters), self.weights)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all parameters have gradients that can be laid out at this step."""
+        dtype, device = self.weight.dtype, self.weight.device
+        for parameter, shape in zip(self.parameters, self.arena.shapes, strict=True):
+            grad = parameter.grad
+            if (
+                grad is None
+                or grad.dtype is not dtype
+                or grad.layout is not torch.strided
+                or grad.device != device
+                or parameter.shape != shape
+                or parameter.dtype is not dtype
+                or type(grad) is not Tensor
+            ):
+                return False
+        return True
+
+    @override
+    def note(self, site: ParameterStep) -> None:
+        self.stepped, self.dealt = True, False
+        self.expressions, self.samples = site.expressions, site.factors
+
+    def deal(self) -> None:
+        """Give the members what the metrics tell of each."""
+        if self.dealt:
+            return
+        self.dealt = True
+        views = self.arena.views
+        for place, member in enumerate(self.members):
+            row = sum(self.arena.rows[:place])
+
+            def own(value: Any, place: int = place, row: int = row) -> Any:
+                if isinstance(value, Count):
+                    return Count(views(value.mask)[place])
+                if not isinstance(value, Tensor) or not value.dim():
+                    return value
+                if value.shape == self.arena.size:
+                    return views(value)[place]
+                return value[row, 0]
+
+            step = ParameterStep(member, self.weights[place], None)
+            step.expressions = [
+                expression._replace(inputs={k: own(v) for k, v in expression.inputs.items()})
+                for expression in self.expressions
+            ]
+            step.factors = [own(factor) for factor in self.samples]
+            member.note(step)
+            member.numbers.update({key: own(value) for key, value in self.numbers.items()})
+            for (_, shared), (_, context) in zip(self.pairs, member.pairs, strict=True):
+                counts = {k: own(v) for k, v in shared.memo.items() if isinstance(v, Count)}
+                context.memo.update(counts)
+
+    def tell(self) -> None:
+        """Give the members those plain values of the rules' states that have changed."""
+        for (_, shared), known in zip(self.pairs, self.plain, strict=True):
+            now = plain(shared)
+            if now != known:
+                known.update(now)
+                for member in shared.members:  # type: ignore[attr-defined]
+                    member.state.update(now)
+
+
+@dataclass(slots=True)
+class ArenaStep(ParameterStep):
+    """The parameters of an arena at one step: matrices of their weights and gradients.
+
+    Both are copied when somebody asks: `seen` and `judgeable` say whether they were. `gradients`
+    are the parameters' own, `versions` those that they had before the optimizer's step; `moved`,
+    whether the weights were copied after it; `states` finds what the optimizer keeps for one.
+    """
+
+    gradients: list[Tensor] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    moved: bool = False
+    seen: bool = False
+    judgeable: bool = False
+    states: Callable[[Tensor], Mapping[str, Any]] | None = None
+
+    @property
+    def home(self) -> ArenaBinding:
+        """The binding."""
+        assert isinstance(self.binding, ArenaBinding)
+        return self.binding
+
+    @override
+    def judged(self) -> Tensor:
+        assert self.grad is not None
+        if [grad._version for grad in self.gradients] != self.versions:
+            for member, grad, version in zip(
+                self.home.members, self.gradients, self.versions, strict=True
+            ):
+                if grad._version != version:
+                    raise changed(member.name)
+        self._see_gradient()
+        return self.grad
+
+    @override
+    def see(self, gradient: bool = False) -> None:
+        if not self.seen:
+            self.seen = True
+            self.home.load()
+        if gradient:
+            self._see_gradient()
+
+    def _see_gradient(self) -> None:
+        if not self.judgeable:
+            self.judgeable = True
+            torch._foreach_copy_(self.home.grads, self.gradients)
+
+    @override
+    def load(self) -> None:
+        self.home.load()
+        self.moved = True
+
+    @override
+    def store(self) -> None:
+        if self.moved:
+            self.home.store()
+
+    @override
+    def store_gradient(self) -> None:
+        if not self.resting:
+            torch._foreach_copy_(self.gradients, self.home.grads)
+
+    @override
+    def remember(self, states: Callable[[Tensor], Mapping[str, Any]], parameter: Tensor) -> None:
+        self.states = states
+
+    @override
+    def forget(self, fresh: Tensor, kernels: Kernels) -> None:
+        home = self.home
+        fresh = home.arena.clear(fresh.contiguous())
+        # Plain: of few elements, and a kernel for masks would be one more to compile.
+        kernels = Kernels()
+        for rule, context in home.pairs:
+            rule.replaced(context, fresh)
+        if self.states is None:
+            return
+        some = home.arena.any(fresh)
+        masks = home.arena.views(fresh)
+        for member, parameter, mask, new in zip(
+            home.members, home.parameters, masks, some, strict=True
+        ):
+            if new:
+                states = resettable(self.states(parameter), mask)
+                kernels.fill(states, mask, 0.0, shard=member.shard)
+
+    @override
+    def release(self) -> None:
+        ParameterStep.release(self)
+        self.home.tell()
+
+
+def plain(context: Context) -> dict[str, Any]:
+    """The part of a rule's state that are no tensors."""
+    return {key: value for key, value in context.state.items() if not isinstance(value, Tensor)}

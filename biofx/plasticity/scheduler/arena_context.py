@@ -1,0 +1,84 @@
+"""What a rule sees of small parameters that it serves together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from biofx.plasticity.kernels.arena import Arena
+from biofx.plasticity.kernels.base import Tensors
+from biofx.plasticity.numerics import random
+from biofx.plasticity.rules.rule import Context
+from biofx.synapses import Synapses
+
+
+@dataclass
+class Count:
+    """How many synapses of each parameter a mask says; counted when somebody asks."""
+
+    mask: Tensor
+
+    def __float__(self) -> float:
+        return float(torch.count_nonzero(self.mask))
+
+
+@dataclass(kw_only=True, eq=False)
+class ArenaContext(Context):
+    """All small parameters that share an arena, as a rule sees one.
+
+    Attributes:
+        members: the parameters' own contexts of the same rule.
+        arena: where each of them lies.
+    """
+
+    members: Sequence[Context]
+    arena: Arena
+
+    @override
+    def key(self, stream: str, *, step: int | None = None) -> Tensor:
+        """One key per row."""
+        step = self.step if step is None else step
+        name = f"{self.rule}.{stream}"
+        keys = [
+            random.stream_key(self.seed, step, member.synapses.parameter, name)
+            for member in self.members
+        ]
+        return self.arena.spread(random.key_tensor(keys, self.weight.device))
+
+    @override
+    def sum(self, function: Callable[[Tensor, Tensors], Tensor], inputs: Tensors) -> Tensor:
+        total = self.kernels.sum(function, self.weight, inputs, arena=self.arena)
+        return self.arena.spread(total)
+
+    @override
+    def count(self, mask: Tensor) -> Any:
+        return Count(mask)
+
+    @override
+    def number(self, value: Callable[[Synapses], float]) -> Tensor:
+        values = [value(member.synapses) for member in self.members]
+        return self.arena.spread(
+            torch.tensor(values, dtype=torch.float32, device=self.weight.device)
+        )
+
+    @override
+    def constant(self, name: str, function: Callable[[Context], Tensor]) -> Tensor:
+        found: Tensor | None = self.memo.get(name)
+        if found is None:
+            parts = [function(member) for member in self.members]
+            # Signs are kept as bytes: 1 byte per synapse instead of 4.
+            dtype = torch.int8 if all(map(_small_integers, parts)) else parts[0].dtype
+            found = self.memo[name] = self.arena.empty(dtype)
+            torch._foreach_copy_(self.arena.views(found), _fitted(parts, self.arena))
+        return found
+
+
+def _small_integers(part: Tensor) -> bool:
+    return bool(((part == part.round()) & (part.abs() <= 127)).all())
+
+
+def _fitted(parts: Sequence[Tensor], arena: Arena) -> list[Tensor]:
+    return [part.expand(shape) for part, shape in zip(parts, arena.shapes, strict=True)]
