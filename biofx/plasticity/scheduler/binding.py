@@ -10,7 +10,7 @@ from torch import Tensor
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import KernelCall, Kernels, joined
-from biofx.plasticity.numerics.shards import Shard, local, sample, sample_places
+from biofx.plasticity.numerics.shards import Shard, local
 from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage
 
 # The functions of a rule that each stage of a step calls.
@@ -27,7 +27,7 @@ class Binding:
 
     `layout` is the device mesh and the placements of a DTensor; `watched`, whether a rule needs the
     layer's activity; `parameter`, what was last found to be as the binding says. For the metrics of
-    the last step: `numbers`, the factors as `expressions`, and `samples` of factors that are none.
+    the last step: `numbers`, the factors as `expressions`, and `factors` that are none.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Binding:
     stepped: bool = False
     numbers: dict[str, Tensor] = field(default_factory=dict)
     expressions: Sequence[Expression] = ()
-    samples: Sequence[Tensor] = ()
+    factors: Sequence[Tensor] = ()
 
     def __post_init__(self) -> None:
         # A step calls only what a rule has: most rules have one or two of the functions.
@@ -66,10 +66,7 @@ class Binding:
     def note(self, site: "ParameterStep") -> None:
         """Remember the factors of a step."""
         self.stepped = True
-        self.expressions, self.samples = site.expressions, ()
-        if site.factors:
-            places = sample_places(site.weight)
-            self.samples = [sample(f, site.weight.shape, places) for f in site.factors]
+        self.expressions, self.factors = site.expressions, site.factors
 
 
 @dataclass(slots=True)

@@ -1,13 +1,17 @@
 """What `GradScheduler.metrics` tells of each parameter."""
 
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.shards import sample, sample_places
 from biofx.plasticity.scheduler.binding import Binding
 
+SHOWN = 8  # parameters that a message lists
 EDGES = tuple(round(0.1 * tick, 1) for tick in range(21))
 
 
@@ -60,6 +64,46 @@ def sampled_factors(binding: Binding, weight: Tensor) -> Tensor:
             name: sample(value, weight.shape, place) for name, value in expression.inputs.items()
         }
         product = product * expression.function(chosen, index, **inputs)
-    for factor in binding.samples:
-        product = product * factor
+    for factor in binding.factors:
+        product = product * sample(factor, weight.shape, place)
     return product.float().cpu()
+
+
+def applied_factors(binding: Binding, weight: Tensor) -> Tensor:
+    """The product of the factors of the last step, float32, of the local weight's shape."""
+    product = torch.ones(weight.shape, dtype=torch.float32, device=weight.device)
+    index = binding.shard.index(weight.device) if binding.expressions else weight
+    for expression in binding.expressions:
+        product *= expression.function(weight.float(), index, **expression.inputs)
+    for factor in binding.factors:
+        product *= factor
+    return product
+
+
+def expect(name: str, synapses: Iterable[str]) -> None:
+    """Refuse the name of a parameter without synapses.
+
+    Raises:
+        PlasticityError: it has none; the message names parameters that have.
+    """
+    known = list(synapses)
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=SHOWN, cutoff=0.4)
+        shown = [*near, *(other for other in known if other not in near)][:SHOWN]
+        more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+        raise PlasticityError(
+            f"no parameter {name!r} carries synapses; those that do: {', '.join(shown)}{more}"
+        )
+
+
+def flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers among metrics, as ``plasticity/<layer>/<metric>``.
+
+    A parameter that is not called ``weight`` keeps its own name: a recurrent layer has several.
+    """
+    return {
+        f"plasticity/{parameter.removesuffix('.weight')}/{name}": float(value)
+        for parameter, found in metrics.items()
+        for name, value in found.items()
+        if isinstance(value, int | float)
+    }

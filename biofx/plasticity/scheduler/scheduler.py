@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Never, SupportsIndex
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from biofx.errors import CheckpointError, PlasticityError
@@ -28,7 +28,7 @@ from biofx.plasticity.scheduler.arguments import (
 )
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
-from biofx.plasticity.scheduler.metrics import summarise
+from biofx.plasticity.scheduler.metrics import applied_factors, expect, flat, summarise
 from biofx.plasticity.scheduler.optimizer_hooks import Mode, OptimizerHooks
 from biofx.synapses import Synapses, record_of, synapses_of, unwrap
 
@@ -184,6 +184,42 @@ class GradScheduler:
                     if binding.stepped:
                         found[name] = summarise(binding, local(model.get_parameter(name)))
         return found
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers of `metrics` for a logger, under flat names.
+
+        Returns:
+            {"plasticity/<layer>/<metric>": value}, such as "plasticity/encoder.fc/factor_mean". A
+            layer's parameter that is not called "weight" keeps its own name in place of the layer's
+            ("plasticity/rnn.weight_hh_l0/factor_mean").
+        """
+        return flat(self.metrics())
+
+    def factors(self, name: str) -> Tensor:
+        """The plasticity factors of one parameter at the last step that it took part in.
+
+        The product over all rules: what the step's update (or gradient) was multiplied by. What a
+        rule computes from the weights (`VolumeDependentRates`), or goes on changing after the step,
+        is evaluated at the weights and the state as they are now; nothing is kept for it.
+
+        Args:
+            name: of the parameter, as in ``info(bio).synapses``.
+
+        Returns:
+            A new float32 tensor of the parameter's local shape, on its device; 1 where no rule has
+            acted, and everywhere before the first step.
+
+        Raises:
+            PlasticityError: no parameter of this name carries synapses.
+        """
+        expect(name, self._engine.synapses)
+        parameter = unwrap(self._engine.model).get_parameter(name)
+        binding = self._engine.bindings.get(name)
+        with torch.no_grad():
+            weight = local(parameter)
+            if binding is None:  # frozen so far
+                return torch.ones(weight.shape, device=weight.device, dtype=torch.float32)
+            return applied_factors(binding, weight)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on as if never stopped: tensors and plain values.
