@@ -1,6 +1,15 @@
 """The one exception hierarchy. A message says what is wrong, where, and what to do about it."""
 
 
+def printable(text: str) -> str:
+    r"""Text from outside with its control characters written out, as ``\\x1b``, for a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 class BiofxError(Exception):
     """Base of every error that biofx raises on purpose."""
 

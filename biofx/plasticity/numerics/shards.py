@@ -22,6 +22,13 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
 
 
+def layout_of(parameter: Tensor) -> tuple[Any, Any] | None:
+    """The device mesh and the placements of a DTensor; None of an ordinary tensor."""
+    if not is_sharded(parameter):
+        return None
+    return parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+
+
 def local(tensor: Tensor) -> Tensor:
     """The part of the tensor that lies in this process: detached, sharing its memory."""
     tensor = tensor.detach()

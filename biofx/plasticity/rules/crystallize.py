@@ -74,6 +74,7 @@ class Crystallize(Rule):
     floor: float | None = None
 
     judges_gradients: ClassVar[bool] = True
+    remembers: ClassVar = {"factors": (0.0, 1.0)}
 
     @override
     def interval(self, synapses: Synapses) -> int:

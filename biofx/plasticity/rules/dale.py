@@ -59,6 +59,7 @@ class DalesPrinciple(Rule):
     axis: Literal["pre", "post"] | None = None
 
     maps_only: ClassVar[bool] = True
+    remembers: ClassVar = {}
 
     @override
     def interval(self, synapses: Synapses) -> int:

@@ -1,9 +1,10 @@
 """Fuzzy learning rates: every synapse learns at its own pace."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -171,6 +172,13 @@ class FuzzyLearningRates(Rule):
     dynamic: bool | None = None
     decay: float | None = None
     update_every: int | None = None
+
+    remembers: ClassVar = {
+        "factors": (0.0, math.inf),
+        "counts": (0.0, math.inf),
+        "nu": (0.0, math.inf),
+        "drawn": (0, 2**62),
+    }
 
     @override
     def interval(self, synapses: Synapses) -> int:

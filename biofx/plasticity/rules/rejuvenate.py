@@ -143,6 +143,7 @@ class Rejuvenate(Rule):
     max_share: float | None = None
 
     maps_only: ClassVar[bool] = True
+    remembers: ClassVar = {}
 
     @override
     def interval(self, synapses: Synapses) -> int:

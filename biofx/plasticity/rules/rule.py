@@ -57,6 +57,10 @@ class Rule:
     # it can share a pass over memory with what comes before and after.
     maps_only: ClassVar[bool] = False
 
+    # {field of `context.state`: (lowest, highest) of its values}, by which a checkpoint is checked:
+    # `prepare` creates these fields and no others. None: a checkpoint may hold anything.
+    remembers: ClassVar[Mapping[str, tuple[float, float]] | None] = None
+
     def __post_init__(self) -> None:
         require(
             self.schedule is None or isinstance(self.schedule, Schedule),

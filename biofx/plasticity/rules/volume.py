@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -82,6 +82,8 @@ class VolumeDependentRates(Rule):
     base: float | None = None
     stability: float | None = None
     variability: float | None = None
+
+    remembers: ClassVar = {}
 
     @override
     def interval(self, synapses: Synapses) -> int:

@@ -10,7 +10,8 @@ from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import Kernels
 from biofx.plasticity.kernels.statistics import Request, measure
 from biofx.plasticity.numerics.shards import (
-    is_sharded,
+    Shard,
+    layout_of,
     local,
     local_gradient,
     shard_of,
@@ -95,8 +96,26 @@ class Engine:
                 f"{name} has shape {shard.shape}, but the model was transformed when it had "
                 f"{tuple(entry.shape)}; transform the model again"
             )
-        weight = local(parameter)
-        pairs: list[tuple[Rule, Context]] = [
+        pairs = self.contexts(name, parameter, shard)
+        binding = Binding(name, shard, pairs, layout_of(parameter))
+        for rule, context in pairs:
+            if rule.needs_activity(entry):
+                binding.watched = True
+                counters(self.model, entry)
+            rule.prepare(context)
+            if self.initialises:
+                rule.initialise(context)
+        waiting = self.waiting.pop(name, None)
+        if waiting is not None:
+            restore(binding, waiting)
+        binding.remember(parameter)
+        self.bindings[name] = binding
+        return binding
+
+    def contexts(self, name: str, parameter: Tensor, shard: Shard) -> list[tuple[Rule, Context]]:
+        """The rules that serve a parameter, each with a new context, not prepared yet."""
+        entry, weight = self.synapses[name], local(parameter)
+        return [
             (
                 rule,
                 Context(
@@ -112,25 +131,6 @@ class Engine:
             for rule, key in zip(self.rules, self.keys, strict=True)
             if rule.serves(entry)
         ]
-        layout = (
-            (parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
-            if is_sharded(parameter)
-            else None
-        )
-        binding = Binding(name, shard, pairs, layout)
-        for rule, context in pairs:
-            if rule.needs_activity(entry):
-                binding.watched = True
-                counters(self.model, entry)
-            rule.prepare(context)
-            if self.initialises:
-                rule.initialise(context)
-        waiting = self.waiting.pop(name, None)
-        if waiting is not None:
-            restore(binding, waiting)
-        binding.remember(parameter)
-        self.bindings[name] = binding
-        return binding
 
     def site(
         self,

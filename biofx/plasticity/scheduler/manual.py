@@ -144,7 +144,7 @@ class ManualPlasticity:
                 kernels=self._applier.kernels,
             )
             self._engine.initialises = False
-            checkpoint.spread(self._engine, state)
+            checkpoint.spread(self._engine, checkpoint.by_parameter(state))
         engine = self._engine
         step = self._calls[call] = self._calls.get(call, 0) + 1
         sites = []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from biofx.errors import CheckpointError, PlasticityError
+from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.compiled import When, kernels_for
 from biofx.plasticity.numerics.shards import local
 from biofx.plasticity.rules.crystallize import Crystallize
@@ -26,6 +26,7 @@ from biofx.plasticity.scheduler.arguments import (
     rules_of,
     warn_if_blind,
 )
+from biofx.plasticity.scheduler.checkpoint_validation import accepted
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
 from biofx.plasticity.scheduler.metrics import applied_factors, expect, flat, summarise
@@ -239,29 +240,13 @@ class GradScheduler:
 
         Raises:
             CheckpointError: it was written with another seed, model, configuration or set of
-                rules; the message names the differences.
+                rules, or is damaged; the message names what and where. The scheduler is as it was.
         """
-        if not isinstance(state_dict, Mapping) or "fingerprint" not in state_dict:
-            raise CheckpointError("this is not a checkpoint of a GradScheduler")
-        for field, kind in (("fingerprint", str), ("steps", Sequence), ("state", Mapping)):
-            if not isinstance(state_dict.get(field), kind):
-                raise CheckpointError(f"the checkpoint is incomplete: it has no {field!r}")
-        if state_dict.get("version") != checkpoint.VERSION:
-            raise CheckpointError(
-                f"the checkpoint has version {state_dict.get('version')!r}; this biofx reads "
-                f"version {checkpoint.VERSION}"
-            )
-        checkpoint.check(state_dict["fingerprint"], self._engine, apply=self._apply)
-        steps = list(state_dict["steps"])
-        if len(steps) != len(self.steps):
-            raise CheckpointError(
-                f"the checkpoint is of {len(steps)} optimizers, this scheduler has "
-                f"{len(self.steps)}"
-            )
-        checkpoint.spread(self._engine, state_dict["state"])
+        found = accepted(state_dict, self._engine, optimizers=len(self.steps), apply=self._apply)
+        checkpoint.spread(self._engine, found.states)
         self._applier.forget()
-        for counter, count in zip(self._counters(), steps, strict=True):
-            counter.steps = int(count)
+        for counter, count in zip(self._counters(), found.steps, strict=True):
+            counter.steps = count
 
     def detach(self) -> None:
         """Remove all hooks; the optimizer is as it was. Doing it again does nothing."""
