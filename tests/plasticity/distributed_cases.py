@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -135,6 +141,53 @@ def counted() -> list[float]:
     return found
 
 
+EVERYTHING = biofx.BioConfig(
+    crystallize_every=1,
+    crystal_thresh=0.05,
+    fuzzy_lr_distribution=biofx.Distribution.TEMPORAL,
+    fuzzy_lr_dynamic=True,
+    fuzzy_lr_update_freq=1,
+    rejuvenate_every=2,
+)
+
+
+def carried(folder: Path, *, full: bool) -> list[list[Tensor]]:
+    """Weights of an uninterrupted run, and of one whose optimizer state went through a file."""
+    options = StateDictOptions(full_state_dict=full)
+    place = folder / f"carried-{full}"
+
+    def start() -> tuple[Any, Any, GradScheduler]:
+        bio = net(EVERYTHING)
+        fully_shard(bio[0])
+        fully_shard(bio)
+        optimizer = AdamW(bio.parameters(), lr=0.05)
+        return bio, optimizer, GradScheduler(bio, optimizer)
+
+    def state(bio: Any, optimizer: Any) -> dict[str, Any]:
+        model, optim = get_state_dict(bio, optimizer, options=options)
+        return {"model": model, "optim": optim}
+
+    def learn(bio: Any, optimizer: Any) -> None:
+        for row in range(3):
+            optimizer.zero_grad()
+            bio(inputs()[2 * row + dist.get_rank() :]).square().mean().backward()
+            optimizer.step()
+
+    bio, optimizer, _ = start()
+    learn(bio, optimizer)
+    dcp.save(state(bio, optimizer), checkpoint_id=place)
+    learn(bio, optimizer)
+    ends = [weights(bio)]
+    bio, optimizer, scheduler = start()
+    found = state(bio, optimizer)
+    dcp.load(found, checkpoint_id=place)
+    model, optim = found["model"], found["optim"]
+    set_state_dict(bio, optimizer, model_state_dict=model, optim_state_dict=optim, options=options)
+    assert scheduler.steps == [3]
+    learn(bio, optimizer)
+    return [*ends, weights(bio)]
+
+
 RULES = {"fuzzy": FuzzyLearningRates(nu=0.3), "crystallize": Crystallize(threshold=0.5)}
 MAXIMA = {"uniform": Rejuvenate(), "lognormal": Rejuvenate(law="lognormal"),
           "capped": Rejuvenate(max_share=0.1), "crystallize": Crystallize()}  # fmt: skip
@@ -161,6 +214,7 @@ def main(folder: Path) -> None:
         },
         "moments": [moments(zero=False), moments(zero=True)],
         "counted": counted(),
+        "carried": {str(full): carried(folder, full=full) for full in (False, True)},
     }
     torch.save(found, folder / f"{dist.get_rank()}.pt")
     dist.monitored_barrier()

@@ -144,3 +144,10 @@ def test_a_divided_optimizer_forgets_replaced_synapses(cases: Any) -> None:
 def test_activity_is_that_of_all_processes(cases: Any) -> None:
     for rank in cases:
         assert rank["counted"] == [20.0, 20.0]
+
+
+@pytest.mark.parametrize("full", ["False", "True"])
+def test_a_sharded_optimizers_state_carries_plasticity(cases: Any, full: str) -> None:
+    for rank in cases:
+        for whole, resumed in zip(*rank["carried"][full], strict=True):
+            assert torch.equal(whole, resumed)

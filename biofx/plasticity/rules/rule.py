@@ -1,5 +1,6 @@
 """`Rule`: what a plasticity rule is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar

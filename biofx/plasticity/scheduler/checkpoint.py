@@ -1,7 +1,7 @@
 """A scheduler's state as tensors and plain values, and how it is given back."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,11 +18,11 @@ VERSION = 1
 States = dict[str, dict[str, dict[str, Any]]]
 
 
-def fingerprint(engine: "Engine", **more: Any) -> str:
+def fingerprint(engine: "Engine", names: Collection[str] | None = None, **more: Any) -> str:
     """What a run must share with the one that wrote its checkpoint, as JSON.
 
     One string: a distributed checkpoint stores each leaf of a state dict on its own. "held" are the
-    parameters whose state is in it: one that is lost on the way is missed.
+    parameters whose state is in it: one that is lost on the way is missed. Of `names`, or of all.
     """
     served = {
         key: {
@@ -38,22 +38,26 @@ def fingerprint(engine: "Engine", **more: Any) -> str:
         **more,
         "rules": served,
         "shapes": shapes,
-        "held": list(engine.bindings),
+        "held": _among(engine.bindings, names),
     }
     return json.dumps(content, default=str)
 
 
-def collect(engine: "Engine") -> States:
-    """{rule: {parameter: state}}; tensors share memory with the scheduler's, as in optimizers."""
+def collect(engine: "Engine", names: Collection[str] | None = None) -> States:
+    """{rule: {parameter: state}}, of some parameters or all.
+
+    Tensors share memory with the scheduler's, as in optimizers.
+    """
     states: States = {key: {} for key in engine.keys}
-    for name, binding in engine.bindings.items():
+    for name in _among(engine.bindings, names):
+        binding = engine.bindings[name]
         for key, state in _states(binding).items():
             if state:
                 states[key][name] = {
                     field: _global(value, binding) for field, value in state.items()
                 }
-    for name, waiting in engine.waiting.items():
-        for key, state in waiting.items():
+    for name in _among(engine.waiting, names):
+        for key, state in engine.waiting[name].items():
             states[key][name] = dict(state)
     return {key: parameters for key, parameters in states.items() if parameters}
 
@@ -68,18 +72,28 @@ def by_parameter(states: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> State
 
 
 @torch.no_grad()
-def spread(engine: "Engine", states: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Give states, {parameter: {rule: {field: value}}}, to the rules; of valid states alone.
+def spread(
+    engine: "Engine",
+    states: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    names: Collection[str] | None = None,
+) -> None:
+    """Give valid states, {parameter: {rule: {field: value}}}, to the rules.
 
     Those of parameters that are not bound yet wait for them.
+
+    Args:
+        engine: the rules.
+        states: of parameters.
+        names: the parameters whose state is replaced; None means all.
     """
-    engine.waiting = {
-        name: {key: dict(state) for key, state in rules.items()}
-        for name, rules in states.items()
-        if name not in engine.bindings
-    }
-    engine.drop_activity()
-    for name, binding in engine.bindings.items():
+    for name in _among(engine.waiting, names):
+        del engine.waiting[name]
+    for name, rules in states.items():
+        if name not in engine.bindings:
+            engine.waiting[name] = {key: dict(state) for key, state in rules.items()}
+    for name in _among(engine.bindings, names):
+        binding = engine.bindings[name]
+        engine.drop_activity(binding)
         # What a checkpoint says nothing of had no state yet: a layer that was thawed later.
         for rule, context in binding.pairs:
             context.state = {}
@@ -105,6 +119,10 @@ def restore(binding: "Binding", found: Mapping[str, Mapping[str, Any]]) -> None:
                 own.copy_(value)
             else:
                 state[field] = value.to(binding.pairs[0][1].weight.device, copy=True)
+
+
+def _among(found: Mapping[str, Any], names: Collection[str] | None) -> list[str]:
+    return [name for name in found if names is None or name in names]
 
 
 def _states(binding: "Binding") -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never
 
@@ -38,8 +38,22 @@ class Accepted:
     states: dict[str, dict[str, dict[str, Any]]]
 
 
-def accepted(state_dict: Any, engine: "Engine", *, optimizers: int, apply: str) -> Accepted:
+def accepted(
+    state_dict: Any,
+    engine: "Engine",
+    *,
+    optimizers: int,
+    apply: str,
+    names: Collection[str] | None = None,
+) -> Accepted:
     """Everything that a checkpoint says, if all of it can be taken.
+
+    Args:
+        state_dict: the checkpoint.
+        engine: the rules.
+        optimizers: how many count steps.
+        apply: where factors act.
+        names: the parameters whose state it may hold; None means all.
 
     Raises:
         CheckpointError: it is no checkpoint, is damaged, or belongs to another run; the message
@@ -60,9 +74,10 @@ def accepted(state_dict: Any, engine: "Engine", *, optimizers: int, apply: str) 
     theirs = _parsed(state_dict["fingerprint"])
     _compare(theirs, json.loads(fingerprint(engine, apply=apply)))
     steps = _steps(state_dict["steps"], optimizers)
-    states = _by_parameter(state_dict["state"], engine)
+    names = list(engine.synapses) if names is None else names
+    states = _by_parameter(state_dict["state"], engine, names)
     held = theirs.get("held", [])
-    for name in engine.synapses:
+    for name in names:
         found = states.get(name, {})
         _check_parameter(name, found, engine, held=name in held)
     return Accepted(steps, states)
@@ -163,7 +178,7 @@ def _steps(steps: Sequence[Any], optimizers: int) -> list[int]:
 
 
 def _by_parameter(
-    states: Mapping[Any, Any], engine: "Engine"
+    states: Mapping[Any, Any], engine: "Engine", names: Collection[str]
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """{parameter: {rule: {field: value}}}, all of whose names are known here."""
     rules = dict(zip(engine.keys, engine.rules, strict=True))
@@ -174,8 +189,10 @@ def _by_parameter(
         if not isinstance(parameters, Mapping):
             _refuse(f"{key}'s state is {shown(parameters)}, not a mapping of parameters")
         for name, state in parameters.items():
-            if name not in engine.synapses or not rules[key].serves(engine.synapses[name]):
-                _refuse(f"its state has the parameter {shown(name)}, which {key} does not serve")
+            if name not in names or not rules[key].serves(engine.synapses[name]):
+                _refuse(
+                    f"its state has the parameter {shown(name)}, which {key} does not serve here"
+                )
             if not isinstance(state, Mapping) or not all(isinstance(f, str) for f in state):
                 _refuse(f"{key}'s state of {name} is {shown(state)}, not a mapping of its fields")
             found.setdefault(name, {})[key] = dict(state)

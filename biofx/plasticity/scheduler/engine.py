@@ -299,11 +299,10 @@ class Engine:
         if users:
             collect_activity(self.model, users)
 
-    def drop_activity(self) -> None:
+    def drop_activity(self, binding: Binding) -> None:
         """Forget what was counted since the last step: a checkpoint has been loaded."""
         for arenas in self.arenas:
             arenas.clear()
-        for binding in self.bindings.values():
-            for rule, context in binding.pairs:
-                if rule.needs_activity(context.synapses):
-                    torch._foreach_zero_(counters(self.model, context.synapses))
+        for rule, context in binding.pairs:
+            if rule.needs_activity(context.synapses):
+                torch._foreach_zero_(counters(self.model, context.synapses))

@@ -26,6 +26,7 @@ from biofx.plasticity.scheduler.arguments import (
     rules_of,
     warn_if_blind,
 )
+from biofx.plasticity.scheduler.carried_state import CarriedState, carry
 from biofx.plasticity.scheduler.checkpoint_validation import accepted
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
@@ -75,6 +76,9 @@ class GradScheduler:
     `step()`, called after the weights were updated, applies the rest. `Crystallize` then judges the
     first gradient of each step, with a `GradScaler`'s scale in it.
 
+    The state of the rules travels in ``optimizer.state_dict()``, so that whatever keeps and loads
+    the optimizer's state keeps theirs.
+
     Several rules on one parameter multiply. The scheduler never touches PyTorch's random state.
 
     Args:
@@ -116,6 +120,7 @@ class GradScheduler:
         self._engine = Engine(bio, synapses, rules=chosen, seed=int(seed), kernels=kernels)
         self._applier = applier = Applier(kernels)
         self._attachments: list[OptimizerHooks] = []
+        self._carried: list[CarriedState] = []
         self._hooks: GradientHooks | None = None
         try:
             for one in optimizers:
@@ -126,6 +131,7 @@ class GradScheduler:
             with torch.no_grad():
                 for attachment in self._attachments:
                     attachment.prepare()
+                carry(self._attachments, apply, self._applier.forget, into=self._carried)
             if not optimizers:
                 self._hooks = GradientHooks(self._engine, applier)
             ACTING.update(self._counters())
@@ -253,6 +259,8 @@ class GradScheduler:
         ACTING.difference_update(self._counters())
         for attachment in self._attachments:
             attachment.detach()
+        for carried in self._carried:
+            carried.detach()
         if self._hooks is not None:
             self._hooks.detach()
 
