@@ -356,3 +356,19 @@ def test_a_state_loaded_often_does_not_warn() -> None:
         for _ in range(3):
             learn(model, optimizer, batches(1))
             optimizer.load_state_dict(optimizer.state_dict())
+
+
+def test_the_learning_rate_of_a_loaded_state_holds() -> None:
+    """Plain SGD's update is computed from the group's rate: of the groups as they are now."""
+    ends = []
+    for load in (False, True):
+        model = make()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        GradScheduler(model, optimizer, rules=[FuzzyLearningRates(nu=0.5)])
+        learn(model, optimizer, batches(1))
+        if load:
+            optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.param_groups[0]["lr"] = 0.5
+        learn(model, optimizer, batches(2)[1:])
+        ends.append(model)
+    assert same(*ends)

@@ -83,7 +83,8 @@ class OptimizerHooks:
     def named(self) -> Named:
         """(name, parameter, its param group) of the model's synapses in this optimizer."""
         groups = self.optimizer.param_groups
-        ids = tuple(id(p) for group in groups for p in group["params"])
+        # Loading a state dict makes new groups, with the learning rates that hold from then on.
+        ids = tuple(id(held) for group in groups for held in (group, *group["params"]))
         if ids != self._known[0]:
             model = unwrap(self.engine.model)
             reshard(model)
