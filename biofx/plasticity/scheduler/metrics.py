@@ -96,13 +96,18 @@ def expect(name: str, synapses: Iterable[str]) -> None:
         )
 
 
-def flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The numbers among metrics, as ``plasticity/<layer>/<metric>``.
+def tag(parameter: str) -> str:
+    """What loggers call a parameter: by its layer.
 
-    A parameter that is not called ``weight`` keeps its own name: a recurrent layer has several.
+    One that is not called ``weight`` keeps its own name: a recurrent layer has several.
     """
+    return f"plasticity/{parameter.removesuffix('.weight')}"
+
+
+def flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers among metrics, as ``plasticity/<layer>/<metric>``."""
     return {
-        f"plasticity/{parameter.removesuffix('.weight')}/{name}": float(value)
+        f"{tag(parameter)}/{name}": float(value)
         for parameter, found in metrics.items()
         for name, value in found.items()
         if isinstance(value, int | float)
