@@ -7,14 +7,18 @@ changes that:
 
     <!-- not run: reason -->        the block is skipped
     <!-- file: model.py -->         the block is written to that file first (any language)
+    <!-- needs: lightning -->       skipped where one of these packages is not installed; warnings
+                                    of theirs are not ours
 """
 
+import importlib.util
 import linecache
 import os
 import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +39,7 @@ class Block:
     line: int  # of the first line of code, counted from 1
     skipped: bool
     file: str | None
+    needs: tuple[str, ...] = ()
 
 
 def blocks(text: str) -> Iterator[Block]:
@@ -48,12 +53,14 @@ def blocks(text: str) -> Iterator[Block]:
         elif fence is not None and line.strip() == fence:
             above = next((seen for seen in reversed(lines[: start - 1]) if seen.strip()), "")
             file = re.fullmatch(r"<!-- file: (\S+) -->", above.strip())
+            needs = re.fullmatch(r"<!-- needs: (.*) -->", above.strip())
             yield Block(
                 language=language,
                 code="\n".join(lines[start:number]) + "\n",
                 line=start + 1,
                 skipped=bool(re.fullmatch(r"<!-- not run: \S.* -->", above.strip())),
                 file=file[1] if file else None,
+                needs=tuple(needs[1].split()) if needs else (),
             )
             fence = None
     assert fence is None, "a code block is never closed"
@@ -95,7 +102,7 @@ def run_document(path: Path, name: str) -> int:
     shown = [""] * len(text.splitlines())
     ran = 0
     for block in blocks(text):
-        if block.skipped:
+        if block.skipped or not all(map(importlib.util.find_spec, block.needs)):
             continue
         where = f"{path.name}:{block.line}"
         if block.file:
@@ -107,7 +114,10 @@ def run_document(path: Path, name: str) -> int:
             source.write_text("\n".join(shown), encoding="utf-8")
             linecache.checkcache(str(source))
             padded = "\n" * (block.line - 1) + block.code
-            exec(compile(padded, str(source), "exec"), module.__dict__)
+            with warnings.catch_warnings():
+                if block.needs:
+                    warnings.simplefilter("ignore")
+                exec(compile(padded, str(source), "exec"), module.__dict__)
             ran += 1
         elif block.language in CONSOLE:
             for program, *arguments in commands(block.code):
