@@ -1,9 +1,7 @@
 """`BioConfig`: every setting of a transformation in one frozen, validated object."""
 
 import dataclasses
-import difflib
 import functools
-import numbers
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +11,17 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from biofx.errors import ConfigError
+from biofx.fields import (
+    COUNTS,
+    MODES,
+    RANGES,
+    TupleLike,
+    check_function,
+    check_range,
+    nearest,
+    number_of,
+    plain,
+)
 
 C = TypeVar("C", bound=type)
 
@@ -32,46 +41,7 @@ class Distribution(StrEnum):
     ACTIVITY = "activity"
 
 
-MODES = {
-    "weight_splitting_mode": ("group", "expand"),
-    "dale_axis": ("pre", "post"),
-    "rejuvenate_law": ("uniform", "lognormal"),
-}
-
-# (lowest, lowest allowed?, highest, highest allowed?)
-RANGES: dict[str, tuple[float, bool, float, bool]] = {
-    "fuzzy_learning_rate_factor_nu": (0.0, True, float("inf"), False),
-    "dampening_factor": (0.0, False, 1.0, True),
-    "crystal_thresh": (0.0, True, float("inf"), False),
-    "crystal_floor": (0.0, True, 1.0, True),
-    "rejuvenation_parameter_dre": (0.0, False, float("inf"), False),
-    "rejuvenate_max_share": (0.0, False, 1.0, True),
-    "base_lr": (0.0, False, 1.0, True),
-    "stability_factor": (0.0, True, float("inf"), False),
-    "lr_variability": (0.0, True, float("inf"), False),
-    "fuzzy_lr_min": (0.0, True, 1.0, True),
-    "fuzzy_lr_max": (1.0, True, float("inf"), False),
-    "fuzzy_lr_decay": (0.0, False, 1.0, True),
-}
-
-COUNTS = {
-    "weight_splitting_Gamma": 0,
-    "crystallize_every": 0,
-    "rejuvenate_every": 0,
-    "volume_dependent_every": 0,
-    "fuzzy_lr_update_freq": 1,
-    "fuzzy_lr_layer_index": -1,
-    "fuzzy_lr_total_layers": -1,
-}
-
 MODEL_WIDE = ("overrides", "include", "exclude")
-
-
-def number_of(value: Any) -> Any:
-    """A number of any library (numpy, say) as Python's own; anything else as it is."""
-    if type(value) in (bool, int, float) or not isinstance(value, numbers.Real):
-        return value
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def _names_checked(cls: C) -> C:
@@ -87,8 +57,8 @@ def _names_checked(cls: C) -> C:
 
 
 @_names_checked
-@dataclass(frozen=True, kw_only=True)
-class BioConfig:
+@dataclass(frozen=True)
+class BioConfig(TupleLike):
     """The settings of a transformation and of the rules that train it.
 
     Field names are those of the `bio_transformations` package; the symbols are the paper's
@@ -169,7 +139,7 @@ class BioConfig:
             names = ", ".join(Distribution)
             raise ConfigError(
                 f"fuzzy_lr_distribution={self.fuzzy_lr_distribution!r} is not one of {names}"
-                + _nearest(str(self.fuzzy_lr_distribution), list(Distribution))
+                + nearest(str(self.fuzzy_lr_distribution), list(Distribution))
             ) from None
         object.__setattr__(self, "fuzzy_lr_distribution", distribution)
         for name, allowed in MODES.items():
@@ -177,8 +147,8 @@ class BioConfig:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {allowed}")
         for name in (*RANGES, *COUNTS):
             object.__setattr__(self, name, number_of(getattr(self, name)))
-        for name, (low, low_ok, high, high_ok) in RANGES.items():
-            _check_range(name, getattr(self, name), low, low_ok, high, high_ok)
+        for name in RANGES:
+            check_range(name, getattr(self, name))
         for name, lowest in COUNTS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
@@ -186,12 +156,7 @@ class BioConfig:
         for name in ("apply_dales_principle", "fuzzy_lr_dynamic"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
-        phi = self.weight_splitting_activation_function
-        if not (callable(phi) or isinstance(phi, str)):
-            raise ConfigError(
-                f"weight_splitting_activation_function={phi!r} must be a callable on tensors or "
-                "the name of a function in torch.nn.functional"
-            )
+        check_function(self.weight_splitting_activation_function)
         for name in ("include", "exclude"):
             globs = getattr(self, name)
             if isinstance(globs, Iterable):
@@ -244,9 +209,12 @@ class BioConfig:
             text = Path(path).read_text(encoding="utf-8")
             fields = tomllib.loads(text)
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"cannot read the configuration {path}: {why}") from error
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        except RecursionError:
+            raise ConfigError(f"{path} is nested too deeply") from None
         try:
             return cls.from_dict(fields)
         except ConfigError as error:
@@ -273,26 +241,8 @@ class BioConfig:
             factory = spec.default_factory
             default = spec.default if factory is dataclasses.MISSING else factory()
             if value != default:
-                changed[spec.name] = _plain(value)
+                changed[spec.name] = plain(value)
         return changed
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Distribution):
-        return value.value
-    value = number_of(value)
-    if isinstance(value, str | int | float | bool):
-        return value
-    return getattr(value, "__name__", None) or repr(value)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {str(close[0])!r}?" if close else ""
 
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,19 +251,9 @@ def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
     known = [spec.name for spec in dataclasses.fields(BioConfig)]
     for name in fields:
         if name not in known:
-            raise ConfigError(f"BioConfig has no field {name!r}{_nearest(str(name), known)}")
+            raise ConfigError(f"BioConfig has no field {name!r}{nearest(str(name), known)}")
     return dict(fields)
 
 
-def _check_range(
-    name: str, value: Any, low: float, low_ok: bool, high: float, high_ok: bool
-) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if (
-        number
-        and (low < value or (low_ok and low == value))
-        and (value < high or (high_ok and value == high))
-    ):
-        return
-    left, right = "[" if low_ok else "(", "]" if high_ok else ")"
-    raise ConfigError(f"{name}={value!r} must be a number in {left}{low:g}, {high:g}{right}")
+BioConfig._fields = tuple(spec.name for spec in dataclasses.fields(BioConfig))
+BioConfig._field_defaults = dict(zip(BioConfig._fields, BioConfig(), strict=True))

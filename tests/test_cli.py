@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -501,3 +502,92 @@ def test_an_interrupt_is_quiet(capsys: Captured, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(import_module("biofx.transform"), "transform", interrupted)
     assert main(["inspect", "model.py"]) == 130
     assert capsys.readouterr().err == "the model says hello\n"
+
+
+WEIGHT = "fc1.weight"
+OTHER_SORTS = {
+    "NaN": (torch.full((20, 10), float("nan")), "holds 200 of 200 values that are no finite"),
+    "infinite": (torch.full((20, 10), float("-inf")), "holds 200 of 200 values that are no finite"),
+    "whole": (torch.ones(20, 10, dtype=torch.int64), "holds torch.int64, the model torch.float32"),
+    "complex": (torch.ones(20, 10, dtype=torch.cfloat), "holds torch.complex64, the model"),
+    "true": (torch.ones(20, 10, dtype=torch.bool), "holds torch.bool, the model"),
+    "text": ("weights", "is a str, not a tensor"),
+    "nothing": (None, "is a NoneType, not a tensor"),
+    "sparse": (torch.ones(20, 10).to_sparse(), "is torch.sparse_coo, not a plain tensor"),
+    "empty": (torch.ones(20, 10, device="meta"), "is empty (meta device)"),
+}
+
+
+@pytest.mark.parametrize("sort", OTHER_SORTS)
+def test_weights_of_another_sort_are_refused_by_name(capsys: Captured, sort: str) -> None:
+    torch.manual_seed(0)
+    value, message = OTHER_SORTS[sort]
+    state = nn.ModuleDict({"fc1": nn.Linear(10, 20), "fc2": nn.Linear(20, 2)}).state_dict()
+    torch.save({**state, WEIGHT: value}, "w.pt")
+    assert main(["export", "model.py", "-o", "o.pt", "--weights", "w.pt"]) == 1
+    error = capsys.readouterr().err
+    assert f"w.pt does not fit the model: {WEIGHT} {message}" in error
+    assert not Path("o.pt").exists()
+
+
+def test_weights_of_another_precision_are_taken(capsys: Captured) -> None:
+    state = nn.ModuleDict({"fc1": nn.Linear(10, 20), "fc2": nn.Linear(20, 2)}).state_dict()
+    torch.save({**state, WEIGHT: state[WEIGHT].half()}, "w.pt")
+    assert main(["export", "model.py", "-o", "o.pt", "--weights", "w.pt"]) == 0
+
+
+LONG = "a" * 300
+ODD = os.fsdecode(b"na\xffme")
+HOPELESS: dict[str, list[str]] = {
+    "long model": ["inspect", f"{LONG}.py"],
+    "long output": ["inspect", "model.py", "-o", f"{LONG}.txt"],
+    "long export": ["export", "model.py", "-o", f"{LONG}.pt"],
+    "long weights": ["export", "model.py", "-o", "o.pt", "--weights", f"{LONG}.pt"],
+    "long config": ["inspect", "model.py", "--config", f"{LONG}.toml"],
+    "looping model": ["inspect", "loop.py"],
+    "looping folder": ["inspect", "loop.py/model.py"],
+    "looping output": ["inspect", "model.py", "-o", "loop.py"],
+    "looping export": ["export", "model.py", "-o", "loop.py"],
+    "looping weights": ["export", "model.py", "-o", "o.pt", "--weights", "loop.py"],
+    "looping config": ["inspect", "model.py", "--config", "loop.py"],
+    "odd model": ["inspect", f"{ODD}.py"],
+    "odd weights": ["export", "model.py", "-o", "o.pt", "--weights", f"{ODD}.pt"],
+    "odd config": ["inspect", "model.py", "--config", f"{ODD}.toml"],
+    "null character": ["inspect", "model\0.py"],
+    "escapes in a model": ["inspect", "\x1b]0;owned\x07.py"],
+    "escapes in weights": ["export", "model.py", "-o", "o.pt", "--weights", "\x1b[2J.pt"],
+    "escapes in a field": ["inspect", "model.py", "--set", "\x1b[2J=1"],
+    "escapes in a value": ["inspect", "model.py", "--gamma", "2", "--set", "base_lr=\x1b[2J"],
+    "deep config": ["inspect", "model.py", "--config", "deep.toml"],
+    "deep value": ["inspect", "model.py", "--set", f"include={'[' * 5000}"],
+    "folder of the system": ["inspect", "model.py", "-o", "/proc/biofx.txt"],
+    "a function that loads": [
+        "inspect", "model.py", "--gamma", "2",
+        "--set", "weight_splitting_activation_function=load",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOPELESS)
+def test_hopeless_paths_and_values_are_one_clear_line(
+    capsys: Captured, folder: Path, name: str
+) -> None:
+    (folder / "loop.py").symlink_to("pool.py")
+    (folder / "pool.py").symlink_to("loop.py")
+    (folder / "deep.toml").write_text("x = " + "[" * 5000 + "]" * 5000, encoding="utf-8")
+    assert main(HOPELESS[name]) in (1, 2)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.endswith("\n")
+    line = printed.err[:-1].removeprefix("the model says hello\n")
+    assert line.isprintable(), line
+    assert re.match(r"biofx (inspect|export): error: ", line), line
+    assert "unexpected" not in line
+    assert "Errno" not in line
+    assert len(line) < 500
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "deep.toml",
+        "loop.py",
+        "model.py",
+        "pool.py",
+    ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 import biofx
@@ -134,3 +135,53 @@ def test_toml(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("include = 3", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"c\.toml: include=3 must hold globs"):
         BioConfig.from_toml(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "sigmoid", "silu", "abs", "identity"])
+def test_functions_of_a_tensor_by_name(name: str) -> None:
+    config = BioConfig(weight_splitting_activation_function=name)
+    assert config.weight_splitting_activation_function == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["load", "save", "linear", "max_pool2d", "sum", "isnan", "zeros", "manual_seed", "math", "",
+     "Tensor", "set_default_dtype", "_in_projection", "relu.x", "no such", "torch", "\x1b[2J"],
+)  # fmt: skip
+def test_what_is_no_function_of_a_tensor_is_refused(name: str) -> None:
+    before = torch.random.get_rng_state()
+    with pytest.raises(ConfigError, match=r"is not a function of torch\.nn") as caught:
+        BioConfig(weight_splitting_activation_function=name)
+    assert repr(name) in str(caught.value)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_configuration_is_read_as_a_tuple() -> None:
+    """As `bio_transformations` has it: fields by position, and the methods of a named tuple."""
+    config = BioConfig(torch.relu, 0.1, 0.5, weight_splitting_Gamma=2)
+    assert config[:4] == (torch.relu, 0.1, 0.5, 4.5e-05)
+    assert config[-1] == config.exclude
+    assert len(config) == len(tuple(config)) == len(config._fields)
+    function, nu, *_ = config
+    assert (function, nu) == (torch.relu, 0.1)
+    assert config._fields[:2] == (
+        "weight_splitting_activation_function",
+        "fuzzy_learning_rate_factor_nu",
+    )
+    assert config._asdict()["weight_splitting_Gamma"] == 2
+    assert list(config._asdict()) == list(config._fields)
+    assert config._replace(base_lr=0.2).base_lr == 0.2
+    assert BioConfig._make(config) == config
+    assert BioConfig(**config._asdict()) == config
+    assert BioConfig._field_defaults["dampening_factor"] == 0.6
+    with pytest.raises(ConfigError, match="no field 'base_lt'"):
+        config._replace(base_lt=0.2)
+    with pytest.raises(TypeError):
+        BioConfig(*range(40))
+
+
+def test_toml_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text("x = " + "[" * 5000 + "]" * 5000, encoding="utf-8")
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        BioConfig.from_toml(path)

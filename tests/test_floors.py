@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("plasticity",),
     ("synapses",),
     ("config",),
+    ("fields",),
     ("errors",),
 )
 FLOOR = {name: depth for depth, names in enumerate(FLOORS) for name in names}

@@ -15,6 +15,7 @@ from biofx.cli.inputs import inputs_of
 from biofx.cli.load import load_model
 from biofx.cli.progress import Steps
 from biofx.cli.settings import config_of
+from biofx.errors import printable
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -50,7 +51,8 @@ def prepare(
 
 def _show(command: str, message: Warning | str, *_: Any, **__: Any) -> None:
     """Show a warning as the user's, not as the code's that gives it."""
-    sys.stderr.write(f"biofx {command}: warning: {' '.join(str(message).split())}\n")
+    text = printable(" ".join(str(message).split()))
+    sys.stderr.write(f"biofx {command}: warning: {text}\n")
 
 
 def _run(model: nn.Module, inputs: Inputs) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from biofx.cli.errors import CommandError, one_line
+from biofx.cli.paths import checked_path
 
 
 def load_model(spec: str) -> nn.Module:
@@ -56,7 +57,7 @@ def _split(spec: str) -> tuple[str, str | None]:
 
 
 def _import(where: str) -> ModuleType:
-    path = Path(where)
+    path = checked_path(where, "read the model")
     is_package = len(path.parts) == 1 and (path / "__init__.py").exists()
     is_file = path.suffix == ".py" or path.exists() or len(path.parts) > 1
     if is_package or not is_file:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from biofx.cli.errors import CommandError, UsageError, one_line
 from biofx.cli.parser import make_parser
-from biofx.errors import BiofxError
+from biofx.errors import BiofxError, printable
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _say(program: str, message: str, status: int) -> int:
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"{program}: error: {message}\n")
+        sys.stderr.write(f"{program}: error: {printable(message)}\n")
     return status
 
 

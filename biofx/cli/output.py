@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from biofx.cli.errors import CommandError
+from biofx.cli.paths import checked_path
 
 
 def check_output(arguments: argparse.Namespace, *, regular: bool = False) -> None:
@@ -25,7 +26,7 @@ def check_output(arguments: argparse.Namespace, *, regular: bool = False) -> Non
         return
     if not path:
         raise CommandError("-o needs the name of a file")
-    target = Path(path)
+    target = checked_path(path, "write")
     if target.is_dir():
         raise CommandError(f"cannot write {path}: it is a directory")
     if regular and target.exists() and not target.is_file():

@@ -52,4 +52,6 @@ def _value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except RecursionError:
+        raise UsageError("--set: the value is nested too deeply") from None
     return parsed["value"] if set(parsed) == {"value"} else text

@@ -1,13 +1,13 @@
 """`--weights`: state dicts from files, without running code in them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from biofx.cli.errors import CommandError, one_line
+from biofx.cli.paths import checked_path
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -23,6 +23,7 @@ def load_weights(model: nn.Module, path: str) -> None:
     for prefix in _PREFIXES:  # of DistributedDataParallel and torch.compile
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
+    _check_values(state, model, path)
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -41,7 +42,7 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 
 def _read(path: str) -> Any:
-    file = Path(path)
+    file = checked_path(path, "read the weights")
     if not file.is_file():
         what = "is a directory" if file.is_dir() else "does not exist"
         raise CommandError(f"cannot read the weights: {path} {what}")
@@ -79,6 +80,50 @@ def _plain(state: Any, path: str) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise CommandError(f"{path} holds a {type(state).__name__}, not a state dict")
     return dict(state)
+
+
+def _check_values(state: Mapping[str, Any], model: nn.Module, path: str) -> None:
+    """Loading converts types, and takes whatever numbers there are.
+
+    Raises:
+        CommandError: a value is no tensor, is of another sort than the model's, or not finite.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, own in model.state_dict(keep_vars=True).items():
+        value = state.get(name)
+        if name not in state or not isinstance(own, Tensor):
+            continue
+        problem = _problem(value, own, finite=name in parameters)
+        if problem:
+            raise CommandError(f"{path} does not fit the model: {name} {problem}")
+
+
+def _problem(value: Any, own: Tensor, *, finite: bool) -> str:
+    """What is wrong with a value; empty if it can stand where `own` does.
+
+    A buffer may hold infinities, as masks of attention do.
+    """
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}, not a tensor"
+    if value.is_meta or value.layout != torch.strided:
+        return f"is {'empty (meta device)' if value.is_meta else value.layout}, not a plain tensor"
+    if _sort(value.dtype) != _sort(own.dtype):
+        return f"holds {value.dtype}, the model {own.dtype}"
+    if not (value.is_floating_point() or value.is_complex()):
+        return ""
+    bad = int((~torch.isfinite(value) if finite else torch.isnan(value)).sum())
+    if not bad:
+        return ""
+    what = "finite numbers" if finite else "numbers"
+    return f"holds {bad} of {value.numel()} values that are no {what} (NaN or infinite)"
+
+
+def _sort(dtype: torch.dtype) -> str:
+    if dtype.is_complex:
+        return "complex"
+    if dtype.is_floating_point:
+        return "floating"
+    return "bool" if dtype == torch.bool else "integer"
 
 
 def _some(verb: str, keys: list[str]) -> str:

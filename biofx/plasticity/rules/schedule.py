@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from biofx.config import number_of
+from biofx.fields import number_of
 from biofx.plasticity.rules.validation import whole
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from biofx.config import number_of
 from biofx.errors import PlasticityError
+from biofx.fields import number_of
 
 
 def require(condition: bool, rule: str, message: str) -> None:

@@ -9,8 +9,8 @@ from weakref import WeakSet
 from torch import nn
 from torch.optim import Optimizer
 
-from biofx.config import number_of
 from biofx.errors import PlasticityError
+from biofx.fields import number_of
 from biofx.plasticity.rules.rule import Rule
 from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
 from biofx.plasticity.scheduler.optimizer_hooks import OptimizerHooks
