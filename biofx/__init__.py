@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from biofx.capture.verify import verify
-    from biofx.compat import BioConverter
+    from biofx.compat import DEFAULT_BIO_CONFIG, BioConverter, BioModule
     from biofx.config import BioConfig, Distribution
     from biofx.diff import GraphDiff, diff
     from biofx.errors import (
@@ -38,6 +38,8 @@ _HOMES = {
     "PlasticityError": "biofx.errors",
     "VerificationError": "biofx.errors",
     "BioConverter": "biofx.compat",
+    "BioModule": "biofx.compat",
+    "DEFAULT_BIO_CONFIG": "biofx.compat",
     "GradScheduler": "biofx.plasticity",
     "GraphDiff": "biofx.diff",
     "Synapses": "biofx.synapses",
@@ -51,8 +53,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "DEFAULT_BIO_CONFIG",
     "BioConfig",
     "BioConverter",
+    "BioModule",
     "BiofxError",
     "CheckpointError",
     "ConfigError",

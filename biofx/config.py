@@ -152,7 +152,11 @@ class BioConfig(TupleLike):
         for name, lowest in COUNTS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-                raise ConfigError(f"{name}={value!r} must be a whole number of at least {lowest}")
+                negative = isinstance(value, int) and value < lowest == 0
+                raise ConfigError(
+                    (f"{name} cannot be negative: " if negative else "")
+                    + f"{name}={value!r} must be a whole number of at least {lowest}"
+                )
         for name in ("apply_dales_principle", "fuzzy_lr_dynamic"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")

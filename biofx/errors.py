@@ -14,7 +14,10 @@ class BiofxError(Exception):
     """Base of every error that biofx raises on purpose."""
 
 
-class ConfigError(BiofxError, ValueError):
+# Some are also what `bio_transformations` raises in the same place.
+
+
+class ConfigError(BiofxError, ValueError, AssertionError):
     """A configuration field is unknown, out of range or contradicts another."""
 
 
@@ -22,7 +25,7 @@ class ModelError(BiofxError):
     """The model cannot be used as it is (no weight layer, un-materialised lazy layer, …)."""
 
 
-class PlasticityError(BiofxError):
+class PlasticityError(BiofxError, RuntimeError):
     """A rule or a scheduler cannot do what it is asked to do."""
 
 

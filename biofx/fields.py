@@ -64,7 +64,11 @@ def check_range(name: str, value: Any) -> None:
     ):
         return
     left, right = "[" if low_ok else "(", "]" if high_ok else ")"
-    raise ConfigError(f"{name}={value!r} must be a number in {left}{low:g}, {high:g}{right}")
+    bounded = f"between {low:g} and {high:g}" if high < float("inf") else "positive"
+    words = bounded + (" or 0" if low_ok and bounded == "positive" and not low else "")
+    raise ConfigError(
+        f"{name} must be {words}: {name}={value!r} is no number in {left}{low:g}, {high:g}{right}"
+    )
 
 
 def check_function(phi: Any) -> None:

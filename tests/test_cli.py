@@ -305,7 +305,10 @@ def test_version_and_help_do_not_need_torch(capsys: Captured) -> None:
         (["inspect", "model.py", "--set", "gama=2"], "no field 'gama'"),
         (["inspect", "model.py", "--set", "include=3"], "include=3 must hold globs"),
         (["inspect", "model.py", "--set", "base_lr"], "expected FIELD=VALUE"),
-        (["inspect", "model.py", "--set", "base_lr=7"], "base_lr=7 must be a number in"),
+        (
+            ["inspect", "model.py", "--set", "base_lr=7"],
+            "base_lr must be between 0 and 1: base_lr=7 is no number in",
+        ),
         (["inspect", "model.py", "--input", "3;4"], "expected sizes with commas"),
         (["inspect", "model.py", "--input", ""], "expected sizes with commas"),
         (["inspect", "model.py", "--input", "4,x"], "expected sizes with commas"),

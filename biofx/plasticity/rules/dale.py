@@ -79,7 +79,7 @@ class DalesPrinciple(Rule):
 
     @override
     def initialise(self, context: Context) -> None:
-        context.weight.abs_().mul_(self._signs(context).to(context.weight.dtype))
+        context.weight.abs_().mul_(self.signs(context).to(context.weight.dtype))
 
     @override
     def elementwise(self, synapses: Synapses) -> bool:
@@ -89,7 +89,7 @@ class DalesPrinciple(Rule):
     def after_step(self, context: Context) -> None:
         weight = context.weight
         wrong = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
-        inputs = {"signs": context.constant("signs", self._signs)}
+        inputs = {"signs": context.constant("signs", self.signs)}
         if context.fresh is not None:
             inputs["fresh"] = context.fresh
         context.map(
@@ -101,7 +101,8 @@ class DalesPrinciple(Rule):
         )
         context.events["dale_projected"] = context.count(wrong)
 
-    def _signs(self, context: Context) -> Tensor:
+    def signs(self, context: Context) -> Tensor:
+        """±1 per unit, broadcastable to the weight."""
         synapses = context.synapses
         axis = synapses.pre_axis if self._axis(synapses) == "pre" else synapses.post_axis
         unit = random.counters(context.units(axis), context.weight.device)

@@ -274,10 +274,10 @@ class FuzzyLearningRates(Rule):
     @override
     def expression(self, context: Context) -> Expression | None:
         plan = self._plan(context)
-        if plan.nu == 0 or plan.distribution == Distribution.BASELINE:
-            return None
         if "factors" in context.state:
             return Expression(_stored, {"factors": context.state["factors"]})
+        if plan.nu == 0 or plan.distribution == Distribution.BASELINE:
+            return None
         drawn = context.state.get("drawn", STATIC)
         expression: Expression | None = context.memo.get("expression")
         if expression is None or expression.token != drawn:

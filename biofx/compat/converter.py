@@ -1,98 +1,34 @@
-"""`BioConverter`: the API of the `bio_transformations` package, over biofx."""
+"""`BioConverter`: converts models as `bio_transformations` does, over `biofx.transform`."""
 
+import dataclasses
 import functools
+import warnings
 from typing import Any, TypeVar, overload
 
-from torch import Tensor, nn
+from torch import nn
 
+from biofx.compat.converted import Converted
+from biofx.compat.module import BioModule
 from biofx.config import BioConfig
 from biofx.errors import ConfigError, ModelError
 from biofx.plasticity import ManualPlasticity
-from biofx.synapses import Derived, become, record_of
+from biofx.synapses import BioLayer, become, record_of, wants_activity
 from biofx.synapses.classes import mixins_of
+from biofx.synapses.record import RECORD
 from biofx.transform import transform
 
 C = TypeVar("C", bound=type[nn.Module])
 
 OUTPUT_MARK = "last_module_token"
 
-
-class Converted(Derived):
-    """A transformed model with the methods that a converted model has in `bio_transformations`.
-
-    They act at the moment of the call, on gradients or on weights. `GradScheduler` does the same
-    by itself, at the right moment, and under every optimizer.
-    """
-
-    _plasticity: ManualPlasticity
-
-    def fuzzy_learning_rates(self) -> None:
-        """Scale every weight's gradient by its plasticity factor.
-
-        Call it between ``loss.backward()`` and ``optimizer.step()``.
-
-        Raises:
-            PlasticityError: no weight has a gradient.
-        """
-        self._plasticity.fuzzy_learning_rates(self)
-
-    def update_fuzzy_learning_rates(self, x: Tensor | None = None) -> None:
-        """Let the factors of dynamic distributions evolve by one step.
-
-        Args:
-            x: not needed; layers count the activity of their units themselves.
-        """
-        self._plasticity.update_fuzzy_learning_rates(self)
-
-    def rejuvenate_weights(self) -> None:
-        """Replace weak synapses by new ones (`BioConfig.rejuvenate_law`).
-
-        Raises:
-            PlasticityError: a weight is not finite.
-        """
-        self._plasticity.rejuvenate_weights(self)
-
-    def crystallize(self) -> None:
-        """Dampen the factors of synapses that the gradients show to be settled, for good.
-
-        Raises:
-            PlasticityError: no weight has a gradient.
-        """
-        self._plasticity.crystallize(self)
-
-    def volume_dependent_lr(self) -> None:
-        """Scale every weight's gradient by a rate drawn from its size.
-
-        Raises:
-            PlasticityError: no weight has a gradient.
-        """
-        self._plasticity.volume_dependent_lr(self)
-
-    def enforce_dales_principle(self) -> None:
-        """Project the weights back to one sign per unit.
-
-        Raises:
-            PlasticityError: the model was converted without `apply_dales_principle`.
-        """
-        self._plasticity.enforce_dales_principle(self)
-
-    def add_weight_splitting_step(self) -> tuple[str, ...]:
-        """The layers whose graph has a weight-splitting step; conversion has put it there.
-
-        Returns:
-            Names of the split layers.
-
-        Raises:
-            ConfigError: the model was converted with Γ < 2.
-        """
-        record = record_of(self)
-        names = tuple(n for n, layer in record.layers.items() if layer.action == "split")
-        if not names and record.config.weight_splitting_Gamma < 2:
-            raise ConfigError(
-                "this model was converted without weight splitting; convert it with "
-                "weight_splitting_Gamma of at least 2"
-            )
-        return names
+# Settings that a conversion has built into the graph.
+STRUCTURE = (
+    "weight_splitting_Gamma",
+    "weight_splitting_mode",
+    "weight_splitting_activation_function",
+    "include",
+    "exclude",
+)
 
 
 class BioConverter:
@@ -132,6 +68,24 @@ class BioConverter:
         self.config = self.config.replace(**kwargs)
 
     @staticmethod
+    def set_last_module_token_for_model(model: nn.Module) -> None:
+        """Mark the output layer by the package's own rule: see `assumed_output`.
+
+        Raises:
+            ModelError: it is no module.
+        """
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"expected a torch.nn.Module to mark, got {type(model).__name__}")
+        name = assumed_output(model)
+        if name is not None:
+            BioConverter.set_last_module_token_for_module(model.get_submodule(name))
+
+    @staticmethod
+    def mark_skip_weight_splitting(module: nn.Module) -> nn.Module:
+        """As `set_last_module_token_for_module`, which older versions call so."""
+        return BioConverter.set_last_module_token_for_module(module)
+
+    @staticmethod
     def set_last_module_token_for_module(module: nn.Module) -> nn.Module:
         """Mark a layer that must not be split, wherever it stands.
 
@@ -163,16 +117,18 @@ class BioConverter:
         ):
             return self._convert_class(module_class_or_instance)
         raise TypeError(
-            "expected a torch.nn.Module or a class of them, got "
-            f"{type(module_class_or_instance).__name__}"
+            f"Unsupported type for module_class_or_instance: {type(module_class_or_instance)}; "
+            "give a torch.nn.Module or a class of them"
         )
 
     __call__ = convert
 
     def _convert_instance(self, model: nn.Module, *, inplace: bool) -> nn.Module:
+        if isinstance(model, Converted):
+            return self._convert_again(model)
         taken = [name for name in vars(Converted) if not name.startswith("_")]
         clash = next((name for name in taken if hasattr(model, name)), None)
-        if clash is not None and not isinstance(model, Converted):
+        if clash is not None:
             raise ModelError(
                 f"{type(model).__name__} has an attribute {clash!r} already; use biofx.transform "
                 "and biofx.GradScheduler, which add no methods"
@@ -185,15 +141,64 @@ class BioConverter:
         config = self.config.replace(overrides={**self.config.overrides, **marked})
         bio = transform(model, config, inplace=inplace)
         become(bio, Converted, *mixins_of(bio))
-        bio.__dict__["_plasticity"] = ManualPlasticity()
         recompile = getattr(bio, "recompile", None)
         if recompile is not None:  # its generated forward belongs to its class, which is new
             recompile()
-        if config.apply_dales_principle:
-            bio.__dict__["_plasticity"].initialise_dales_principle(bio)
+        self._give_plasticity(bio)
         return bio
 
+    def _convert_again(self, bio: Converted) -> nn.Module:
+        """Give a converted model other settings, in place; its graph stays as it is."""
+        record = record_of(bio)
+        fixed = [
+            name for name in STRUCTURE if getattr(self.config, name) != getattr(record.config, name)
+        ]
+        if fixed:
+            warnings.warn(
+                f"{type(bio).__name__} is converted already, and {', '.join(fixed)} changes what "
+                "it computes: that stays as it was; convert the original model for another",
+                UserWarning,
+                stacklevel=4,
+            )
+        config = self.config.replace(**{name: getattr(record.config, name) for name in STRUCTURE})
+        synapses = {
+            name: dataclasses.replace(entry, config=config.for_layer(entry.layers[0]))
+            for name, entry in record.synapses.items()
+        }
+        for entry in synapses.values():
+            layer = bio.get_submodule(entry.layers[0])
+            if wants_activity(entry) and not hasattr(layer, "activity"):
+                raise ConfigError(
+                    f"{entry.layers[0]} does not count the activity of its units, for it was "
+                    "converted without ACTIVITY; convert the original model"
+                )
+        bio.__dict__[RECORD] = dataclasses.replace(record, config=config, synapses=synapses)
+        for layer in bio.modules():
+            if isinstance(layer, BioLayer) and layer.synapses:
+                own = tuple(synapses[entry.parameter] for entry in layer.synapses)
+                layer.__dict__["_synapses"] = own
+        self._give_plasticity(bio)
+        return bio
+
+    def _give_plasticity(self, bio: Any) -> None:
+        plasticity = bio.__dict__["_plasticity"] = ManualPlasticity()
+        plasticity.owner = bio
+        for layer in bio.modules():
+            if isinstance(layer, BioLayer) and layer.synapses:
+                layer.__dict__.pop("bio_mod", None)
+                layer.__dict__["_plasticity"] = plasticity
+                self._bio_modulize(layer)
+        if record_of(bio).config.apply_dales_principle:
+            plasticity.initialise_dales_principle(bio)
+
+    def _bio_modulize(self, module: nn.Module) -> None:
+        """Give a converted layer its `bio_mod`. Override it to give one of your own class."""
+        plasticity = module.__dict__["_plasticity"]
+        module.__dict__["bio_mod"] = BioModule.of_layer(module, plasticity)
+
     def _convert_class(self, cls: type[nn.Module]) -> type[nn.Module]:
+        if not isinstance(cls, type):
+            raise TypeError(f"module_class must be a class; instead got: {type(cls)}")
         converter = self
 
         @functools.wraps(cls.__init__)
@@ -210,3 +215,16 @@ class BioConverter:
         }
         made: type[nn.Module] = type(cls)(cls.__name__, (cls,), namespace)  # type: ignore[misc]
         return made
+
+
+def assumed_output(model: nn.Module) -> str | None:
+    """The name of the output layer by `bio_transformations`' rule, where nothing better is known.
+
+    It is the last linear layer or 2-D convolution among the model's own children, if there are
+    two or more. A converter never sees inputs: where the graph does not tell which layers are
+    outputs, this is the assumption to make, to list and to warn of.
+    """
+    layers = [
+        name for name, child in model.named_children() if isinstance(child, nn.Linear | nn.Conv2d)
+    ]
+    return layers[-1] if len(layers) > 1 else None

@@ -1,0 +1,412 @@
+"""The API of `bio_transformations`, name by name: what code written for it may rely on."""
+
+import copy
+import io
+import pickle
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import biofx
+from biofx import BioConfig, BioConverter, BioModule, Distribution
+from biofx.compat import DEFAULT_BIO_CONFIG
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.first = nn.Linear(16, 12)
+        self.second = nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x)).flatten(1)
+        out: Tensor = self.second(torch.relu(self.first(x)))
+        return out
+
+
+LAYERS = ("conv", "first", "second")
+
+
+def converted(**fields: Any) -> Any:
+    torch.manual_seed(0)
+    model = BioConverter(**fields)(Net())
+    loss = model(torch.randn(5, 2, 4, 4)).square().mean()
+    loss.backward()
+    return model
+
+
+def layer(**options: Any) -> nn.Linear:
+    torch.manual_seed(0)
+    made = nn.Linear(6, 5, **options)
+    made.weight.grad = torch.ones(5, 6)
+    return made
+
+
+def test_names() -> None:
+    assert biofx.BioModule is BioModule
+    assert biofx.DEFAULT_BIO_CONFIG is DEFAULT_BIO_CONFIG
+    assert BioConfig() == DEFAULT_BIO_CONFIG
+    assert BioConverter().get_config() == DEFAULT_BIO_CONFIG
+    assert BioModule(layer).config == DEFAULT_BIO_CONFIG
+    for name in BioModule.exposed_functions:
+        assert callable(getattr(BioModule, name))
+        assert callable(getattr(converted(), name))
+
+
+# --- one layer -----------------------------------------------------------------------------------
+
+
+def test_a_module_for_one_layer_scales_its_gradient() -> None:
+    own = layer()
+    plasticity = BioModule(lambda: own)
+    factors = plasticity.fuzzy_learning_rate_parameters
+    assert isinstance(factors, nn.Parameter)
+    assert not factors.requires_grad
+    assert factors.shape == own.weight.shape
+    assert factors.std() > 0.02
+    plasticity.fuzzy_learning_rates()
+    torch.testing.assert_close(own.weight.grad, factors.data)
+    assert plasticity.get_parent() is own
+    assert plasticity.state_dict() == {}
+    assert list(own.state_dict()) == ["weight", "bias"]
+    assert type(own) is nn.Linear
+
+
+def test_factors_are_read_and_written() -> None:
+    own = layer()
+    plasticity = BioModule(lambda: own)
+    shown = plasticity.fuzzy_learning_rate_parameters
+    shown.data = torch.full_like(shown, 1.5)
+    plasticity.fuzzy_learning_rates()
+    assert torch.equal(own.weight.grad, torch.full((5, 6), 1.5))
+    with torch.no_grad():
+        shown[0] *= 2
+    own.weight.grad.fill_(1.0)
+    plasticity.fuzzy_learning_rates()
+    assert torch.equal(own.weight.grad[0], torch.full((6,), 3.0))
+    assert torch.equal(own.weight.grad[1], torch.full((6,), 1.5))
+    plasticity.fuzzy_learning_rate_parameters = torch.tensor(0.5)
+    assert torch.equal(shown, torch.full((5, 6), 0.5))
+    assert plasticity.fuzzy_learning_rate_parameters is shown
+    assert plasticity.state_dict() == {}
+    own.weight.grad.fill_(100.0)  # larger than mean |w|: dampened
+    plasticity.crystallize()
+    torch.testing.assert_close(shown.data, torch.full((5, 6), 0.3))
+    for wrong in (torch.ones(3), "much", torch.tensor(-1.0), torch.tensor(float("nan"))):
+        with pytest.raises(biofx.PlasticityError, match="the factors of weight must"):
+            plasticity.fuzzy_learning_rate_parameters = wrong
+    assert torch.allclose(shown, torch.tensor(0.3))
+
+
+@pytest.mark.parametrize("distribution", list(Distribution))
+def test_factors_of_every_distribution_can_be_set(distribution: Distribution) -> None:
+    own = layer()
+    config = BioConfig(fuzzy_lr_distribution=distribution, fuzzy_lr_dynamic=True)
+    plasticity = BioModule(lambda: own, config=config)
+    before = plasticity.fuzzy_learning_rate_parameters.clone()
+    assert torch.isfinite(before).all()
+    plasticity.fuzzy_learning_rate_parameters = torch.full((5, 6), 1.25)
+    plasticity.fuzzy_learning_rates()
+    assert torch.equal(own.weight.grad, torch.full((5, 6), 1.25))
+
+
+def test_dynamic_factors_are_followed() -> None:
+    own = layer()
+    config = BioConfig(
+        fuzzy_lr_distribution=Distribution.TEMPORAL,
+        fuzzy_lr_dynamic=True,
+        fuzzy_lr_update_freq=1,
+        fuzzy_lr_decay=0.5,
+    )
+    plasticity = BioModule(lambda: own, config)
+    shown = plasticity.fuzzy_learning_rate_parameters
+    before = shown.detach().clone()
+    plasticity.update_fuzzy_learning_rates()
+    torch.testing.assert_close(shown.data - 1, (before - 1) / 2)
+
+
+def test_activity_counts_what_it_is_shown() -> None:
+    own = layer()
+    with torch.no_grad():
+        own.weight[0], own.bias[0] = 0, 0  # a unit that is never active
+    config = BioConfig(fuzzy_lr_distribution=Distribution.ACTIVITY, fuzzy_lr_dynamic=True)
+    plasticity = BioModule(lambda: own, config)
+    plasticity.update_fuzzy_learning_rates(torch.randn(20, 6))
+    spread = plasticity.fuzzy_learning_rate_parameters.detach().sub(1).abs().amax(1)
+    assert spread[0] > 0.16
+    assert (spread[1:] <= 0.16 + 1e-6).all()
+
+
+def test_volume_and_rejuvenation_of_one_layer() -> None:
+    own = layer()
+    plasticity = BioModule(lambda: own, config=BioConfig(rejuvenation_parameter_dre=2.0))
+    with torch.no_grad():
+        own.weight.copy_(torch.linspace(0.1, 1.0, 30).view(5, 6))
+    plasticity.volume_dependent_lr()
+    once = own.weight.grad.clone()
+    assert (once > 0).all()
+    assert once[own.weight > 0.5].mean() < once[own.weight <= 0.5].mean()
+    plasticity.volume_dependent_lr()
+    assert not torch.allclose(own.weight.grad, once * once)  # drawn anew
+    before = own.weight.detach().clone()
+    plasticity.rejuvenate_weights()
+    assert not torch.equal(own.weight, before)
+    before = own.weight.detach().clone()
+    with pytest.warns(DeprecationWarning, match="the paper's law"):
+        plasticity.rejuvenate_weights_old()
+    assert not torch.equal(own.weight, before)
+
+
+def test_a_weight_that_was_replaced() -> None:
+    own = layer()
+    plasticity = BioModule(lambda: own)
+    own.weight = nn.Parameter(torch.ones(5, 6))
+    own.weight.grad = torch.ones(5, 6)
+    plasticity.fuzzy_learning_rates()
+    assert torch.equal(own.weight.grad, plasticity.fuzzy_learning_rate_parameters.data)
+
+
+def test_dales_principle_of_one_layer() -> None:
+    own = layer()
+    plasticity = BioModule(lambda: own, config=BioConfig(apply_dales_principle=True))
+    sign = plasticity.sign
+    assert (own.weight * sign >= 0).all()
+    with torch.no_grad():
+        own.weight.mul_(-1)
+    plasticity.enforce_dales_principle()
+    assert torch.equal(own.weight, torch.zeros(5, 6))
+    with torch.no_grad():
+        own.weight.fill_(1.0)
+    BioModule.dalian_network_initialization(plasticity)
+    assert torch.equal(own.weight, sign.expand(5, 6))
+    without = BioModule(layer)
+    assert not hasattr(without, "sign")
+    for call in (
+        without.enforce_dales_principle,
+        lambda: BioModule.dalian_network_initialization(without),
+        lambda: BioModule.dalian_network_initialization(own),
+    ):
+        with pytest.raises(AttributeError):
+            call()
+        with pytest.raises(biofx.PlasticityError):
+            call()
+
+
+def test_l1_may_be_part_of_a_loss() -> None:
+    own = layer()
+    own.zero_grad()
+    total = BioModule(lambda: own).l1_reg()
+    torch.testing.assert_close(total, own.weight.abs().sum() + own.bias.abs().sum())
+    total.backward()
+    assert torch.equal(own.weight.grad, own.weight.sign())
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+FROZEN = nn.Linear(2, 2).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("call", "kinds"),
+    [
+        (lambda: BioModule("layer"), (AssertionError, biofx.ModelError)),  # type: ignore[arg-type]
+        (lambda: BioModule(lambda: "layer"), (AssertionError, biofx.ModelError)),  # type: ignore[arg-type, return-value]
+        (lambda: BioConfig(crystal_thresh=-1), (AssertionError, ValueError, biofx.ConfigError)),
+        (lambda: BioConfig(dampening_factor=1.5), (AssertionError, biofx.ConfigError)),
+        (lambda: BioConfig(weight_splitting_Gamma=-1), (AssertionError, biofx.ConfigError)),
+        (
+            lambda: BioConverter(weight_splitting_Gamma=4)(
+                nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7))
+            ),
+            (ValueError, biofx.ConfigError),
+        ),
+        (lambda: BioModule(layer_without_grad).crystallize(), (RuntimeError,)),
+        (lambda: BioModule(layer_without_grad).fuzzy_learning_rates(), (RuntimeError,)),
+        (lambda: BioModule(layer_without_grad).volume_dependent_lr(), (RuntimeError,)),
+        (lambda: BioModule(lambda: FROZEN).rejuvenate_weights(), (RuntimeError,)),
+        (lambda: BioModule(lambda: FROZEN).crystallize(), (RuntimeError, biofx.PlasticityError)),
+        (lambda: converted().enforce_dales_principle(), (AttributeError, biofx.PlasticityError)),
+        (lambda: BioConverter().convert(torch.zeros(2)), (TypeError,)),
+        (lambda: BioConverter().convert("Net"), (TypeError,)),
+        (lambda: BioConverter()._convert_class("Net"), (TypeError,)),
+        (lambda: BioConverter.set_last_module_token_for_model(3), (biofx.ModelError,)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*does not divide")
+def test_errors_are_also_what_they_were(call: Any, kinds: tuple[type[Exception], ...]) -> None:
+    for kind in kinds:
+        with pytest.raises(kind):
+            call()
+
+
+def layer_without_grad() -> nn.Linear:
+    return nn.Linear(3, 3)
+
+
+# --- converted models ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0, 2])
+def test_each_layer_has_its_module(gamma: int) -> None:
+    model = converted(weight_splitting_Gamma=gamma, fuzzy_learning_rate_factor_nu=0.2)
+    plain = Net()
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    for name in LAYERS:
+        own = model.get_submodule(name)
+        assert isinstance(own.bio_mod, BioModule)
+        assert own.bio_mod.get_parent() is own
+        assert own.bio_mod.config.fuzzy_learning_rate_factor_nu == 0.2
+        assert own.bio_mod.config.weight_splitting_Gamma == gamma
+        assert own.bio_mod.fuzzy_learning_rate_parameters.shape == own.weight.shape
+    assert not any("bio_mod" in name for name, _ in model.named_modules())
+
+
+def test_a_layers_module_acts_on_its_layer_alone() -> None:
+    model = converted()
+    before = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.first.bio_mod.fuzzy_learning_rates()
+    changed = {
+        name for name, p in model.named_parameters() if not torch.equal(p.grad, before[name])
+    }
+    assert changed == {"first.weight"}
+    torch.testing.assert_close(
+        model.first.weight.grad,
+        before["first.weight"] * model.first.bio_mod.fuzzy_learning_rate_parameters,
+    )
+
+
+def test_the_model_and_its_layers_share_their_factors() -> None:
+    model = converted()
+    shown = model.second.bio_mod.fuzzy_learning_rate_parameters
+    shown.data.fill_(0.25)
+    before = model.second.weight.grad.clone()
+    model.fuzzy_learning_rates()
+    torch.testing.assert_close(model.second.weight.grad, before / 4)
+    model.second.weight.grad.fill_(100.0)
+    model.crystallize()
+    torch.testing.assert_close(shown.data, torch.full_like(shown, 0.15))
+
+
+def test_a_weight_adaptive_layer_is_drawn_at_its_own_first_use() -> None:
+    model = converted(fuzzy_lr_distribution=Distribution.WEIGHT_ADAPTIVE)
+    model.first.bio_mod.fuzzy_learning_rates()
+    assert model.first.bio_mod.fuzzy_learning_rate_parameters.std() > 0.01
+    model.second.bio_mod.fuzzy_learning_rates()
+    assert model.second.bio_mod.fuzzy_learning_rate_parameters.std() > 0.01
+
+
+def test_layer_adaptive_layers_know_their_rank() -> None:
+    model = converted(fuzzy_lr_distribution=Distribution.LAYER_ADAPTIVE)
+    found = [model.get_submodule(name).bio_mod.config for name in LAYERS]
+    assert [config.fuzzy_lr_layer_index for config in found] == [0, 1, 2]
+    assert {config.fuzzy_lr_total_layers for config in found} == {3}
+
+
+@pytest.mark.parametrize("gamma", [0, 2])
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_drives_itself(how: str, gamma: int) -> None:
+    model = converted(weight_splitting_Gamma=gamma)
+    model.first.bio_mod.fuzzy_learning_rate_parameters = torch.tensor(0.5)
+    again = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    assert again.first.bio_mod.get_parent() is again.first
+    assert torch.equal(
+        again.first.bio_mod.fuzzy_learning_rate_parameters, torch.full((12, 16), 0.5)
+    )
+    before = copy.deepcopy(model.state_dict())
+    again.first.bio_mod.rejuvenate_weights()
+    assert not torch.equal(again.first.weight, before["first.weight"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    alone = copy.deepcopy(model.first)
+    with pytest.raises(biofx.ModelError, match="copied out of its converted model"):
+        alone.bio_mod.rejuvenate_weights()
+
+
+def test_converting_a_converted_model_gives_it_other_settings() -> None:
+    model = converted(fuzzy_learning_rate_factor_nu=0.1)
+    weights = dict(model.named_parameters())
+    model.first.bio_mod.fuzzy_learning_rate_parameters = torch.tensor(0.5)
+    config = BioConfig(fuzzy_learning_rate_factor_nu=0.4, dampening_factor=0.3)
+    again: Any = BioConverter(config)(model)
+    assert again is model
+    assert dict(again.named_parameters()) == weights
+    for name in LAYERS:
+        assert again.get_submodule(name).bio_mod.config == config
+        factors = again.get_submodule(name).bio_mod.fuzzy_learning_rate_parameters
+        assert (factors - 1).abs().max() > 0.2
+    assert biofx.info(again).config == config
+    scheduler = biofx.GradScheduler(again, torch.optim.SGD(again.parameters(), lr=0.1))
+    assert '"nu": 0.4' in scheduler.state_dict()["fingerprint"]
+    torch.save(again.state_dict(), io.BytesIO())
+
+
+def test_what_is_built_into_the_graph_stays_and_is_said() -> None:
+    model = converted()
+    before = model(torch.ones(1, 2, 4, 4))
+    with pytest.warns(UserWarning, match="weight_splitting_Gamma changes what it computes"):
+        BioConverter(weight_splitting_Gamma=2, base_lr=0.3)(model)
+    assert torch.equal(model(torch.ones(1, 2, 4, 4)), before)
+    assert model.first.bio_mod.config.base_lr == 0.3
+    with pytest.raises(biofx.ConfigError, match="converted without ACTIVITY"):
+        BioConverter(fuzzy_lr_distribution="activity")(model)
+    assert model.first.bio_mod.config.fuzzy_lr_distribution == Distribution.UNIFORM
+
+
+def test_marks() -> None:
+    model = Net()
+    assert BioConverter.mark_skip_weight_splitting(model.conv) is model.conv
+    split: Any = BioConverter(weight_splitting_Gamma=2)(model)
+    assert split.add_weight_splitting_step() == ("first",)
+    other = Net()
+    BioConverter.set_last_module_token_for_model(other)
+    marked = [name for name, child in other.named_children() if hasattr(child, "last_module_token")]
+    assert marked == ["second"]
+    BioConverter.set_last_module_token_for_model(nn.Sequential(only := nn.Linear(2, 2)))
+    assert not hasattr(only, "last_module_token")
+
+
+def test_a_class_converted_twice() -> None:
+    once = BioConverter(base_lr=0.2)(Net)
+    twice = BioConverter(base_lr=0.3)(once)
+    made: Any = twice()
+    assert made.first.bio_mod.config.base_lr == 0.3
+
+
+class Counting(BioModule):
+    """A module of the user's own, with a method that the package does not have."""
+
+    exposed_functions = (*BioModule.exposed_functions, "count")
+    counted: int
+
+    def count(self) -> None:
+        self.__dict__["counted"] = self.__dict__.get("counted", 0) + 1
+
+    def rejuvenate_weights(self) -> None:
+        self.count()
+        super().rejuvenate_weights()
+
+
+class CountingConverter(BioConverter):
+    def _bio_modulize(self, module: nn.Module) -> None:
+        module.add_module("bio_mod", Counting(lambda: module, config=self.config))
+
+
+def test_modules_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BioModule, "exposed_functions", Counting.exposed_functions)
+    torch.manual_seed(0)
+    model: Any = CountingConverter()(Net())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.count()
+    model.rejuvenate_weights()
+    assert [model.get_submodule(name).bio_mod.counted for name in LAYERS] == [2, 2, 2]
+    assert not torch.equal(model.first.weight, before["first.weight"])
+    model(torch.randn(5, 2, 4, 4)).square().mean().backward()
+    grad = model.first.weight.grad.clone()
+    model.fuzzy_learning_rates()
+    assert not torch.equal(model.first.weight.grad, grad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert model.state_dict().keys() == Net().state_dict().keys()
