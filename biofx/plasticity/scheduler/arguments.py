@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,7 +15,7 @@ from biofx.fields import number_of
 from biofx.plasticity.rules.rule import Rule
 from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
 from biofx.plasticity.scheduler.optimizer_hooks import OptimizerHooks
-from biofx.synapses import Synapses, unwrap
+from biofx.synapses import Synapses, record_of, unwrap
 
 # Optimizers that divide the gradient by its own size, or look at its sign alone.
 SCALE_BLIND = (
@@ -153,3 +154,21 @@ def warn_if_blind(optimizer: Optimizer) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def extent(bio: nn.Module, synapses: Mapping[str, Synapses]) -> tuple[int, torch.device]:
+    """How many synapses the model has, and where they are.
+
+    Raises:
+        PlasticityError: it has none.
+    """
+    if not synapses:
+        reasons = [f"{layer.name}: {layer.reason}" for layer in record_of(bio).layers.values()]
+        raise PlasticityError(
+            f"no layer of {type(unwrap(bio)).__name__} carries synapses ({'; '.join(reasons[:3])}"
+            + (f" and {len(reasons) - 3} more)" if len(reasons) > 3 else ")")
+            + "; transform the model with another include or exclude"
+        )
+    model = unwrap(bio)
+    parameters = [model.get_parameter(name) for name in synapses]
+    return sum(p.numel() for p in parameters), parameters[0].device

@@ -22,6 +22,7 @@ from biofx.plasticity.scheduler.arena_binding import ArenaBinding
 from biofx.plasticity.scheduler.arenas import Arenas
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 from biofx.plasticity.scheduler.checkpoint import restore
+from biofx.plasticity.scheduler.observer import Observers
 from biofx.plasticity.scheduler.rule_outputs import checked_factor, checked_mask, note_place
 from biofx.plasticity.scheduler.totals import add_up, chosen
 from biofx.synapses import Synapses
@@ -58,6 +59,7 @@ class Engine:
         # Of each optimizer: what counts its steps, and how its small parameters are laid out.
         self.counters: list[Any] = []
         self.arenas: list[Arenas] = []
+        self.observers = Observers()
         # States from a checkpoint, of parameters that have not been trained since (frozen ones).
         self.waiting: dict[str, dict[str, dict[str, Any]]] = {}
         names = [rule.name for rule in self.rules]
@@ -243,7 +245,9 @@ class Engine:
             if fresh is not None:
                 site.forget(fresh, self.kernels)
                 replaced = True
+                self.observers.replaced(site.binding.name, fresh)
             site.release()
+        self.observers.stepped()
         return replaced
 
     def measure(

@@ -50,7 +50,11 @@ def sampled_factors(binding: Binding, weight: Tensor) -> Tensor:
     """The product of all factors on a sample of the local synapses, float32 on the CPU."""
     if not weight.numel():
         return torch.ones(1)
-    place = sample_places(weight)
+    return factors_at(binding, weight, sample_places(weight)).cpu()
+
+
+def factors_at(binding: Binding, weight: Tensor, place: tuple[Tensor, ...]) -> Tensor:
+    """The product of all factors at some places of the local weight, float32."""
     shard = binding.shard
     index = torch.zeros((), dtype=torch.int64, device=weight.device)
     for line, offset, whole in zip(place, shard.offsets, shard.shape, strict=True):
@@ -66,7 +70,7 @@ def sampled_factors(binding: Binding, weight: Tensor) -> Tensor:
         product = product * expression.function(chosen, index, **inputs)
     for factor in binding.factors:
         product = product * sample(factor, weight.shape, place)
-    return product.float().cpu()
+    return product.float()
 
 
 def applied_factors(binding: Binding, weight: Tensor) -> Tensor:

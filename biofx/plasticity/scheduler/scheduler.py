@@ -21,6 +21,7 @@ from biofx.plasticity.scheduler.apply import Applier
 from biofx.plasticity.scheduler.arguments import (
     ACTING,
     check_arguments,
+    extent,
     optimizers_of,
     refuse_second,
     rules_of,
@@ -30,9 +31,16 @@ from biofx.plasticity.scheduler.carried_state import CarriedState, carry
 from biofx.plasticity.scheduler.checkpoint_validation import accepted
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
-from biofx.plasticity.scheduler.metrics import applied_factors, expect, flat, summarise
+from biofx.plasticity.scheduler.metrics import (
+    applied_factors,
+    expect,
+    factors_at,
+    flat,
+    summarise,
+)
+from biofx.plasticity.scheduler.observer import Observers
 from biofx.plasticity.scheduler.optimizer_hooks import Mode, OptimizerHooks
-from biofx.synapses import Synapses, record_of, synapses_of, unwrap
+from biofx.synapses import synapses_of, unwrap
 
 
 def configured_rules() -> list[Rule]:
@@ -116,7 +124,7 @@ class GradScheduler:
         optimizers = optimizers_of(optimizer)
         refuse_second(bio, synapses, optimizers)
         self._apply: Mode = apply if optimizers else "gradient"
-        kernels = kernels_for(compile, *_extent(bio, synapses))
+        kernels = kernels_for(compile, *extent(bio, synapses))
         self._engine = Engine(bio, synapses, rules=chosen, seed=int(seed), kernels=kernels)
         self._applier = applier = Applier(kernels)
         self._attachments: list[OptimizerHooks] = []
@@ -148,6 +156,26 @@ class GradScheduler:
         if self._hooks is not None:
             return [self._hooks.steps]
         return [attachment.steps for attachment in self._attachments]
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as it was given, wrapped or not."""
+        return self._engine.model
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules, in the order in which they act."""
+        return self._engine.rules
+
+    @property
+    def seed(self) -> int:
+        """The seed of all draws."""
+        return self._engine.seed
+
+    @property
+    def observers(self) -> Observers:
+        """Who watches the scheduler, such as a `Recorder`."""
+        return self._engine.observers
 
     def step(self) -> None:
         """Without an optimizer: the weights have been updated; apply the rest of the rules.
@@ -202,7 +230,7 @@ class GradScheduler:
         """
         return flat(self.metrics())
 
-    def factors(self, name: str) -> Tensor:
+    def factors(self, name: str, *, at: tuple[Tensor, ...] | None = None) -> Tensor:
         """The plasticity factors of one parameter at the last step that it took part in.
 
         The product over all rules: what the step's update (or gradient) was multiplied by. What a
@@ -211,10 +239,12 @@ class GradScheduler:
 
         Args:
             name: of the parameter, as in ``info(bio).synapses``.
+            at: places in the local weight, one tensor of indices per axis; only their factors are
+                computed.
 
         Returns:
-            A new float32 tensor of the parameter's local shape, on its device; 1 where no rule has
-            acted, and everywhere before the first step.
+            A new float32 tensor of the parameter's local shape (of the indices' shape for `at`), on
+            its device; 1 where no rule has acted, and everywhere before the first step.
 
         Raises:
             PlasticityError: no parameter of this name carries synapses.
@@ -225,8 +255,10 @@ class GradScheduler:
         with torch.no_grad():
             weight = local(parameter)
             if binding is None:  # frozen so far
-                return torch.ones(weight.shape, device=weight.device, dtype=torch.float32)
-            return applied_factors(binding, weight)
+                return torch.ones_like(weight if at is None else weight[at], dtype=torch.float32)
+            return (
+                applied_factors(binding, weight) if at is None else factors_at(binding, weight, at)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on as if never stopped: tensors and plain values.
@@ -239,6 +271,7 @@ class GradScheduler:
             "fingerprint": checkpoint.fingerprint(self._engine, apply=self._apply),
             "steps": list(self.steps),
             "state": checkpoint.collect(self._engine),
+            **self._engine.observers.state_dict(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -249,6 +282,7 @@ class GradScheduler:
                 rules, or is damaged; the message names what and where. The scheduler is as it was.
         """
         found = accepted(state_dict, self._engine, optimizers=len(self.steps), apply=self._apply)
+        self._engine.observers.load_state_dict(state_dict)
         checkpoint.spread(self._engine, found.states)
         self._applier.forget()
         for counter, count in zip(self._counters(), found.steps, strict=True):
@@ -282,17 +316,3 @@ class GradScheduler:
                     raise PlasticityError(
                         f"{name} is in two of the optimizers; its steps could not be counted"
                     )
-
-
-def _extent(bio: nn.Module, synapses: Mapping[str, Synapses]) -> tuple[int, torch.device]:
-    """How many synapses the model has, and where they are."""
-    if not synapses:
-        reasons = [f"{layer.name}: {layer.reason}" for layer in record_of(bio).layers.values()]
-        raise PlasticityError(
-            f"no layer of {type(unwrap(bio)).__name__} carries synapses ({'; '.join(reasons[:3])}"
-            + (f" and {len(reasons) - 3} more)" if len(reasons) > 3 else ")")
-            + "; transform the model with another include or exclude"
-        )
-    model = unwrap(bio)
-    parameters = [model.get_parameter(name) for name in synapses]
-    return sum(p.numel() for p in parameters), parameters[0].device
