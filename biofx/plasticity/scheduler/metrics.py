@@ -15,15 +15,26 @@ SHOWN = 8  # parameters that a message lists
 EDGES = tuple(round(0.1 * tick, 1) for tick in range(21))
 
 
-def summarise(binding: Binding, weight: Tensor, *, lr: float | None = None) -> dict[str, Any]:
+def summarise(
+    binding: Binding, weight: Tensor, *, lr: float | None = None, factors: bool = True
+) -> dict[str, Any]:
     """Statistics of the last step's factors, and what the rules report.
 
     Args:
         binding: a parameter that has taken a step.
         weight: its local weights, as they are now.
         lr: the learning rate of its param group.
+        factors: whether to draw a sample of the factors, which takes most of the time.
     """
-    factors = sampled_factors(binding, weight)
+    found = _statistics(sampled_factors(binding, weight), lr) if factors else {}
+    for name, number in binding.numbers.items():
+        found[name] = float(number)
+    for rule, context in binding.pairs:
+        found.update(rule.report(context))
+    return found
+
+
+def _statistics(factors: Tensor, lr: float | None) -> dict[str, Any]:
     quantiles = torch.quantile(factors, factors.new_tensor([0.05, 0.5, 0.95]))
     low, middle, high = quantiles.tolist()
     # The last bin holds everything from 2 on.
@@ -39,10 +50,6 @@ def summarise(binding: Binding, weight: Tensor, *, lr: float | None = None) -> d
     }
     if lr is not None:
         found["rate_mean"] = lr * found["factor_mean"]
-    for name, number in binding.numbers.items():
-        found[name] = float(number)
-    for rule, context in binding.pairs:
-        found.update(rule.report(context))
     return found
 
 

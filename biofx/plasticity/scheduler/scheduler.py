@@ -191,8 +191,11 @@ class GradScheduler:
             )
         self._hooks.step()
 
-    def metrics(self) -> dict[str, dict[str, Any]]:
+    def metrics(self, *, factors: bool = True) -> dict[str, dict[str, Any]]:
         """What the rules did to each parameter at its last step.
+
+        Args:
+            factors: False leaves out the numbers of factors, which take most of the time.
 
         Returns:
             {parameter name: {"factor_mean", "factor_std", "factor_q05", "factor_q50", "factor_q95",
@@ -212,12 +215,13 @@ class GradScheduler:
                     binding = self._engine.bindings.get(name)
                     if binding is not None and binding.stepped:
                         lr = float(group["lr"]) if "lr" in group else None
-                        found[name] = summarise(binding, local(parameter), lr=lr)
+                        found[name] = summarise(binding, local(parameter), lr=lr, factors=factors)
             if self._hooks is not None:
                 model = unwrap(self._engine.model)
                 for name, binding in self._engine.bindings.items():
                     if binding.stepped:
-                        found[name] = summarise(binding, local(model.get_parameter(name)))
+                        weight = local(model.get_parameter(name))
+                        found[name] = summarise(binding, weight, factors=factors)
         return found
 
     def scalars(self) -> dict[str, float]:
