@@ -17,10 +17,12 @@ if TYPE_CHECKING:
         ExportError,
         ModelError,
         PlasticityError,
+        ReportError,
         VerificationError,
     )
     from biofx.export import export
     from biofx.plasticity import GradScheduler
+    from biofx.report.recorder import Recorder
     from biofx.synapses import Synapses, register
     from biofx.transform import Transformation, info, transform
 
@@ -36,12 +38,14 @@ _HOMES = {
     "ExportError": "biofx.errors",
     "ModelError": "biofx.errors",
     "PlasticityError": "biofx.errors",
+    "ReportError": "biofx.errors",
     "VerificationError": "biofx.errors",
     "BioConverter": "biofx.compat",
     "BioModule": "biofx.compat",
     "DEFAULT_BIO_CONFIG": "biofx.compat",
     "GradScheduler": "biofx.plasticity",
     "GraphDiff": "biofx.diff",
+    "Recorder": "biofx.report.recorder",
     "Synapses": "biofx.synapses",
     "Transformation": "biofx.transform",
     "diff": "biofx.diff",
@@ -66,6 +70,8 @@ __all__ = [
     "GraphDiff",
     "ModelError",
     "PlasticityError",
+    "Recorder",
+    "ReportError",
     "Synapses",
     "Transformation",
     "VerificationError",

@@ -39,3 +39,7 @@ class ExportError(BiofxError):
 
 class VerificationError(BiofxError):
     """A transformed model does not compute what the original computes."""
+
+
+class ReportError(BiofxError):
+    """The history of a run cannot be read, or its page not be written."""

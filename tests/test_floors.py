@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "biofx"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli", "integrations", "compat"),
-    ("export",),
+    ("export", "report"),
     ("transform",),
     ("diff",),
     ("passes",),
@@ -50,6 +50,7 @@ PUBLIC = (
     "verify",
     "register",
     "GradScheduler",
+    "Recorder",
     "BioConfig",
     "Distribution",
     "BioConverter",

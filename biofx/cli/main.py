@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else FAILED
     if getattr(arguments, "run", None) is None:
         parser.print_usage(sys.stderr)
-        return _say(parser.prog, "name a command: inspect or export", WRONG_USAGE)
+        return _say(parser.prog, "name a command: inspect, export or report", WRONG_USAGE)
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()

@@ -47,7 +47,9 @@ def check_output(arguments: argparse.Namespace, *, regular: bool = False) -> Non
 
 def _sources(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     """The files that a command reads."""
-    model: str = arguments.model
+    if getattr(arguments, "history", None):
+        yield "history", Path(arguments.history)
+    model: str = getattr(arguments, "model", "")
     for spec in (model, model.rpartition(":")[0]):  # a file's own name may hold a colon
         if spec:
             package = Path(*spec.split("."))

@@ -32,6 +32,15 @@ _EXPORT = f"""\
 example:
   biofx export model.py:Net --weights checkpoint.pt -o net.pt
 """
+_REPORT = """\
+example:
+  biofx report run.json -o run.html
+
+in the training script:
+  recorder = biofx.Recorder(scheduler, every=50)
+  ...
+  recorder.save("run.json")
+"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="biofx",
         description="Give any PyTorch model the plasticity of synapses: look at what changes "
-        "(inspect), write a model that runs without biofx (export).",
+        "(inspect), write a model that runs without biofx (export), look back on a run (report).",
         epilog=f"{_TRUST} Exit status: 0 done, 1 could not do it, 2 wrong usage.",
         allow_abbrev=False,
     )
@@ -47,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     _add_inspect(commands)
     _add_export(commands)
+    _add_report(commands)
     return parser
 
 
@@ -101,6 +111,24 @@ def _add_export(commands: Any) -> None:
     )
     _add_common(parser)
     parser.set_defaults(run=_export)
+
+
+def _add_report(commands: Any) -> None:
+    what = "Draw the history of a training run, which biofx.Recorder has saved, as one HTML page."
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "report",
+        help=what,
+        description=what + " The page asks nothing of any server.",
+        epilog=_REPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("history", metavar="RUN.json", help="what Recorder.save() wrote")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the page to write")
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback when something goes wrong"
+    )
+    parser.set_defaults(run=_report)
 
 
 def _command(commands: Any, name: str, what: str, epilog: str) -> argparse.ArgumentParser:
@@ -177,6 +205,12 @@ def _export(arguments: argparse.Namespace) -> int:
     from biofx.cli.export import export
 
     return export(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from biofx.cli.report import report
+
+    return report(arguments)
 
 
 class _Version(argparse.Action):

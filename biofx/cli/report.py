@@ -1,0 +1,33 @@
+"""`biofx report`: the page of a run."""
+
+import argparse
+import sys
+
+from biofx.cli.output import check_output, write_text
+from biofx.report.file import read
+from biofx.report.page import page
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the page of a history; returns the exit status.
+
+    Raises:
+        CommandError: the page cannot be written.
+        ReportError: the history cannot be read.
+    """
+    check_output(arguments)
+    content = read(arguments.history)
+    text = page(content)
+    write_text(arguments.output, text)
+    damaged = [layer["name"] for layer in content["layers"] if layer["missing"]]
+    if damaged:
+        sys.stderr.write(
+            f"biofx report: warning: {arguments.history} is damaged: parts of {len(damaged)} of "
+            f"{len(content['layers'])} layers are missing; the page says which\n"
+        )
+    steps = f"{content['steps'][-1]:,} steps" if content["steps"] else "no step yet"
+    sys.stdout.write(
+        f"wrote {arguments.output} ({len(text) / 1e6:.1f} MB): {len(content['layers'])} layers, "
+        f"{steps}\n"
+    )
+    return 0
