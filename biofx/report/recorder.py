@@ -41,8 +41,8 @@ class Recorder(Observer):
     with it and without. What it looks at depends on shapes and steps alone, never on chance.
 
     Memory is bounded: 240 samples of up to about 20 layers, fewer of more. When they are full,
-    samples are dropped such that those kept lie evenly in the logarithm of the step. The
-    scheduler's `state_dict()` holds the history, so that a resumed run goes on with it.
+    samples are dropped such that those kept lie evenly in the logarithm of the step. The state
+    dicts of the optimizer and of the scheduler hold the history: a resumed run goes on with it.
 
     With several optimizers, steps are those of the first.
 

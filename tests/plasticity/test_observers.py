@@ -98,6 +98,24 @@ def test_its_state_travels_in_the_checkpoint(late: bool) -> None:
     assert counter.steps == 2
 
 
+def test_its_state_travels_with_the_first_optimizer_too() -> None:
+    model, optimizer, scheduler = scheduled()
+    scheduler.observers.add(Counter())
+    train(model, optimizer, batches(2))
+    _, other, again = scheduled()
+    counter = Counter()
+    again.observers.add(counter)
+    other.load_state_dict(optimizer.state_dict())
+    assert counter.steps == 2
+
+
+@pytest.mark.parametrize("states", [3, [1], {"Counter": 3}, {3: {}}])
+def test_damaged_states_of_observers_are_refused(states: Any) -> None:
+    *_, scheduler = scheduled()
+    with pytest.raises(biofx.CheckpointError, match="its observers are"):
+        scheduler.load_state_dict({**scheduler.state_dict(), "observers": states})
+
+
 def test_a_checkpoint_without_it_leaves_it_as_it_is() -> None:
     *_, scheduler = scheduled()
     saved = scheduler.state_dict()

@@ -26,6 +26,7 @@ class CarriedState:
         apply: where factors act, as checkpoints say it.
         names: gives the parameters whose state this optimizer carries.
         changed: called when a state was taken.
+        leads: whether it is the first optimizer, which carries the observers' states too.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class CarriedState:
         apply: str,
         names: Callable[[], Sequence[str]],
         changed: Callable[[], None],
+        leads: bool,
     ) -> None:
         self._hooks = hooks
+        self._leads = leads
         self._engine = hooks.engine
         self._apply = apply
         self._names = names
@@ -82,6 +85,7 @@ class CarriedState:
             "fingerprint": checkpoint.fingerprint(self._engine, names, apply=self._apply),
             "steps": [self._hooks.steps],
             "state": checkpoint.collect(self._engine, names),
+            **(self._engine.observers.state_dict() if self._leads else {}),
         }
 
     def _check(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
@@ -106,6 +110,8 @@ class CarriedState:
     def _take(self, optimizer: Optimizer) -> None:
         if self._checked is not None:
             found, self._checked = self._checked, None
+            if self._leads:
+                self._engine.observers.load_state_dict(found.observers)
             checkpoint.spread(self._engine, found.states, self._names())
             self._hooks.steps = found.steps[0]
             self._changed()
@@ -148,7 +154,7 @@ def carry(
 
     for place, hooks in enumerate(attachments):
         own = functools.partial(names, place)
-        into.append(CarriedState(hooks, apply=apply, names=own, changed=changed))
+        into.append(CarriedState(hooks, apply=apply, names=own, changed=changed, leads=place == 0))
         into[-1].find()
 
 

@@ -32,10 +32,14 @@ _short.maxlist = 12
 
 @dataclass(frozen=True)
 class Accepted:
-    """What a valid checkpoint says: steps per optimizer, {parameter: {rule: {field: value}}}."""
+    """What a valid checkpoint says: steps per optimizer, {parameter: {rule: {field: value}}}.
+
+    `observers` are the states of those who watched the scheduler; each validates its own.
+    """
 
     steps: list[int]
     states: dict[str, dict[str, dict[str, Any]]]
+    observers: dict[str, Mapping[str, Any]]
 
 
 def accepted(
@@ -80,7 +84,17 @@ def accepted(
     for name in names:
         found = states.get(name, {})
         _check_parameter(name, found, engine, held=name in held)
-    return Accepted(steps, states)
+    return Accepted(steps, states, _observers(state_dict.get("observers", {})))
+
+
+def _observers(states: Any) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(states, Mapping) or not all(
+        isinstance(key, str) and isinstance(state, Mapping) for key, state in states.items()
+    ):
+        raise CheckpointError(
+            f"the checkpoint is damaged: its observers are {shown(states)}, no states by name"
+        )
+    return dict(states)
 
 
 def shown(value: Any) -> str:

@@ -72,9 +72,9 @@ class Observers:
         states = {**self._waiting, **{one.key: one.state_dict() for one in self._present}}
         return {"observers": states} if states else {}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Give the states of a scheduler's checkpoint, which may hold none, to their observers."""
-        self._waiting = dict(state_dict.get("observers", {}))
+    def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give {key: state} to the observers; states of those who have not come yet wait."""
+        self._waiting = dict(states)
         for observer in self._present:
             if observer.key in self._waiting:
                 observer.load_state_dict(self._waiting[observer.key])

@@ -286,7 +286,7 @@ class GradScheduler:
                 rules, or is damaged; the message names what and where. The scheduler is as it was.
         """
         found = accepted(state_dict, self._engine, optimizers=len(self.steps), apply=self._apply)
-        self._engine.observers.load_state_dict(state_dict)
+        self._engine.observers.load_state_dict(found.observers)
         checkpoint.spread(self._engine, found.states)
         self._applier.forget()
         for counter, count in zip(self._counters(), found.steps, strict=True):
