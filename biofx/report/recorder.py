@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from biofx import __version__
-from biofx.config import number_of
 from biofx.errors import CheckpointError, PlasticityError
+from biofx.fields import number_of
 from biofx.plasticity.numerics.shards import is_sharded
 from biofx.plasticity.scheduler.observer import Observer
 from biofx.plasticity.scheduler.scheduler import GradScheduler
