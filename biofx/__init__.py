@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from biofx.synapses import Synapses, register
     from biofx.transform import Transformation, info, transform
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # public name -> module that defines it; loaded at first use, so that `biofx --help` needs no torch
 _HOMES = {
