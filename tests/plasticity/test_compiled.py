@@ -334,3 +334,50 @@ class TestWithoutCompiler:
             with compiled._status():
                 pass
         assert capsys.readouterr().err == compiled.WHY + "\n"
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_parameters_and_shards_without_elements() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(24, 16), nn.Linear(16, 0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x)
+            return y.square().sum() + self.head(y).sum()
+
+    bio = biofx.transform(Net(), biofx.BioConfig(crystallize_every=1, rejuvenate_every=1))
+    for make_optimizer in (torch.optim.SGD, torch.optim.AdamW):
+        optimizer = make_optimizer(bio.parameters(), lr=0.1)
+        scheduler = GradScheduler(bio, optimizer, compile=True)
+        bio(torch.ones(1, 24)).backward()
+        optimizer.step()
+        assert scheduler.steps == [1]
+        scheduler.detach()
+    shard = Shard((3, 8), (0, 8), (3, 0))
+    CompiledKernels().map(_doubled, {"w": torch.zeros(0, 8)}, writes=("w",), shard=shard)
+
+
+def _doubled(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+    return (tensors["w"] * 2,)
+
+
+@needs_compiler
+def test_no_kernel_is_given_a_subclass_of_tensors() -> None:
+    """A kernel goes by the type of numbers; what looks like that type may hold other memory."""
+
+    class Doubtful(Tensor):
+        pass
+
+    class Spy(CompiledKernels):
+        def _call(self, key: Any, make: Any, arguments: tuple[Tensor, ...]) -> bool:
+            assert all(type(argument) is Tensor for argument in arguments)
+            return super()._call(key, make, arguments)
+
+    kernels, shard = Spy(), Shard((8, 8), (8, 8), (0, 0))
+    for weight in (torch.ones(8, 8), torch.ones(8, 8).as_subclass(Doubtful), torch.ones(8, 8)):
+        kernels.map(_doubled, {"w": weight}, writes=("w",), shard=shard)
+        assert (weight == 2).all()
+        assert len(shard.ready) == 1

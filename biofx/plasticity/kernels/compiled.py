@@ -36,6 +36,9 @@ COMPILING, SLOWER, SLOWER_EACH = 10.0, 5e-4, 3e-8
 KERNELS: dict[Hashable, Kernel] = {}
 
 
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+
 class CompiledKernels(Kernels):
     """Evaluates functions compiled; where that fails, as they are written, with a warning.
 
@@ -54,6 +57,11 @@ class CompiledKernels(Kernels):
 
     def do(self, work: KernelCall, *, shard: Shard | Arena) -> None:
         """As `Kernels.do`, in one pass."""
+        if not _PLAIN.issuperset(map(type, work.leaves)):
+            # A kernel knows its arguments by their type of number: what looks like a tensor of
+            # that type may have other memory behind it, or none.
+            super().do(work, shard=shard)
+            return
         ready = shard.ready.get(work.spec)
         if ready is None or not ready.run(work.leaves):
             self._find(work, shard)

@@ -31,6 +31,8 @@ def matrix(size: torch.Size) -> tuple[int, int] | None:
     the number of elements is prime, or if float32 cannot count the columns.
     """
     rows, columns = 1, math.prod(size)
+    if not columns:
+        return None
     for length in size:
         if rows > 1 and columns // length < LONG:
             break
