@@ -188,6 +188,20 @@ def carried(folder: Path, *, full: bool) -> list[list[Tensor]]:
     return [*ends, weights(bio)]
 
 
+def given_to_one() -> str:
+    """What each process is told if a file's plasticity state has reached the first one alone."""
+    bio = net()
+    fully_shard(bio)
+    optimizer = SGD(bio.parameters(), lr=0.1)
+    if dist.get_rank() == 0:
+        optimizer.param_groups[0]["plasticity"] = {}
+    try:
+        GradScheduler(bio, optimizer, rules=[FuzzyLearningRates()])
+    except biofx.CheckpointError as error:
+        return str(error)
+    return ""
+
+
 RULES = {"fuzzy": FuzzyLearningRates(nu=0.3), "crystallize": Crystallize(threshold=0.5)}
 MAXIMA = {"uniform": Rejuvenate(), "lognormal": Rejuvenate(law="lognormal"),
           "capped": Rejuvenate(max_share=0.1), "crystallize": Crystallize()}  # fmt: skip
@@ -214,6 +228,7 @@ def main(folder: Path) -> None:
         },
         "moments": [moments(zero=False), moments(zero=True)],
         "counted": counted(),
+        "given to one": given_to_one(),
         "carried": {str(full): carried(folder, full=full) for full in (False, True)},
     }
     torch.save(found, folder / f"{dist.get_rank()}.pt")

@@ -151,3 +151,8 @@ def test_a_sharded_optimizers_state_carries_plasticity(cases: Any, full: str) ->
     for rank in cases:
         for whole, resumed in zip(*rank["carried"][full], strict=True):
             assert torch.equal(whole, resumed)
+
+
+def test_a_state_that_reached_one_process_alone_is_refused_by_all(cases: Any) -> None:
+    for rank in cases:
+        assert "1 of 2 processes were given plasticity state" in rank["given to one"]

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from biofx.config import number_of
 from biofx.fields import number_of
 from biofx.plasticity.rules.context import STATIC, Context, Expression, Stage, scalar
 from biofx.plasticity.rules.schedule import Schedule

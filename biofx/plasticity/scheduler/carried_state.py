@@ -1,13 +1,16 @@
 """`CarriedState`: plasticity state that travels in an optimizer's own state dict."""
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from biofx.errors import CheckpointError
+from biofx.plasticity.numerics.shards import all_sum
 from biofx.plasticity.scheduler import checkpoint
 from biofx.plasticity.scheduler.checkpoint_validation import Accepted, accepted
 from biofx.plasticity.scheduler.optimizer_hooks import OptimizerHooks
@@ -62,6 +65,27 @@ class CarriedState:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
+
+    def agree(self) -> None:
+        """Processes that share parameters must all have been given a state, or none.
+
+        Raises:
+            CheckpointError: some have: as where one process reads a file for all, before the others
+                could know of the entry.
+        """
+        groups = self._hooks.optimizer.param_groups
+        found = bool(groups) and self.key in groups[0]
+        split = [one for one in self._engine.bindings.values() if one.shard.groups]
+        if not split:
+            return
+        shard, device = split[0].shard, split[0].pairs[0][1].weight.device
+        have = int(all_sum(torch.tensor(float(found), device=device), shard))
+        processes = math.prod(group.size() for group in shard.groups)
+        if have not in (0, processes):
+            raise CheckpointError(
+                f"{have} of {processes} processes were given plasticity state with the "
+                "optimizer's: make the GradScheduler before the optimizer's state is loaded"
+            )
 
     def find(self) -> None:
         """Take the state that was loaded into the optimizer before it had these hooks.
@@ -155,6 +179,7 @@ def carry(
     for place, hooks in enumerate(attachments):
         own = functools.partial(names, place)
         into.append(CarriedState(hooks, apply=apply, names=own, changed=changed, leads=place == 0))
+        into[-1].agree()
         into[-1].find()
 
 
