@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from biofx.capture.verify import verify
+    from biofx.capture.plain import plain
     from biofx.compat import DEFAULT_BIO_CONFIG, BioConverter, BioModule
     from biofx.config import BioConfig, Distribution
     from biofx.diff import GraphDiff, diff
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from biofx.report.recorder import Recorder
     from biofx.synapses import Synapses, register
     from biofx.transform import Transformation, info, transform
+    from biofx.verify import verify
 
 __version__ = "0.2.0"
 
@@ -51,9 +52,10 @@ _HOMES = {
     "diff": "biofx.diff",
     "export": "biofx.export",
     "info": "biofx.transform",
+    "plain": "biofx.capture.plain",
     "register": "biofx.synapses",
     "transform": "biofx.transform",
-    "verify": "biofx.capture.verify",
+    "verify": "biofx.verify",
 }
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "diff",
     "export",
     "info",
+    "plain",
     "register",
     "transform",
     "verify",

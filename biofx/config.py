@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 from biofx.errors import ConfigError
 from biofx.fields import (
     COUNTS,
+    FLAGS,
     MODES,
     RANGES,
     TupleLike,
@@ -41,7 +42,7 @@ class Distribution(StrEnum):
     ACTIVITY = "activity"
 
 
-MODEL_WIDE = ("overrides", "include", "exclude")
+MODEL_WIDE = ("overrides", "include", "exclude", "outputs")
 
 
 def _names_checked(cls: C) -> C:
@@ -87,13 +88,29 @@ class BioConfig(TupleLike):
             (shapes stay, the function changes); "expand" puts Γ synapses where one stood
             (the function stays, there are Γ times as many synapses).
         dale_axis: whose sign is fixed: "pre" (all outgoing weights agree) or "post".
-        rejuvenate_law: "uniform" (the paper's) or "lognormal" (keeps the layer's log-moments).
+        dale_initialisation: "mirrored" starts units in pairs of one exciting and one inhibiting
+            that share their incoming weights, wherever units can be followed; "signs" starts all
+            weights as |w|·sign.
+        rejuvenate_law: what new synapses are drawn from: "uniform" (the paper's), "lognormal"
+            (keeps the layer's log-moments) or "initial" (the law the layer was initialised with).
+        rejuvenate_choose: which synapses are replaced: "paper" (by the law of
+            `rejuvenation_parameter_dre`), "random" or "weak" (a share `rejuvenate_max_share`).
         rejuvenate_max_share: largest share of a parameter that one call replaces, in expectation.
+        rejuvenate_before_step: replace synapses after the backward pass and before the optimizer
+            moves them (the paper's order), rather than after its step.
+        restore_strength: k of the restoring force w ← w + k(w₀ − w) after each step; 0 is none.
+        unit_turnover_utility: which units are replaced: "contribution" (lowest mean |h|·Σ|w_out|,
+            `unit_turnover_rate` per mature unit and step) or "dormant" (mean |h| at most
+            `unit_turnover_threshold` times the layer's mean).
+        unit_turnover_rate, unit_turnover_threshold: see `unit_turnover_utility`.
+        unit_turnover_maturity: steps for which a new unit is left alone.
         crystal_floor: smallest factor that crystallization can reach.
-        crystallize_every, rejuvenate_every, volume_dependent_every: optimizer steps between
-            applications by `GradScheduler`; 0 turns the rule off.
+        crystallize_every, rejuvenate_every, volume_dependent_every, unit_turnover_every: optimizer
+            steps between applications by `GradScheduler`; 0 turns the rule off.
         overrides: {"glob over layer names": {field: value}} for single layers; later globs win.
         include, exclude: globs over layer names that may / must not carry plasticity.
+        outputs: globs over the names of the output layers, which are then believed. Not needed
+            where the model is transformed with example inputs, which show them.
 
     Raises:
         ConfigError: a field is out of range, of the wrong type, or unknown.
@@ -121,16 +138,26 @@ class BioConfig(TupleLike):
 
     weight_splitting_mode: Literal["group", "expand"] = "group"
     dale_axis: Literal["pre", "post"] = "pre"
-    rejuvenate_law: Literal["uniform", "lognormal"] = "uniform"
+    dale_initialisation: Literal["mirrored", "signs"] = "mirrored"
+    rejuvenate_law: Literal["uniform", "lognormal", "initial"] = "uniform"
+    rejuvenate_choose: Literal["paper", "random", "weak"] = "paper"
     rejuvenate_max_share: float = 1.0
+    rejuvenate_before_step: bool = False
     crystal_floor: float = 0.0
     crystallize_every: int = 0
     rejuvenate_every: int = 0
     volume_dependent_every: int = 0
+    restore_strength: float = 0.0
+    unit_turnover_every: int = 0
+    unit_turnover_utility: Literal["contribution", "dormant"] = "contribution"
+    unit_turnover_rate: float = 1e-4
+    unit_turnover_threshold: float = 0.1
+    unit_turnover_maturity: int = 100
 
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -157,11 +184,11 @@ class BioConfig(TupleLike):
                     (f"{name} cannot be negative: " if negative else "")
                     + f"{name}={value!r} must be a whole number of at least {lowest}"
                 )
-        for name in ("apply_dales_principle", "fuzzy_lr_dynamic"):
+        for name in FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
         check_function(self.weight_splitting_activation_function)
-        for name in ("include", "exclude"):
+        for name in ("include", "exclude", "outputs"):
             globs = getattr(self, name)
             if isinstance(globs, Iterable):
                 globs = (globs,) if isinstance(globs, str) else tuple(globs)
@@ -182,6 +209,26 @@ class BioConfig(TupleLike):
                 dataclasses.replace(self, overrides={}, **_known(fields))
             except ConfigError as error:
                 raise ConfigError(f'overrides["{glob}"]: {error}') from None
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """The settings of Hofmann et al. 2025: ν = .09, d = 14, Γ = 2, rejuvenation at every batch.
+
+        Synapses are replaced after the backward pass and before the optimizer's step, as there.
+        (The paper trained with plain SGD. Under Adam, and with changing tasks, its rejuvenation
+        does harm: see the cards of the rules.)
+
+        Args:
+            changes: other values for some fields.
+        """
+        fields: dict[str, Any] = {
+            "fuzzy_learning_rate_factor_nu": 0.09,
+            "rejuvenation_parameter_dre": 14.0,
+            "rejuvenate_every": 1,
+            "rejuvenate_before_step": True,
+            "weight_splitting_Gamma": 2,
+        }
+        return cls(**{**fields, **_known(changes)})
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed.

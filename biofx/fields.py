@@ -12,7 +12,10 @@ from biofx.errors import ConfigError
 MODES = {
     "weight_splitting_mode": ("group", "expand"),
     "dale_axis": ("pre", "post"),
-    "rejuvenate_law": ("uniform", "lognormal"),
+    "dale_initialisation": ("mirrored", "signs"),
+    "rejuvenate_law": ("uniform", "lognormal", "initial"),
+    "rejuvenate_choose": ("paper", "random", "weak"),
+    "unit_turnover_utility": ("contribution", "dormant"),
 }
 
 # (lowest, lowest allowed?, highest, highest allowed?)
@@ -29,6 +32,9 @@ RANGES: dict[str, tuple[float, bool, float, bool]] = {
     "fuzzy_lr_min": (0.0, True, 1.0, True),
     "fuzzy_lr_max": (1.0, True, float("inf"), False),
     "fuzzy_lr_decay": (0.0, False, 1.0, True),
+    "restore_strength": (0.0, True, 1.0, True),
+    "unit_turnover_rate": (0.0, False, 1.0, True),
+    "unit_turnover_threshold": (0.0, True, 1.0, False),
 }
 
 COUNTS = {
@@ -36,10 +42,14 @@ COUNTS = {
     "crystallize_every": 0,
     "rejuvenate_every": 0,
     "volume_dependent_every": 0,
+    "unit_turnover_every": 0,
+    "unit_turnover_maturity": 0,
     "fuzzy_lr_update_freq": 1,
     "fuzzy_lr_layer_index": -1,
     "fuzzy_lr_total_layers": -1,
 }
+
+FLAGS = ("apply_dales_principle", "fuzzy_lr_dynamic", "rejuvenate_before_step")
 
 
 def number_of(value: Any) -> Any:

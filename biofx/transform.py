@@ -1,26 +1,25 @@
 """`transform`: capture, passes, record. The only place that composes them."""
 
+import dataclasses
 import difflib
-import gc
 import warnings
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
-from biofx.capture import Session, clone, install
-from biofx.capture.shapes import record_shapes
-from biofx.capture.signature import split_inputs
+from biofx.capture import Assumption, Captured, arguments_of, capture, clone
+from biofx.capture.graph_module import graph_of, install
+from biofx.capture.graphs import copied
+from biofx.capture.isolation import uncollected
 from biofx.config import BioConfig
 from biofx.errors import ModelError
-from biofx.passes import PASSES, Draft, islands
-from biofx.synapses import Cell, Layer, Record, Synapses, record_of, unwrap, watch
+from biofx.passes import PASSES, TransformContext, module_names
+from biofx.synapses import Layer, Record, Synapses, Wiring, original_class, record_of, unwrap
 from biofx.synapses.record import RECORD
 
 if TYPE_CHECKING:
@@ -36,39 +35,43 @@ def transform(
 ) -> nn.Module:
     """Give a model the plasticity of synapses.
 
-    The model is captured as `torch.fx` graphs, one per module; its weight layers are replaced by
-    bio-augmented ones, split where the configuration asks for it. Without splitting the result
-    computes bit for bit what the model computes, in training and in evaluation. Train it with
-    `GradScheduler`, look at it with `diff`.
+    The result runs the model's own forward. Its weight layers are replaced by bio-augmented ones
+    over the same parameters, split where the configuration asks for it; without splitting it
+    computes bit for bit what the model computes, in any mode, for any arguments. Its graph
+    describes that forward. Train it with `GradScheduler`, look at it with `diff`.
 
     Args:
-        model: any module that runs. Modules that cannot be traced stay Python, each with a
-            reason in `info(bio).opaque`; their children are captured on their own.
+        model: any module that runs.
         config: settings; `BioConfig()` if not given.
         example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments or
-            a pair (tuple, dict) of both. With it, the model is captured for that pattern of
-            arguments, and the diff shows shapes. The model is run once, in evaluation mode, on
-            fake tensors; where those do not do, on a copy of the inputs.
+            a pair (tuple, dict) of both. With it, a copy of the model runs on them once, on tensors
+            without values where these do: its graph is whole, and so the wiring is known. Without,
+            the forward is traced as far as that goes.
         inplace: change `model` itself instead of making new modules around its parameters.
 
     Returns:
-        A module of the model's own class with the same state-dict keys, which shares the model's
-        parameters and buffers; a `torch.fx.GraphModule` too wherever its forward can be traced.
+        A `torch.fx.GraphModule` of the model's own class with the same state-dict keys, which
+        shares the model's parameters and buffers. (No GraphModule where the class has an attribute
+        `graph` or `code` of its own; `info(bio).graph` has the graph then too.)
 
     Raises:
         ModelError: not a module, nothing to transform, un-materialised lazy layers, already
-            transformed, or it does not run on the example inputs.
+            transformed, it does not run on the example inputs, or something on it works on its
+            modules in a way that a copy cannot take over.
         ConfigError: the configuration does not fit the model.
 
     Warns:
-        UserWarning: a glob of `overrides`, `include` or `exclude` matches no weight layer.
+        UserWarning: a glob of `overrides`, `include`, `exclude` or `outputs` matches no weight
+            layer.
     """
     config = BioConfig() if config is None else config
     _check(model, config)
-    arguments = split_inputs(example_inputs)
+    arguments = arguments_of(example_inputs)
     # What is made here is to be trained.
-    with torch.inference_mode(False), _uncollected():
-        bio = _transform(clone(model), config, arguments)
+    with torch.inference_mode(False), uncollected():
+        captured = capture(model, arguments)
+        graph = copied(captured.graph) if inplace else None
+        bio = _rewrite(clone(model, strict=not inplace), config, captured)
         unmatched = record_of(bio).unmatched
         if unmatched:
             warnings.warn(
@@ -77,46 +80,27 @@ def transform(
                 UserWarning,
                 stacklevel=2,
             )
-        if inplace:  # errors have left `model` as it was
-            return _transform(model, config, arguments)
+        if graph is not None:  # errors have left `model` as it was
+            return _rewrite(model, config, dataclasses.replace(captured, graph=graph))
         return bio
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection: what is allocated stays, and searching it is a fifth of the work."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _transform(target: nn.Module, config: BioConfig, arguments: Any) -> nn.Module:
-    session = Session(target)
-    session.run(arguments)
-    reads: dict[nn.Module, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
-    for module, capture in session.captures.items():
-        install(module, capture)
-        for owner, attribute in capture.reads:
-            reads[owner][attribute].append(capture.cell)
-    opaque = {session.names[module]: reason for module, reason in session.opaque.items()}
-    held = Counter(child for module in session.names for child in module._modules.values())
-    for child, times in held.items():
-        if child is not None and times > 1:  # graphs call it by one name, whichever is meant
-            reads.setdefault(child, defaultdict(list))
-    draft = Draft(config, session, dict(sorted(opaque.items())))
+def _rewrite(target: nn.Module, config: BioConfig, captured: Captured) -> nn.Module:
+    context = TransformContext(config, captured, module_names(target))
     for make in PASSES:
-        make(draft)(target)  # type: ignore[arg-type]
-    watch(reads)
-    nodes = 0
-    for _, island in islands(target):
-        island.recompile()
-        nodes += len(island.graph.nodes)
-    shapes = record_shapes(target, arguments) if arguments is not None else {}
-    target.__dict__[RECORD] = _record(draft, nodes, shapes)
+        make(context)(target)  # type: ignore[arg-type]
+    install(target, captured)
+    target.__dict__[RECORD] = Record(
+        config=config,
+        layers=context.layers,
+        synapses=context.synapses,
+        opaque=dict(sorted(captured.opaque.items())),
+        assumptions=(*captured.assumptions, *context.assumptions),
+        wiring=context.wiring,
+        whole=captured.whole,
+        training=captured.training,
+        unmatched=tuple(_unmatched(context)),
+    )
     return target
 
 
@@ -157,41 +141,13 @@ def _check(model: nn.Module, config: BioConfig) -> None:
         )
 
 
-def _record(
-    draft: Draft, nodes: int, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
-) -> Record:
-    sizes = {
-        name: sum(torch.Size(draft.synapses[p].shape).numel() for p in layer.parameters)
-        for name, layer in draft.layers.items()
-    }
-    shown = sum(
-        sizes[name]
-        for name in draft.layers
-        if name in draft.weights and draft.weights[name].in_graph
-    )
-    return Record(
-        config=draft.config,
-        layers=draft.layers,
-        synapses=draft.synapses,
-        opaque=draft.opaque,
-        partly={
-            draft.session.names[module]: capture.partly
-            for module, capture in draft.session.captures.items()
-            if capture.partly
-        },
-        weights_in_graphs=shown / (sum(sizes.values()) or 1),
-        nodes=nodes,
-        shapes=shapes,
-        unmatched=tuple(_unmatched(draft)),
-    )
-
-
-def _unmatched(draft: Draft) -> Iterator[str]:
+def _unmatched(context: TransformContext) -> Iterator[str]:
     """The globs of the configuration that select nothing, each with what may have been meant."""
-    config, layers = draft.config, list(draft.layers)
+    config, layers = context.config, list(context.layers)
     # To exclude what carries no weight layer is to say what is so already.
-    bare = [name for module, name in draft.session.names.items() if not module._modules]
-    for field, known in (("overrides", layers), ("include", layers), ("exclude", layers + bare)):
+    bare = [name for module, name in context.names.items() if not module._modules]
+    known_by = {"overrides": layers, "include": layers, "exclude": layers + bare, "outputs": layers}
+    for field, known in known_by.items():
         for glob in getattr(config, field):
             if any(fnmatchcase(name, glob) for name in known):
                 continue
@@ -200,33 +156,60 @@ def _unmatched(draft: Draft) -> Iterator[str]:
             yield f"{field} {glob!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transformation:
     """What `transform` did to a model.
 
     Attributes:
+        model: the transformed model, without wrappers.
         config: the configuration given.
         layers: {layer name: Layer} of every module with weights: augmented, split or skipped.
-        opaque: {module name: reason} of the modules that stay Python; "" is the model itself.
-        partly: {module name: reason} of the modules some of whose calls stay Python.
+        opaque: {module name: reason} of what could not be traced without example inputs; "" is the
+            model itself.
         synapses: {parameter name: Synapses}; a tied parameter appears once.
-        weights_in_graphs: share of the synapses whose layer is called by a graph, 0 to 1.
-        stale: {module name: reason} of graphs given up since, because a Python attribute that
-            they rest on was changed; those modules run their own forward.
+        assumptions: what the graph and the passes take for granted; each has a `kind`, the text
+            `what`, and `where` (file and line).
+        wiring: which layer feeds which, as far as that is known.
+        whole: every operation of a run is in the graph (example inputs were given).
+        training: whether the model was captured in training mode.
     """
 
     model: nn.Module
     config: BioConfig
     layers: Mapping[str, Layer]
     opaque: Mapping[str, str]
-    partly: Mapping[str, str]
     synapses: Mapping[str, Synapses]
-    weights_in_graphs: float
+    assumptions: tuple[Assumption, ...]
+    wiring: Wiring
+    whole: bool
+    training: bool
 
     @property
-    def stale(self) -> dict[str, str]:
-        """{module name: reason} of graphs that no longer stand."""
-        return {name: reason for name, i in islands(self.model) if (reason := i.stale)}
+    def graph(self) -> fx.Graph:
+        """The flat graph of the whole model, as rewritten."""
+        return graph_of(self.model)
+
+    @property
+    def weights_in_graphs(self) -> float:
+        """Share of the entries of matrices that carry synapses and stand in the graph, 0 to 1."""
+        shown = {
+            parameter
+            for name in self.wiring.order
+            if name in self.layers
+            for parameter in self.layers[name].parameters
+        }
+        sizes = {id(p): p.numel() for p in self.model.parameters() if p.ndim >= 2}
+        found = sum(self.model.get_parameter(name).numel() for name in shown)
+        return found / (sum(sizes.values()) or 1)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{count:,} {action}" for action, count in self.diff.layers.items())
+        wiring = "known" if self.wiring.known else f"unknown for {len(self.wiring.unknown):,}"
+        name = ascii(original_class(self.model).__name__)[1:-1]
+        return f"<Transformation of {name}: layers: {layers}; wiring {wiring}; see .diff>"
+
+    def _repr_html_(self) -> str:
+        return self.diff._repr_html_()
 
     @property
     def diff(self) -> "GraphDiff":
@@ -243,12 +226,5 @@ def info(model: nn.Module) -> Transformation:
         ModelError: the model was not made by `biofx.transform`.
     """
     record = record_of(model)
-    return Transformation(
-        model=unwrap(model),
-        config=record.config,
-        layers=record.layers,
-        opaque=record.opaque,
-        partly=record.partly,
-        synapses=record.synapses,
-        weights_in_graphs=record.weights_in_graphs,
-    )
+    names = ("config", "layers", "opaque", "synapses", "assumptions", "wiring", "whole", "training")
+    return Transformation(unwrap(model), **{name: getattr(record, name) for name in names})

@@ -181,3 +181,45 @@ def test_models_that_cannot_be_transformed(
     write("model.py", code)
     assert main(["inspect", "model.py"]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_file_sees_its_own_arguments() -> None:
+    code = """
+    import argparse, sys
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--width", type=int, default=2)
+    width = parser.parse_args().width
+    net = nn.Linear(width, width)
+    seen = list(sys.argv)
+    def make():
+        return nn.Linear(len(sys.argv), 2)
+    """
+    write("model.py", code)
+    before = list(sys.argv)
+    try:
+        sys.argv[1:] = ["inspect", "model.py", "--gamma", "2"]
+        assert isinstance(load_model("model.py:net"), nn.Linear)
+        assert load_model("model.py:make").in_features == 1
+        assert sys.argv[1:] == ["inspect", "model.py", "--gamma", "2"]
+    finally:
+        sys.argv[:] = before
+
+
+def test_a_src_layout() -> None:
+    write("src/lab_of_tests/__init__.py", "")
+    write("src/lab_of_tests/parts.py", NET)
+    write("src/lab_of_tests/model.py", "from lab_of_tests.parts import Net\nnet = Net()\n")
+    assert isinstance(load_model("lab_of_tests.model"), nn.Module)
+    assert isinstance(load_model("src/lab_of_tests/model.py"), nn.Module)
+
+
+def test_a_module_that_is_not_found_says_what_to_do() -> None:
+    write("src/other_lab/parts.py", NET)
+    write("scripts/model.py", "from other_lab.parts import Net\nnet = Net()\n")
+    with pytest.raises(CommandError, match=r"No module named 'other_lab'.*PYTHONPATH=src$"):
+        load_model("scripts/model.py")
+    write("needs.py", "import no_such_package\n")
+    with pytest.raises(CommandError, match=r"install it for .*python"):
+        load_model("needs.py")
+    with pytest.raises(CommandError, match=r"give the path of the file, FILE\.py"):
+        load_model("no_such_package.model")

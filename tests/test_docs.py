@@ -133,6 +133,7 @@ def test_every_block_runs(
 ) -> None:
     name = "document_" + re.sub(r"\W", "_", path.stem.lower())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # a document's own files are imported by name
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setitem(sys.modules, name, ModuleType(name))  # removed again afterwards
     run_document(path, name)

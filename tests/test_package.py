@@ -41,6 +41,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
     assert any(name.endswith("licenses/LICENSE") for name in names)
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "biofx").rglob("*.py")}
     assert sources == {name for name in names if name.endswith(".py")}
+    page = {path.name for path in (ROOT / "biofx" / "report" / "page").iterdir() if path.is_file()}
+    assert {f"biofx/report/page/{name}" for name in page} <= set(names)
 
 
 def test_wheel_asks_for_three_packages_only(wheel: zipfile.ZipFile) -> None:
@@ -60,16 +62,25 @@ def test_every_direct_dependency_is_pinned() -> None:
         return re.sub(r"[-_.]+", "-", name).lower()
 
     text = (ROOT / "tools" / "constraints.txt").read_text(encoding="utf-8")
-    pinned = {bare(line) for line in text.splitlines() if re.match(r"[\w.-]+==[\w.]+$", line)}
+    pinned = {bare(line) for line in text.splitlines() if re.match(r"[\w.-]+==[\w.]+(; |$)", line)}
     extras = PROJECT["optional-dependencies"]
     direct = {bare(line) for line in [*PROJECT["dependencies"], *extras["dev"], *extras["demo"]]}
     assert direct - {"biofx"} <= pinned
-    assert "torch==2.13.0" in text.splitlines()
+    assert 'torch==2.13.0; python_version < "3.12"' in text.splitlines()
+    assert 'torch==2.14.1; python_version >= "3.12"' in text.splitlines()
 
 
-@pytest.mark.parametrize("script", ["tools/test", "tools/demo", ".ci/run"])
+COMMANDS = ["tools/test", "tools/demo", "tools/docs", "tools/release", ".ci/run"]
+
+
+@pytest.mark.parametrize("script", COMMANDS)
 def test_commands_are_executable_bash(script: str) -> None:
     path = ROOT / script
     assert os.access(path, os.X_OK)
     assert path.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_the_changelog_has_a_section_for_this_version() -> None:
+    text = (ROOT / "docs" / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {re.escape(biofx.__version__)}\b", text, re.MULTILINE)

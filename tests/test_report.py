@@ -32,7 +32,8 @@ def recorded(
 ) -> biofx.Recorder:
     torch.manual_seed(0)
     settings = {"crystallize_every": 2, "crystal_thresh": 0.05, "rejuvenate_every": 4, **config}
-    bio = biofx.transform(model, biofx.BioConfig(**settings))
+    example = torch.randn(8, features)
+    bio = biofx.transform(model, biofx.BioConfig(**settings), example_inputs=example)
     optimizer = torch.optim.AdamW(bio.parameters(), lr=0.01)
     recorder = biofx.Recorder(GradScheduler(bio, optimizer, compile=compile), every=1)
     for _ in range(steps):
@@ -48,7 +49,8 @@ def small() -> biofx.Recorder:
     for name, part in parts:
         block.add_module(name, part)
     model = nn.Sequential(block, nn.ReLU(), nn.Linear(4, 3))
-    return recorded(model, 6, overrides={"2": {"apply_dales_principle": True}})
+    dale = {"apply_dales_principle": True, "dale_initialisation": "signs"}
+    return recorded(model, 6, overrides={"2": dale})
 
 
 @pytest.fixture(scope="module")

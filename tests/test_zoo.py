@@ -91,17 +91,16 @@ def test_it_measures_and_writes_json_and_markdown(tmp_path: Path) -> None:
         assert model["failures"] == []
         assert (model["train"], model["evaluation"], model["backward"]) == (True, True, True)
         assert 0 < model["seconds"] < 60
-    assert (residual["captured"], residual["modules"], residual["islands"]) == (1, 1, 1)
-    assert (residual["weights"], residual["operations"], residual["split"]) == (1, 1, 0)
-    assert (sparse["captured"], sparse["modules"], sparse["islands"]) == (1, 2, 1)
-    assert 0 < sparse["weights"] < 1
-    assert 0 < sparse["operations"] < 1
+        assert model["graph"] == "equal in train mode"
+        assert (model["wired"], model["operations"]) == (1, 1)
+    assert (residual["wired_without"], residual["split"]) == (1, 0)
+    assert sparse["wired_without"] == 0
     assert sparse["split"] == 1  # not the convolution with 3 units, nor the head
-    assert sparse["reasons"] == {"branches on an intermediate value": 1}
+    assert sparse["reasons"] == {"branches on a value that only a run knows": 1}
     page = (tmp_path / "zoo.md").read_text(encoding="utf-8")
-    assert "| sparse | 1/2 | 1 |" in page
+    assert "| sparse |" in page
     assert "- sparse: branches on data" in page
-    assert "| branches on an intermediate value | 1 |" in page
+    assert "| branches on a value that only a run knows | 1 |" in page
 
 
 @pytest.mark.slow

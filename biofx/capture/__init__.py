@@ -1,8 +1,18 @@
-"""Capture: a model becomes a tree of `torch.fx` graphs, one per module that can be traced."""
+"""Capture: a model becomes one flat graph."""
 
-from biofx.capture.clone import clone
-from biofx.capture.islands import Captured, install
-from biofx.capture.leaves import is_leaf
-from biofx.capture.session import Capture, Session
+from biofx.capture.call import CapturedCodeGen
+from biofx.capture.capture import Captured, capture
+from biofx.capture.clone import clone, own_tensors
+from biofx.capture.inputs import Arguments, arguments_of
+from biofx.capture.writer import Assumption
 
-__all__ = ["Capture", "Captured", "Session", "clone", "install", "is_leaf"]
+__all__ = [
+    "Arguments",
+    "Assumption",
+    "Captured",
+    "CapturedCodeGen",
+    "arguments_of",
+    "capture",
+    "clone",
+    "own_tensors",
+]

@@ -1,45 +1,51 @@
-"""Structural clone: new module objects over the same tensors."""
+"""Structural clone: new module objects over the same tensors, or over tensors of their own."""
 
 import copy
 import weakref
-from collections import ChainMap, OrderedDict
-from collections.abc import Iterator
-from enum import Enum
-from types import BuiltinFunctionType, FunctionType
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from biofx.capture.effects import HOOKS, REGISTRIES
+from biofx.capture.nested import tensors
+from biofx.capture.rebind import Rebinder
 from biofx.synapses.classes import slots_of
 
-# Values that a copy may share because nothing can change them.
-_IMMUTABLE = (
-    type(None), bool, int, float, complex, str, bytes, type, FunctionType, BuiltinFunctionType,
-    torch.dtype, torch.device, torch.layout, torch.Size, Enum, slice, range,
-)  # fmt: skip
+REGISTRIES = ("_modules", "_parameters", "_buffers")
+_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
 _ATOMS = frozenset({type(None), bool, int, float, str})  # the most frequent ones
-_PLAIN = frozenset({dict, list, tuple, set, OrderedDict})
+# What biofx keeps on a module and never changes in place.
+_RECORDS = frozenset(
+    {"_biofx", "_synapses", "_graph", "_layer_graph", "_layer_forward", "_tracer_cls"}
+)
 
 
-def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
+def clone(
+    model: nn.Module, *, tensor: Callable[[Tensor], Tensor] | None = None, strict: bool = True
+) -> nn.Module:
     """Copy a model's modules and Python attributes, and share its parameters and buffers.
 
-    References between modules (lists of modules, bound methods, partials) point into the copy.
-    An attribute that cannot be copied (a lock, an open file) is shared. A `ScriptModule` is
-    shared whole: its tensors live outside Python.
+    References between modules (lists of modules, bound methods, partials, closures of functions on
+    the model and of its hooks) point into the copy. An attribute that cannot be copied (a lock, an
+    open file) is shared. A `ScriptModule` is shared whole: its tensors live outside Python.
 
     Args:
         model: the model to copy.
-        share: False gives the copy tensors of its own, which are related as the model's are
-            (tied parameters, views of one storage); hooks on tensors stay behind.
+        tensor: makes the copy's tensor of each of the model's, once for each; `own_tensors()`
+            gives the copy tensors of its own. Without it, both share theirs.
+        strict: refuse a function on the model that would go on working on the model's modules;
+            otherwise it is shared.
 
     Returns:
-        A module of the same class as `model`, whose parameters and buffers are `model`'s.
+        A module of the same class as `model`.
+
+    Raises:
+        ModelError: something on the model holds its modules in a way that cannot be told to hold
+            the copy's; the message names it.
     """
     memo: dict[int, Any] = {}
-    storages: dict[int, torch.UntypedStorage] = {}
     held = list(model.modules())
     modules = [module for module in held if not isinstance(module, torch.jit.ScriptModule)]
     for module in modules:
@@ -48,33 +54,45 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
         for name in REGISTRIES:
             memo[id(module.__dict__[name])] = fresh.__dict__[name] = {}
     for module in held:
-        memo.setdefault(id(module), module)
         if isinstance(module, torch.jit.ScriptModule):
-            if not share:
-                memo[id(module)] = _copied(module, {})
+            memo.setdefault(id(module), module if tensor is None else copy.deepcopy(module))
             continue
-        for tensor in _tensors(module.__dict__):
-            if share:
-                memo[id(tensor)] = tensor
-            elif id(tensor) not in memo:
-                memo[id(tensor)] = _copy_tensor(tensor, storages)
+        for value in _tensors_of(module):
+            if id(value) not in memo:
+                memo[id(value)] = value if tensor is None else tensor(value)
+    rebinder = Rebinder(
+        memo, strict=strict, names={id(module): name for name, module in model.named_modules()}
+    )
     slots = {cls: tuple(slots_of(cls)) for cls in set(map(type, modules))}
     for module in modules:
         fresh = memo[id(module)].__dict__
+        rebinder.place = module
         for name, value in module.__dict__.items():
             if name in REGISTRIES:
                 fresh[name].update((key, memo.get(id(item), item)) for key, item in value.items())
-            elif type(value) in _ATOMS:
+            elif type(value) in _ATOMS or name in _RECORDS:
                 fresh[name] = value
-            elif name in HOOKS and not value:
+            elif name in _HOOKS and not value:
                 fresh[name] = type(value)()
             else:
-                fresh[name] = _copied(value, memo)
+                fresh[name] = rebinder.copied(value, name)
         for slot in slots[type(module)]:
             if hasattr(module, slot):
-                object.__setattr__(memo[id(module)], slot, _copied(getattr(module, slot), memo))
+                value = rebinder.copied(getattr(module, slot), slot)
+                object.__setattr__(memo[id(module)], slot, value)
     result: nn.Module = memo[id(model)]
     return result
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """The tensors that a module holds itself, in whatever structure."""
+    for name, value in module.__dict__.items():
+        if name in REGISTRIES:
+            yield from (item for item in value.values() if isinstance(item, Tensor))
+        elif name in _HOOKS or type(value) in _ATOMS:
+            continue
+        elif type(value) is not tuple or not _ATOMS.issuperset(map(type, value)):
+            yield from tensors(value)
 
 
 def _copy_references(module: nn.Module, fresh: nn.Module, memo: dict[int, Any]) -> None:
@@ -85,30 +103,17 @@ def _copy_references(module: nn.Module, fresh: nn.Module, memo: dict[int, Any]) 
             memo.setdefault(id(memo), []).append(reference)  # alive, so that its id stays its own
 
 
-def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if type(value) is tuple:
-        if _ATOMS.issuperset(map(type, value)) or all(isinstance(x, _IMMUTABLE) for x in value):
-            return value
-    elif type(value) in _ATOMS or isinstance(value, _IMMUTABLE):
-        return value
-    if type(value) in (dict, list, set, OrderedDict) and not value and id(value) not in memo:
-        memo[id(value)] = fresh = type(value)()
-        # keep the original alive for as long as its id is a key
-        memo.setdefault(id(memo), []).append(value)
-        return fresh
-    # A failed attempt must leave no half-made copies in the memo.
-    attempt: ChainMap[int, Any] = ChainMap({}, memo)
-    try:
-        fresh = copy.deepcopy(value, attempt)  # type: ignore[arg-type]
-    except Exception:
-        return value
-    memo.update(attempt.maps[0])
-    return fresh
+def own_tensors() -> Callable[[Tensor], Tensor]:
+    """Makes tensors of their own that are related as the model's are.
+
+    Tied parameters stay tied, views of one storage stay views of one; hooks on tensors stay behind.
+    """
+    storages: dict[int, torch.UntypedStorage] = {}
+    return lambda tensor: _copy_tensor(tensor, storages)
 
 
-def _copy_tensor(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
-    """A leaf with the same values; copies of views of one storage view one storage again."""
-    plain = type(tensor) in (torch.Tensor, nn.Parameter)
+def _copy_tensor(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
+    plain = type(tensor) in (Tensor, nn.Parameter)
     lazy = tensor.is_conj() or tensor.is_neg() or tensor.is_quantized
     with torch.no_grad():
         if plain and tensor.layout is torch.strided and not lazy:
@@ -128,12 +133,3 @@ def _copy_tensor(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]
     if plain:
         fresh.__dict__.update(tensor.__dict__)
     return fresh
-
-
-def _tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif depth < 6 and isinstance(value, dict | list | tuple | set):
-        for item in value.values() if isinstance(value, dict) else value:
-            if type(item) not in _ATOMS and not (type(item) in _PLAIN and not item):
-                yield from _tensors(item, depth + 1)

@@ -30,5 +30,11 @@ def export(arguments: argparse.Namespace) -> int:
             example_inputs=inputs,
             fold=arguments.fold,
         )
-    sys.stdout.write(f"wrote {done.path} ({done.format}, {done.path.stat().st_size:,} bytes)\n")
+    size = f"{done.path.stat().st_size:,} bytes"
+    sys.stdout.write(f"wrote {done.path} ({done.format}, {done.how}, {size})\n")
+    if done.difference is not None:
+        equal = "equal to" if not done.difference else f"within {done.difference:.1e} of"
+        sys.stdout.write(f"on the example inputs it is {equal} the model\n")
+    for note in done.notes:
+        sys.stdout.write(f"{note}\n")
     return 0

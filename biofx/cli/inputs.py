@@ -1,26 +1,36 @@
-"""`--input`: example inputs from shapes."""
+"""`--input`: example inputs from shapes, or from a file."""
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from biofx.cli.errors import UsageError
+from biofx.cli.errors import CommandError, UsageError, one_line
 
 _SIZES = r"\d+(?:\s*[,\s×x]\s*\d+)*\s*,?"
 _FORM = re.compile(rf"(?:(?P<name>[^\W\d]\w*)=)?\s*(?P<shape>{_SIZES})?\s*(?::(?P<dtype>\w+))?")
 
 
-def inputs_of(texts: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
-    """(args, kwargs) made of the shapes given, drawn from a fixed seed; None if there are none.
+def inputs_of(texts: Sequence[str]) -> Any:
+    """Example inputs as `biofx.transform` takes them; None if no text is given.
+
+    Either the path of one file that `torch.save` wrote (a tensor, a tuple of arguments, a dict of
+    keyword arguments), or shapes, from which tensors are drawn with a fixed seed: (args, kwargs).
 
     Raises:
+        CommandError: the file cannot be read.
         UsageError: a text is not of the form ``[NAME=]1,3,224,224[:DTYPE]``.
     """
     if not texts:
         return None
+    files = [text for text in texts if Path(text).suffix in _SUFFIXES]
+    if files:
+        if len(texts) > 1:
+            raise UsageError(f"--input {files[0]}: a file holds all arguments; give it alone")
+        return _load(files[0])
     generator = torch.Generator().manual_seed(0)
     args: list[Tensor] = []
     kwargs: dict[str, Tensor] = {}
@@ -35,6 +45,29 @@ def inputs_of(texts: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, Tenso
         else:
             kwargs[name] = tensor
     return tuple(args), kwargs
+
+
+_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+
+
+def _load(path: str) -> Any:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CommandError(f"cannot read --input {path}: {error.strerror or error}") from error
+    except Exception as error:
+        raise CommandError(
+            f"--input {path} holds more than tensors in tuples, lists and dicts, or is not a file "
+            f"of torch.save: {one_line(error, 120)}"
+        ) from error
+    if isinstance(found, list):
+        found = tuple(found)
+    if not isinstance(found, Tensor | tuple | dict):
+        raise CommandError(
+            f"--input {path} holds a {type(found).__name__}; expected a tensor, a tuple of "
+            "arguments or a dict of keyword arguments"
+        )
+    return found
 
 
 def _input(text: str, generator: torch.Generator) -> tuple[str | None, Tensor]:

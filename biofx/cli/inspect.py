@@ -21,8 +21,6 @@ class _Console(Console):
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Transform a model and show the difference; returns the exit status."""
-    if arguments.verify and not arguments.input:
-        raise UsageError("--verify needs an example input to run the model on: --input 1,3,224,224")
     check_output(arguments)
     with steps() as step:
         step("loading torch")
@@ -31,9 +29,11 @@ def inspect(arguments: argparse.Namespace) -> int:
         model, bio, inputs = prepare(arguments, step)
         failure: VerificationError | None = None
         verified = None
+        if arguments.verify and inputs is None:
+            raise UsageError("--verify needs an example input to run on: --input 1,3,224,224")
         if arguments.verify:
             step("running both models")
-            from biofx.capture.verify import verify
+            from biofx.verify import verify
 
             try:
                 verified = str(verify(bio, model, inputs))
@@ -42,16 +42,26 @@ def inspect(arguments: argparse.Namespace) -> int:
         step("drawing")
         from biofx.diff import diff
 
-        found = dataclasses.replace(diff(bio), full=arguments.full, verified=verified)
-    if arguments.format == "json":
-        letters = arguments.output is not None or _is_unicode(sys.stdout)
-        plain = json.dumps(found.to_dict(), indent=2, ensure_ascii=not letters)
-        _write(arguments.output, plain + "\n")
-    elif arguments.format == "rich" and arguments.output is None:
+        found = dataclasses.replace(
+            diff(bio),
+            full=arguments.full,
+            verified=verified,
+            ask="--input SHAPES or --input FILE.pt",
+        )
+        text = None
+        if arguments.format == "json":
+            letters = arguments.output is not None or _is_unicode(sys.stdout)
+            text = json.dumps(found.to_dict(), indent=2, ensure_ascii=not letters)
+        elif arguments.format == "html":
+            text = found.to_html()
+        elif arguments.format == "dot":
+            text = found.to_dot()
+        elif arguments.format == "text" or arguments.output is not None:
+            text = found.render(arguments.width) if arguments.width else str(found)
+    if text is None:
         _Console(width=arguments.width).print(found)
     else:
-        text = found.render(arguments.width) if arguments.width else str(found)
-        _write(arguments.output, text + "\n")
+        _write(arguments.output, text.rstrip("\n") + "\n")
     if failure is not None:
         raise failure
     return 0

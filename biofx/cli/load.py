@@ -2,23 +2,17 @@
 
 import ast
 import difflib
-import importlib
-import importlib.util
 import inspect
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from biofx.cli.errors import CommandError, one_line
-from biofx.cli.paths import checked_path
+from biofx.cli.errors import CommandError
+from biofx.cli.source import code_of, import_source
 
 
 def load_model(spec: str) -> nn.Module:
@@ -31,8 +25,9 @@ def load_model(spec: str) -> nn.Module:
         CommandError: there is no such file or name, its code fails, or it is ambiguous.
     """
     where, name = _split(spec)
-    with _code_of(where):
-        source = _import(where)
+    _refuse(where)
+    with code_of(where):
+        source = import_source(where)
     found = _only(source, where) if name is None else _named(source, name, where)
     return _module(found, where)
 
@@ -53,128 +48,27 @@ def _split(spec: str) -> tuple[str, str | None]:
     return spec, None
 
 
-# --- importing -----------------------------------------------------------------------------------
+_WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".pt2", ".h5")
 
 
-def _import(where: str) -> ModuleType:
-    path = checked_path(where, "read the model")
-    is_package = len(path.parts) == 1 and (path / "__init__.py").exists()
-    is_file = path.suffix == ".py" or path.exists() or len(path.parts) > 1
-    if is_package or not is_file:
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            return importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            if error.name is not None and f"{where}.".startswith(f"{error.name}."):
-                message = f"there is no module {where!r} (nor a file of that name)"
-                raise CommandError(message) from error
-            raise
-        except (ValueError, TypeError) as error:  # "", "..a"
-            raise CommandError(f"{where!r} is not the name of a module") from error
-    if not path.exists():
-        raise CommandError(f"there is no file {where}")
-    if path.is_dir():
-        raise CommandError(f"{where} is a directory, not a Python file")
-    return _import_file(path)
-
-
-def _import_file(path: Path) -> ModuleType:
-    path = path.resolve()
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror}") from error
-    if b"\0" in text or (path.suffix != ".py" and not _is_python(text)):
-        raise CommandError(f"{path} is not Python source; expected a .py file that makes a model")
-    folder, name = path.parent, path.stem
-    while (folder / "__init__.py").exists() and folder.name.isidentifier():
-        folder, name = folder.parent, f"{folder.name}.{name}"  # for its relative imports
-    sys.path.insert(0, str(folder))
-    if "." in name:
-        sys.path.append(str(path.parent))
-        return importlib.import_module(name)
-    if _imports_relatively(text):  # a folder without __init__.py: siblings all the same
-        package = ModuleType(_free_name(path.parent.name))
-        package.__path__ = [str(path.parent)]
-        sys.modules[package.__name__] = package
-        name = f"{package.__name__}.{name}"
-    else:
-        name = _free_name(name)
-    loader = SourceFileLoader(name, str(path))
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    loader.exec_module(module)
-    return module
-
-
-def _free_name(name: str) -> str:
-    """A name for a module that hides no other module."""
-    name = re.sub(r"\W", "_", name)
-    if name in sys.modules or name in sys.stdlib_module_names or not name.isidentifier():
-        name = f"_{name}"
-    while name in sys.modules:
-        name += "_"
-    return name
-
-
-def _is_python(text: bytes) -> bool:
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError):
-        return False
-    return True
-
-
-def _imports_relatively(text: bytes) -> bool:
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return False
-    return any(isinstance(node, ast.ImportFrom) and node.level for node in tree.body)
-
-
-@contextmanager
-def _code_of(where: str, doing: str = "importing it") -> Iterator[None]:
-    """Turn whatever the user's code raises into one line with its place."""
-    written = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True  # leave nothing beside the user's file
-    try:
-        yield
-    except (CommandError, KeyboardInterrupt):
-        raise
-    except SyntaxError as error:
-        place = (error.filename or where) + (f":{error.lineno}" if error.lineno else "")
-        raise CommandError(f"{place}: {one_line(error)} (while {doing})") from error
-    except SystemExit as error:
-        text = f"it calls sys.exit({error.code!r})"
-        raise CommandError(f"{_place(error, where)}: {text} (while {doing})") from error
-    except BaseException as error:
-        raise CommandError(f"{_place(error, where)}: {one_line(error)} (while {doing})") from error
-    finally:
-        sys.dont_write_bytecode = written
-
-
-def _place(error: BaseException, where: str) -> str:
-    """File and line of the last frame in the user's own file, else of the last frame at all."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and not frame.filename.startswith("<frozen")
-    ]
-    own = [frame for frame in frames if Path(frame.filename).name == Path(where).name]
-    if not frames:
-        return where
-    frame = (own or frames)[-1]
-    return f"{_short(frame.filename)}:{frame.lineno}"
-
-
-def _short(filename: str) -> str:
-    try:
-        return str(Path(filename).relative_to(Path.cwd()))
-    except ValueError:
-        return filename
+def _refuse(where: str) -> None:
+    """Say what to do with what is no Python file, though people have models in it."""
+    path = Path(where)
+    if where == "-":
+        raise CommandError(
+            "MODEL cannot be read from stdin; write the code to a file, or give "
+            "package.module[:NAME]"
+        )
+    if path.suffix == ".ipynb":
+        raise CommandError(
+            f"{where} is a notebook; call biofx.diff(biofx.transform(model)) in it, or write its "
+            f"code to a file: jupyter nbconvert --to script {where}"
+        )
+    if path.suffix in _WEIGHTS:
+        raise CommandError(
+            f"{where} holds weights, not the code of a model; give the Python file that makes the "
+            "model (biofx export loads weights with --weights)"
+        )
 
 
 # --- finding the model ---------------------------------------------------------------------------
@@ -298,7 +192,7 @@ def _module(found: Any, where: str) -> nn.Module:
             f"{where}: {label} cannot be called without arguments (it needs {needed}); write a "
             "function that makes the model, and name that"
         )
-    with _code_of(where, f"calling {label}()"):
+    with code_of(where, f"calling {label}()"):
         made = found()
     if not isinstance(made, nn.Module):
         raise CommandError(f"{where}: {label}() made a {type(made).__name__}, not an nn.Module")

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         usage = isinstance(error, UsageError)
         program = f"{parser.prog} {arguments.command}"
-        return _say(program, " ".join(str(error).split()), WRONG_USAGE if usage else FAILED)
+        return _say(program, str(error), WRONG_USAGE if usage else FAILED)
     except Exception as error:
         if arguments.debug:
             traceback.print_exc()

@@ -25,7 +25,8 @@ _INSPECT = f"""\
 examples:
   biofx inspect model.py
   biofx inspect model.py:Net --gamma 2 --nu 0.2 --input 1,3,224,224 --verify
-  biofx inspect bert.py:make --input 2,128:int64 --format json -o diff.json
+  biofx inspect bert.py:make --input 2,128:int64 --format html -o diff.html
+  biofx inspect net.py --input batch.pt --format dot | dot -Tsvg > net.svg
 """
 _EXPORT = f"""\
 {_MODEL}
@@ -69,9 +70,10 @@ def _add_inspect(commands: Any) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("rich", "text", "json"),
+        choices=("rich", "text", "json", "html", "dot"),
         default="rich",
-        help="rich: colours on a terminal; text: none anywhere; json: everything (default: rich)",
+        help="rich: colours on a terminal; text: none anywhere; json: everything; html: one page; "
+        "dot: for Graphviz (default: rich)",
     )
     parser.add_argument("--full", action="store_true", help="show every node, fold nothing")
     parser.add_argument(
@@ -101,7 +103,9 @@ def _add_export(commands: Any) -> None:
         help="state dict to load first: .safetensors, or what torch.save wrote",
     )
     parser.add_argument(
-        "--format", choices=("torchscript",), default="torchscript", help="(default: torchscript)"
+        "--format",
+        choices=("torchscript", "pt2", "onnx"),
+        help="(default: what the suffix of FILE tells: .pt, .pt2 or .onnx)",
     )
     parser.add_argument(
         "--no-fold",
@@ -149,9 +153,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--input",
         action="append",
         default=[],
-        metavar="SHAPE",
-        help="an example input: [NAME=]1,3,224,224[:DTYPE]; once for each argument, in order. "
-        "Integers are 0 or 1, floats normal",
+        metavar="SHAPE|FILE.pt",
+        help="an example input: [NAME=]1,3,224,224[:DTYPE], once for each argument, in order "
+        "(integers are 0 or 1, floats normal); or one file of torch.save with a tensor, a tuple of "
+        "arguments or a dict of keyword arguments. Default: the model's dummy_inputs, if any",
     )
     parser.add_argument(
         "--debug", action="store_true", help="show the traceback when something goes wrong"
@@ -173,9 +178,33 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--dale", action="store_true", default=None, help="obey Dale's principle")
     add("--crystallize-every", type=int, metavar="N", help="steps between; 0: never")
     add("--rejuvenate-every", type=int, metavar="N", help="steps between; 0: never")
+    add(
+        "--rejuvenate-law",
+        choices=("uniform", "lognormal", "initial"),
+        help="what new synapses are drawn from",
+    )
+    add(
+        "--rejuvenate-choose",
+        choices=("paper", "random", "weak"),
+        help="which synapses are replaced",
+    )
     add("--volume-every", type=int, metavar="N", help="volume-dependent rate; 0: never")
+    add("--restore", type=float, metavar="K", help="restoring force to the initial weights")
+    add("--unit-turnover-every", type=int, metavar="N", help="steps between; 0: never")
+    add(
+        "--unit-turnover-utility",
+        choices=("contribution", "dormant"),
+        help="which units are replaced: continual backprop's or ReDo's",
+    )
+    add("--paper", action="store_true", help="begin with the settings of the paper")
     add("--include", action="append", metavar="GLOB", help="layers that may carry plasticity")
     add("--exclude", action="append", metavar="GLOB", help="layers that must not")
+    add(
+        "--output-layers",
+        action="append",
+        metavar="GLOB",
+        help="the output layers, which are not split (outputs); not needed with --input",
+    )
     add(
         "--set",
         action="append",

@@ -16,9 +16,15 @@ FIELDS = {
     "dale": "apply_dales_principle",
     "crystallize_every": "crystallize_every",
     "rejuvenate_every": "rejuvenate_every",
+    "rejuvenate_law": "rejuvenate_law",
+    "rejuvenate_choose": "rejuvenate_choose",
     "volume_every": "volume_dependent_every",
+    "restore": "restore_strength",
+    "unit_turnover_every": "unit_turnover_every",
+    "unit_turnover_utility": "unit_turnover_utility",
     "include": "include",
     "exclude": "exclude",
+    "output_layers": "outputs",
 }
 
 
@@ -30,6 +36,8 @@ def config_of(arguments: argparse.Namespace) -> BioConfig:
         UsageError: an option's value is bad.
     """
     base = BioConfig.from_toml(arguments.config) if arguments.config else BioConfig()
+    if arguments.paper:
+        base = BioConfig.paper(**base.to_dict())
     changes: dict[str, Any] = {
         field: getattr(arguments, option)
         for option, field in FIELDS.items()

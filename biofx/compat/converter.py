@@ -139,13 +139,28 @@ class BioConverter:
             if getattr(module, OUTPUT_MARK, False)
         }
         config = self.config.replace(overrides={**self.config.overrides, **marked})
-        bio = transform(model, config, inplace=inplace)
+        bio = transform(model, self._with_outputs(model, config), inplace=inplace)
         become(bio, Converted, *mixins_of(bio))
-        recompile = getattr(bio, "recompile", None)
-        if recompile is not None:  # its generated forward belongs to its class, which is new
-            recompile()
         self._give_plasticity(bio)
         return bio
+
+    def _with_outputs(self, model: nn.Module, config: BioConfig) -> BioConfig:
+        """The configuration, with the output layer named where the graph does not tell it."""
+        if config.weight_splitting_Gamma <= 1 or config.outputs:
+            return config
+        if record_of(transform(model, config)).wiring.known:
+            return config
+        output = assumed_output(model)
+        if output is None:
+            return config
+        warnings.warn(
+            f"{type(model).__name__} could not be traced, so {output!r} is taken for its output "
+            "layer, as the last that it registers; every other layer is split where Γ allows. Use "
+            "biofx.transform with example_inputs to know, or set BioConfig(outputs=…)",
+            UserWarning,
+            stacklevel=5,
+        )
+        return config.replace(outputs=(output,))
 
     def _convert_again(self, bio: Converted) -> nn.Module:
         """Give a converted model other settings, in place; its graph stays as it is."""

@@ -12,7 +12,7 @@ from biofx.errors import ConfigError, ModelError, PlasticityError
 from biofx.plasticity import ManualPlasticity
 from biofx.plasticity.scheduler.manual import UnsignedError
 from biofx.synapses import BioLayer, original_class, synapses_of
-from biofx.synapses.classes import OURS
+from biofx.synapses.classes import SAVED, mixins_of, private_names
 from biofx.transform import transform
 
 DEFAULT_BIO_CONFIG = BioConfig()
@@ -272,7 +272,8 @@ def _bare(layer: nn.Module) -> nn.Module:
         return layer
     base = original_class(layer)
     bare = base.__new__(base)
+    added = {*SAVED, *private_names(mixins_of(layer)), "bio_mod"}
     for name, value in vars(layer).items():
-        if name not in OURS and name != "bio_mod":
+        if name not in added:
             bare.__dict__[name] = dict(value) if isinstance(value, dict) else value
     return bare

@@ -1,17 +1,17 @@
 """From the tree to rows: what is told once, and what a line can stand for.
 
 The picture stays short by folding in steps; each step is taken only if the one before leaves too
-many rows. Nothing that was skipped or stays Python is lost by it: the summary lists those.
+many rows. No reason is lost by it: those stand below the picture.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from biofx.diff.node import DiffNode
-from biofx.diff.rows import Row, fold_of, gap_of, inside, row_of, run_of
+from biofx.diff.rows import Row, count_of, fold_row, gap_row, run_row, tally
 
 # Rows of a picture that need not be folded further.
-ENOUGH = 52
+ENOUGH = 48
 LONGEST_PERIOD = 6
 
 
@@ -35,7 +35,7 @@ class Folding:
 
 
 @dataclass
-class _Item:
+class Item:
     """One node, or a run of nodes that go on one line."""
 
     nodes: list[DiffNode]
@@ -47,7 +47,9 @@ class _Item:
 
 
 @dataclass
-class _Emitter:
+class Emitter:
+    """Emits the rows of a tree for one way of folding, and says what belongs on one row."""
+
     folding: Folding
     rows: list[Row] = field(default_factory=list)
     keys: dict[object, int] = field(default_factory=dict)
@@ -56,15 +58,21 @@ class _Emitter:
 
     def node(self, node: DiffNode, lasts: tuple[bool, ...]) -> None:
         """A row for the node, and rows for what is inside it."""
-        items = self._items(node)
-        row = row_of(node, lasts)
-        if node.path is None and node.status == "unchanged" and not self.folding.everything:
-            row.name = node.new  # without the number that tells it from others of its kind
+        items = self.items(node)
+        name = node.name
+        while self.is_passage(node, items) and lasts and not self.folding.everything:
+            node = items[0].nodes[0]
+            name = f"{name}.{node.name}"
+            items = self.items(node)
+        status = node.status if node.status != "unchanged" or node.quiet else ""
+        row = Row(lasts=lasts, status=status, name=name, node=node, shape=node.shape)
+        row.count = 0 if node.again else node.count
         self.rows.append(row)
         if not items:
             return
         if self.folding.depth and len(lasts) >= self.folding.depth:
-            row.notes = (*row.notes, inside(node))
+            row.name = f"{name}: {tally(node)}"
+            row.node, row.count = None, count_of([node])
             return
         if self.folding.cousins and node.path:
             key = self._key(node)
@@ -74,8 +82,18 @@ class _Emitter:
             self.seen.setdefault(key, node.path)
         self._children(items, lasts)
 
-    def _children(self, items: list[_Item], lasts: tuple[bool, ...]) -> None:
-        groups = list(self._groups(items))
+    def is_passage(self, node: DiffNode, items: list[Item]) -> bool:
+        """Whether a module is nothing but the way to another one inside it."""
+        inner = items[0].nodes[0] if len(items) == 1 and not items[0].run else None
+        return (
+            inner is not None
+            and not inner.again
+            and node.status == "unchanged"
+            and (inner.path or "").startswith(f"{node.path}.")
+        )
+
+    def _children(self, items: list[Item], lasts: tuple[bool, ...]) -> None:
+        groups = list(self.groups(items))
         gap = None
         longest = self.folding.longest
         if longest and len(groups) > longest:
@@ -86,10 +104,10 @@ class _Emitter:
         for position, (part, period) in enumerate(groups):
             last = position == len(groups) - 1
             if gap is not None and position == gap[0]:
-                self.rows.append(gap_of(gap[1], (*lasts, False)))
+                self.rows.append(gap_row(gap[1], (*lasts, False)))
             self._group(part, period, lasts, last)
 
-    def _group(self, items: list[_Item], period: int, lasts: tuple[bool, ...], last: bool) -> None:
+    def _group(self, items: list[Item], period: int, lasts: tuple[bool, ...], last: bool) -> None:
         """Items that repeat the first `period` of them; 0: a single one."""
         single = period == 0
         shown = items if single else items[:period]
@@ -97,7 +115,7 @@ class _Emitter:
             period == 1
             and self.folding.cousins
             and items[0].key in self.seen
-            and bool(self._items(items[0].nodes[0]))
+            and bool(self.items(items[0].nodes[0]))
         )
         if merged:
             rest, like = items, self.seen[items[0].key]
@@ -108,42 +126,41 @@ class _Emitter:
             if single:
                 return
             rest, like = items[period:], ""
-        folded = fold_of([i.nodes for i in shown], [i.nodes for i in rest], like, (*lasts, last))
+        folded = fold_row([i.nodes for i in shown], [i.nodes for i in rest], like, (*lasts, last))
         self.rows.append(folded)
 
-    def _item(self, item: _Item, lasts: tuple[bool, ...]) -> None:
+    def _item(self, item: Item, lasts: tuple[bool, ...]) -> None:
         if item.run:
-            self.rows.append(run_of(item.nodes, lasts))
+            self.rows.append(run_row(item.nodes, lasts))
         else:
             self.node(item.nodes[0], lasts)
 
-    # --- what goes on one line -----------------------------------------------------------------
+    # --- what goes on one line -------------------------------------------------------------------
 
-    def _items(self, node: DiffNode) -> list[_Item]:
+    def items(self, node: DiffNode) -> list[Item]:
         if self.folding.everything:
-            return [_Item([child]) for child in node.children]
-        if node.quiet:
+            return [Item([child]) for child in node.children]
+        if node.quiet or node.again:
             return []
-        if node.path is not None and any(child.status == "inserted" for child in node.children):
-            inserted = [child for child in node.children if child.status == "inserted"]
-            return [_Item(inserted, self._intern(tuple(map(self._key, inserted))))]
-        items: list[_Item] = []
+        items: list[Item] = []
         run: list[DiffNode] = []
         for child in node.children:
             if child.plumbing:
                 continue
-            if child.quiet:
+            if node.status in ("replaced", "split", "skipped") and child.path is None:
+                continue  # what a layer is made of
+            if child.quiet or (child.again and child.status == "unchanged"):
                 run.append(child)
                 continue
             items += self._run_item(run)
             run = []
-            items.append(_Item([child], self._key(child)))
+            items.append(Item([child], self._key(child)))
         return items + self._run_item(run)
 
-    def _run_item(self, run: list[DiffNode]) -> list[_Item]:
-        return [_Item(run, self._intern(tuple(map(self._key, run))))] if run else []
+    def _run_item(self, run: list[DiffNode]) -> list[Item]:
+        return [Item(run, self._intern(tuple(map(self._key, run))))] if run else []
 
-    def _groups(self, items: list[_Item]) -> "list[tuple[list[_Item], int]]":
+    def groups(self, items: list[Item]) -> "list[tuple[list[Item], int]]":
         """Consecutive items, grouped where they repeat: (items, length of the period or 0)."""
         if self.folding.everything:
             return [([item], 0) for item in items]
@@ -160,7 +177,7 @@ class _Emitter:
                 start += 1
         return groups
 
-    def _repeats(self, items: list[_Item], keys: list[int], start: int) -> tuple[int, int]:
+    def _repeats(self, items: list[Item], keys: list[int], start: int) -> tuple[int, int]:
         best, saved = (0, 0), 1
         for period in range(1, min(LONGEST_PERIOD, (len(keys) - start) // 2) + 1):
             if keys[start] != keys[start + period]:
@@ -178,12 +195,12 @@ class _Emitter:
                 best, saved = (period, times), gain
         return best
 
-    def _height(self, item: _Item) -> int:
+    def _height(self, item: Item) -> int:
         if item.run:
             return 1
-        return 1 + sum(map(self._height, self._items(item.nodes[0])))
+        return 1 + sum(map(self._height, self.items(item.nodes[0])))
 
-    # --- what looks the same -------------------------------------------------------------------
+    # --- what looks the same ---------------------------------------------------------------------
 
     def _intern(self, value: object) -> int:
         return self.keys.setdefault(value, len(self.keys))
@@ -199,8 +216,8 @@ class _Emitter:
                 if not child.plumbing
             ]
             sizes = (node.shape, node.parameters) if self.folding.sizes else ()
-            looks = (node.op, node.status, node.old, node.new, label, node.reason, node.notes)
-            known = self._intern((looks, node.output, node.again, sizes, tuple(parts)))
+            looks = (node.op, node.status, node.old, node.new, label, node.reason, node.settings)
+            known = self._intern((looks, node.again, sizes, tuple(parts)))
             self.known[id(node)] = known
         return known
 
@@ -212,7 +229,7 @@ def rows_of(tree: DiffNode, full: bool) -> list[Row]:
     rows: list[Row] = []
     for folding in _steps(tree):
         rows = _emit(tree, folding)
-        if len(rows) + sum(bool(row.notes) for row in rows) <= ENOUGH:
+        if len(rows) <= ENOUGH:
             break
     return rows
 
@@ -229,7 +246,7 @@ def _steps(tree: DiffNode) -> Iterator[Folding]:
 
 
 def _emit(tree: DiffNode, folding: Folding) -> list[Row]:
-    emitter = _Emitter(folding)
+    emitter = Emitter(folding)
     emitter.node(tree, ())
     return emitter.rows
 

@@ -1,20 +1,21 @@
-"""`diff` and `GraphDiff`: what `biofx.transform` changed, as data and as a picture."""
+"""`diff` and `GraphDiff`: what `biofx.transform` changed, as data and as pictures."""
 
 import dataclasses
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from torch import nn
 
 from biofx.config import BioConfig
-from biofx.diff.build import build
-from biofx.diff.glyphs import Glyphs
+from biofx.diff.build import arguments, build
 from biofx.diff.node import DiffNode
 from biofx.diff.picture import draw, suited, terminal_width
-from biofx.synapses import Layer, Record, Synapses, record_of
+from biofx.diff.text import Glyphs, clean
+from biofx.synapses import Record, Synapses, original_class, record_of, unwrap
 
 Function = Literal["identical", "rounding", "changed"]
 
@@ -32,30 +33,44 @@ def diff(model: nn.Module) -> "GraphDiff":
     Raises:
         ModelError: the model was not made by `biofx.transform`.
     """
-    return GraphDiff(build(model), record_of(model))
+    ask = f"example_inputs={_example(original_class(unwrap(model)))} to biofx.transform"
+    return GraphDiff(build(model), record_of(model), arguments(model), ask=ask)
 
 
-@dataclass(frozen=True)
+def _example(kind: type[nn.Module]) -> str:
+    """What to give for an example, in code; models of Transformers bring one if they read text."""
+    main = getattr(kind, "main_input_name", None)
+    if hasattr(kind, "dummy_inputs") and main in (None, "input_ids"):
+        return "model.dummy_inputs"
+    return f'{{"{main}": a batch}}' if isinstance(main, str) else "(a batch,)"
+
+
+@dataclass(frozen=True, repr=False)
 class GraphDiff:
     """The difference between a model and what `biofx.transform` made of it.
 
     ``str()`` gives plain text as wide as the terminal (at least 80 columns); rich prints it in
     colour as wide as its console. Both fold what repeats; `unfolded()` shows every node.
+    `to_html` gives a page, `to_dot` a graph for Graphviz, `to_dict` everything as data.
 
     Attributes:
-        tree: the model; its children are the nodes of its graph in the order of execution.
-        record: what the passes noted down: layers, synapses, opaque modules and reasons.
-        full: show every node of every graph.
+        tree: the model; inside it, its modules and the nodes of its graph in their order.
+        record: what the passes noted down: layers, synapses, wiring, assumptions and reasons.
+        sources: {graph node: input of the model}, with shapes where example inputs were given.
+        full: show every node of the graph.
         verified: what `biofx.verify` found, if it was asked.
+        ask: what to pass, and where, so that the wiring becomes known.
     """
 
     tree: DiffNode
     record: Record
+    sources: Mapping[str, str] = field(default_factory=dict)
     full: bool = False
     verified: str | None = None
+    ask: str = ""
 
     def unfolded(self) -> "GraphDiff":
-        """The same, showing every node of every graph."""
+        """The same, showing every node of the graph."""
         return dataclasses.replace(self, full=True)
 
     @property
@@ -63,21 +78,27 @@ class GraphDiff:
         """What became of the function that the model computes.
 
         "identical" bit for bit, equal up to "rounding" (a layer was expanded), or "changed" (a
-        layer was split in groups).
+        layer was split in groups). This follows from what was done; `biofx.verify` measures it.
         """
         modes = {synapses.split for synapses in self.record.synapses.values()}
         return "changed" if "group" in modes else "rounding" if "expand" in modes else "identical"
 
     @property
-    def nodes(self) -> dict[str, int]:
-        """{status: number of graph nodes} over all graphs."""
-        counts = Counter(node.status for node in self.tree.walk() if node.op)
-        return dict(sorted(counts.items()))
+    def synapses(self) -> int:
+        """Number of synapses of the model."""
+        return sum(math.prod(item.shape) for item in self.record.synapses.values())
 
     @property
-    def graphs(self) -> int:
-        """Number of modules that have a graph."""
-        return sum(1 for node in self.tree.walk() if any(c.op == "output" for c in node.children))
+    def layers(self) -> dict[str, int]:
+        """{action: number of weight layers}."""
+        counts = Counter(layer.action for layer in self.record.layers.values())
+        return {name: counts[name] for name in ("augmented", "split", "skipped") if counts[name]}
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """{status: number of graph nodes}, without inputs, attributes and the output."""
+        counts = Counter(node.status for node in self.tree.walk() if node.op)
+        return dict(sorted(counts.items()))
 
     def render(self, width: int = 80, *, glyphs: Glyphs | None = None) -> str:
         """Plain text, no line wider than `width` columns (at least 40)."""
@@ -87,46 +108,61 @@ class GraphDiff:
     def __str__(self) -> str:
         return self.render(terminal_width())
 
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{count:,} {action}" for action, count in self.layers.items())
+        return f"<GraphDiff of {clean(self.tree.old)}: {layers}; print it to see it>"
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from draw(self, max(options.max_width, 40), suited(console))
+
+    def to_dot(self) -> str:
+        """The graph for Graphviz: `dot -Tsvg` draws it."""
+        from biofx.diff.dot import to_dot
+
+        return to_dot(self)
+
+    def to_html(self) -> str:
+        """One page that needs nothing else: modules to open and close, reasons, a search."""
+        from biofx.diff.html import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        from biofx.diff.html import fragment
+
+        return fragment(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in plain values, for JSON.
 
         Returns:
-            ``model``, ``parameters`` (number), ``function``, ``config`` (fields that are not the
-            defaults), ``unmatched`` (globs of it that match no weight layer, in words), ``counts``
-            of layers by action, of nodes by status and of graphs,
-            ``weights_in_graphs``, ``verified``; ``layers``, ``synapses``, ``opaque`` and ``partly``
-            as in `Transformation`; and ``tree`` (see `DiffNode.to_dict`).
+            ``model``, ``parameters`` and ``synapse_count`` (numbers), ``function``, ``verified``,
+            ``whole`` and ``training`` (how the graph was captured), ``config`` (fields that are not
+            the defaults), ``unmatched`` (globs of it that match no weight layer, in words),
+            ``counts`` of layers by action and of nodes by status; ``layers``, ``synapses``,
+            ``opaque``, ``assumptions`` and ``wiring`` as in `Transformation`; and ``tree`` (see
+            `DiffNode.to_dict`).
         """
         record = self.record
         return {
             "model": self.tree.old,
             "parameters": self.tree.parameters,
+            "synapse_count": self.synapses,
             "function": self.function,
+            "verified": self.verified,
+            "whole": record.whole,
+            "training": record.training,
+            "arguments": list(self.sources.values()),
             "config": record.config.to_dict(),
             "unmatched": list(record.unmatched),
-            "counts": {
-                "layers": actions(record.layers.values()),
-                "nodes": self.nodes,
-                "graphs": self.graphs,
-                "opaque": len(record.opaque),
-            },
-            "weights_in_graphs": record.weights_in_graphs,
-            "verified": self.verified,
+            "counts": {"layers": self.layers, "nodes": self.nodes, "opaque": len(record.opaque)},
             "layers": {name: dataclasses.asdict(layer) for name, layer in record.layers.items()},
             "synapses": {name: _plain(item) for name, item in record.synapses.items()},
             "opaque": dict(record.opaque),
-            "partly": dict(record.partly),
+            "assumptions": [dataclasses.asdict(item) for item in record.assumptions],
+            "wiring": {**dataclasses.asdict(record.wiring), "known": record.wiring.known},
             "tree": self.tree.to_dict(),
         }
-
-
-def actions(layers: Iterable[Layer]) -> dict[str, int]:
-    """{action: number of layers}."""
-    counts: Mapping[str, int] = Counter(layer.action for layer in layers)
-    return {name: counts[name] for name in ("augmented", "split", "skipped") if counts[name]}
 
 
 def _plain(synapses: Synapses) -> dict[str, Any]:
@@ -136,6 +172,6 @@ def _plain(synapses: Synapses) -> dict[str, Any]:
         if spec.name != "config"
     }
     config: BioConfig = synapses.config
-    model_wide = ("overrides", "include", "exclude")
+    model_wide = ("overrides", "include", "exclude", "outputs")
     plain["config"] = {k: v for k, v in config.to_dict().items() if k not in model_wide}
     return plain

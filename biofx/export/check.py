@@ -1,109 +1,141 @@
-"""The last look at an exported model: does it compute what the transformed one computes?"""
+"""Does an exported model compute what the transformed one computes?"""
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from biofx.capture import clone
+from biofx.capture import Arguments, clone, own_tensors
+from biofx.capture.isolation import generators_kept
+from biofx.capture.nested import leaves
 from biofx.errors import ExportError
-from biofx.export.plain import Arguments
+from biofx.export.attempt import Attempt, Impossible, one_line
 
-# Largest difference relative to the largest value of a tensor that folding may make. Rounding makes
-# less, unless the model amplifies it; a wrong fold makes far more.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+# Largest difference relative to the largest value of a tensor. Compilers sum in another order;
+# a wrong export makes far more.
+_ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# Folding adds up weights before they meet data, and a deep model amplifies what that rounds.
+_FOLDED = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
-def check(
-    bio: nn.Module,
-    exported: Callable[..., Any],
-    arguments: Arguments,
-    *,
-    folded: bool,
-    same_random: bool = True,
-) -> None:
-    """Run both on the example inputs, in evaluation mode.
+@dataclass(frozen=True)
+class Comparison:
+    """How far the results lie apart: `difference` is None if values cannot be compared."""
+
+    difference: float | None
+    reason: str = ""
+
+
+class Expected:
+    """What a model gives for example inputs, in evaluation mode.
 
     Args:
-        bio: the transformed model; it is not changed.
-        exported: what was written, loaded again.
-        arguments: example (args, kwargs).
-        folded: whether results may differ by rounding.
-        same_random: whether the same seed gives the same random numbers in both. If not, results
-            that depend on any are compared by shape only.
+        model: the transformed model; it is not changed.
+        arguments: the example inputs.
 
     Raises:
-        ExportError: they give different results, or one of them cannot take the inputs.
+        ExportError: the model cannot take them.
     """
-    try:
-        ours, drew = _run(clone(bio, share=False).eval(), arguments)
-    except Exception as error:
-        raise ExportError(f"the model does not run on the example inputs: {error}") from error
-    try:
-        theirs, _ = _run(exported, arguments)
-    except Exception as error:
-        raise ExportError(
-            "the exported model does not take the example inputs; if the model was captured "
-            "for another pattern of arguments, pass these example_inputs to biofx.transform "
-            f"too. It says: {str(error).strip().splitlines()[-1]}"
-        ) from error
-    if len(ours) != len(theirs):
-        raise ExportError(f"the exported model returns {len(theirs)} tensors, not {len(ours)}")
-    for position, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-        problem = _difference(mine, other, folded, values=same_random or not drew)
-        if problem is not None:
-            raise ExportError(
-                f"the exported model does not compute what the model computes: result {position} "
-                f"{problem}; please report this as a bug of biofx, with the model"
+
+    def __init__(self, model: nn.Module, arguments: Arguments) -> None:
+        self.arguments = arguments
+        twin = clone(model, tensor=own_tensors()).eval()
+        try:
+            self.results, self.random = _run(
+                lambda given: twin(*given.args, **given.kwargs), arguments
             )
+        except Exception as error:
+            raise ExportError(
+                f"the model does not run on the example inputs: {one_line(error)}"
+            ) from error
+
+    def compare(self, attempt: Attempt, data: Any, *, folded: bool) -> Comparison:
+        """Load a file's content, run it and compare.
+
+        Raises:
+            Impossible: it does not run, or computes something else.
+        """
+        return self.check(
+            lambda given: attempt.run(data, given),
+            folded=folded or attempt.loose,
+            same_random=attempt.exact,
+        )
+
+    def check(
+        self, call: Callable[[Arguments], Any], *, folded: bool, same_random: bool = True
+    ) -> Comparison:
+        """Call something on the example inputs and compare.
+
+        Args:
+            call: what is to give the same results.
+            folded: allow for sums that were made in another order.
+            same_random: the same seed gives it the same random numbers.
+
+        Raises:
+            Impossible: it does not run, or computes something else.
+        """
+        try:
+            theirs, _ = _run(call, self.arguments)
+        except NotCompared as error:
+            return Comparison(None, str(error))
+        except Exception as error:
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise Impossible(
+                f"what it makes does not run on the example inputs: {last[0]}"
+            ) from error
+        if len(self.results) != len(theirs):
+            raise Impossible(f"it gives {len(theirs)} tensors, not {len(self.results)}")
+        worst = 0.0
+        for place, (mine, other) in enumerate(zip(self.results, theirs, strict=True)):
+            if mine.shape != other.shape or mine.dtype != other.dtype:
+                raise Impossible(f"its result {place} is {_kind(other)}, not {_kind(mine)}")
+            gap = _gap(mine, other)
+            if gap > (_FOLDED if folded else _ROUNDING).get(mine.dtype, 0.0):
+                if self.random and not same_random:
+                    return Comparison(None, "it draws random numbers, and draws them otherwise")
+                raise Impossible(f"its result {place} differs from the model's by up to {gap:.3g}")
+            worst = max(worst, gap)
+        return Comparison(worst)
 
 
-def _run(model: Callable[..., Any], arguments: Arguments) -> tuple[list[Tensor], bool]:
-    """Its tensors for these arguments, and whether it drew random numbers."""
-    args, kwargs = arguments
-    with torch.random.fork_rng(), torch.no_grad():
+class NotCompared(Exception):
+    """What would run the file is not installed; the message says what."""
+
+
+def _run(call: Any, arguments: Arguments) -> tuple[list[Tensor], bool]:
+    """The tensors that a call gives, and whether it drew random numbers."""
+    with generators_kept(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they belong to the user's own runs
         torch.manual_seed(0)
         before = torch.get_rng_state()
-        result = model(*_copied(args), **_copied(kwargs))
-        return list(_tensors(result)), not torch.equal(before, torch.get_rng_state())
+        result = call(arguments.copies())
+        return list(result_tensors(result)), not torch.equal(before, torch.get_rng_state())
 
 
-def _difference(mine: Tensor, other: Tensor, folded: bool, *, values: bool) -> str | None:
-    if mine.shape != other.shape or mine.dtype != other.dtype:
-        return f"is {other.dtype} {tuple(other.shape)}, not {mine.dtype} {tuple(mine.shape)}"
-    if not values:
-        return None
-    if mine.is_sparse:
-        mine, other = mine.to_dense(), other.to_dense()
-    if torch.equal(mine.isnan(), other.isnan()) and torch.equal(
-        mine.nan_to_num(), other.nan_to_num()
-    ):
-        return None
-    largest = (mine - other).abs().max().item() if mine.dtype != torch.bool else 1.0
-    allowed = _TOLERANCE.get(mine.dtype, 0.0) * mine.abs().max().item() if folded else 0.0
-    return None if largest <= allowed else f"differs by up to {largest:.3g}"
+def result_tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of a result in order, dense."""
+    for _, leaf in leaves(value):
+        if isinstance(leaf, Tensor):
+            yield leaf.detach() if leaf.layout is torch.strided else leaf.detach().to_dense()
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if type(value) in (tuple, list):
-        return type(value)(_copied(item) for item in value)
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    return value
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            yield from _tensors(getattr(value, name))
+def _gap(mine: Tensor, other: Tensor) -> float:
+    """Largest difference, relative to the largest finite value; infinite where NaNs differ."""
+    if not mine.numel() or torch.equal(mine, other):
+        return 0.0
+    if not (mine.is_floating_point() or mine.is_complex()):
+        return float("inf")
+    wide = torch.complex128 if mine.is_complex() else torch.float64
+    mine, other = mine.to(wide), other.to(wide)
+    gaps = (mine - other).abs()
+    gaps[(mine == other) | (mine.isnan() & other.isnan())] = 0
+    largest = mine.abs()[mine.isfinite()].amax() if mine.isfinite().any() else torch.ones(())
+    gap = float(gaps.nan_to_num(nan=float("inf"), posinf=float("inf")).amax())
+    return gap / max(float(largest), 1e-30)

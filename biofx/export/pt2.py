@@ -3,71 +3,124 @@
 import inspect
 import io
 import sys
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.export import Dim
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from biofx.errors import ExportError
-from biofx.export.check import check
-from biofx.export.plain import Arguments, plain_copy
-from biofx.passes.fold import FoldReport
-from biofx.transform import info
+from biofx.capture import Arguments, clone, own_tensors
+from biofx.capture.isolation import generators_kept
+from biofx.capture.nested import tensors
+from biofx.export.attempt import Attempt, Impossible, one_line
+from biofx.export.export_signature import tensor_call
+
+NAME, TAKES_NO_INPUTS = "torch.export", False
+ADVICE = ADVICE_NO_INPUTS = (
+    "Control flow on values that only a run knows is the usual reason; torch.cond expresses it"
+)
 
 
-def write(bio: nn.Module, path: Path, arguments: Arguments | None, fold: bool) -> FoldReport | None:
-    """Export a transformed model with `torch.export` and save it.
+def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]:
+    """The ways to make a PT2 archive of a plain model: with free sizes, then with fixed ones."""
+    assert arguments is not None
+    for how, make, run in exported(model, arguments):
 
-    The first dimension of every tensor argument may vary in use, unless the model fixes it or it is
-    1 in the example.
+        def saved(make: Callable[[], ExportedProgram] = make) -> bytes:
+            buffer = io.BytesIO()
+            try:
+                torch.export.save(make(), buffer)
+                torch.export.load(io.BytesIO(buffer.getvalue()))
+            except Impossible:
+                raise
+            except Exception as error:
+                raise Impossible(f"it cannot be saved: {one_line(error)}") from error
+            return buffer.getvalue()
 
-    Raises:
-        ExportError: there are no example inputs, or `torch.export` cannot express the model.
+        def loaded(data: bytes, given: Arguments, run: Any = run) -> Any:
+            return run(torch.export.load(io.BytesIO(data)).module(), given)
+
+        yield Attempt(how, saved, loaded)
+
+
+def exported(
+    model: nn.Module, arguments: Arguments
+) -> Iterator[tuple[str, Callable[[], ExportedProgram], Callable[[Any, Arguments], Any]]]:
+    """(how, make, run) of every way to make a program of a plain model with `torch.export`.
+
+    Sizes of the example inputs stay free as far as the model allows. The last way makes tensors,
+    tuples and dicts of what the model returns, and constants of arguments that are no tensors.
     """
-    if arguments is None:
-        raise ExportError("format 'pt2' needs example_inputs (on the command line: --input)")
-    args, kwargs = pytree.tree_map_only(Tensor, Tensor.detach, arguments)
-    model, report = plain_copy(bio, fold=fold, arguments=arguments)
-    model = _by_name(model)
+    flat = tensor_call(model, arguments)
+    given = arguments.copies()  # contiguous: a slice's strides would become part of the program
+    called = Arguments((), flat.values).copies()
+
+    def run(program: Any, given: Arguments) -> Any:
+        return program(*given.args, **given.kwargs)
+
+    def run_flat(program: Any, given: Arguments) -> Any:
+        return program(**tensor_call(model, given).values)
+
+    ways = [(model, given, run, "")] if _gives_known_types(model, arguments) else []
+    for module, example, runs, note in (*ways, (flat.module, called, run_flat, ", plain results")):
+        for sizes, free in _sizes(arguments):
+
+            def make(
+                module: nn.Module = module, example: Arguments = example, free: bool = free
+            ) -> ExportedProgram:
+                return _export(module, example, free)
+
+            yield f"exported for {sizes}{note}", make, runs
+
+
+def _sizes(arguments: Arguments) -> tuple[tuple[str, bool], ...]:
+    """(name, free) of the sizes to try; with sparse tensors `torch.export` takes fixed ones only.
+
+    A failed attempt with free ones would make it fail for fixed ones too.
+    """
+    fixed = (("these sizes only", False),)
+    if any(
+        tensor.layout is not torch.strided
+        for tensor in tensors((arguments.args, dict(arguments.kwargs)))
+    ):
+        return fixed
+    return (("any sizes", True), *fixed)
+
+
+def _gives_known_types(model: nn.Module, arguments: Arguments) -> bool:
+    """Whether `torch.export` knows the types of what a model returns."""
+    given = arguments.copies()
+    with generators_kept(), torch.no_grad():
+        result = clone(model, tensor=own_tensors())(*given.args, **given.kwargs)
+    known = (Tensor, bool, int, float, complex, str, type(None))
+    return all(isinstance(leaf, known) for leaf in pytree.tree_leaves(result))
+
+
+def _export(module: nn.Module, given: Arguments, free: bool) -> ExportedProgram:
+    said = io.StringIO()  # where it fails, torch prints whole graphs
     try:
-        given = inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments
-        given.pop(next(iter(given)))
-        shapes = pytree.tree_map(_free, given)
-        with redirect_stderr(io.StringIO()) as said:  # where it fails, torch prints whole graphs
+        with generators_kept(), redirect_stderr(said), warnings.catch_warnings(), torch.no_grad():
             program = torch.export.export(
-                model, args, dict(kwargs), dynamic_shapes=shapes, strict=False
-            )
-        sys.stderr.write(said.getvalue())
-        with path.open("wb") as file:
-            torch.export.save(program, file)
-        loaded: Any = torch.export.load(str(path)).module()
-    except Exception as error:  # torch.export raises errors of many kinds
-        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-        opaque = "; ".join(
-            f"{name or 'the model'} stays Python: {reason}"
-            for name, reason in info(bio).opaque.items()
-        )
-        raise ExportError(
-            f"torch.export cannot express the model: {type(error).__name__}: "
-            f"{' '.join(lines[:2])[:300]}" + (f" ({opaque[:300]})" if opaque else "")
-        ) from error
-    check(bio, loaded, arguments, folded=report is not None and report.changed, same_random=False)
-    return report
+                module, given.args, dict(given.kwargs), strict=False,
+                dynamic_shapes=_free_sizes(module, given) if free else None,
+            )  # fmt: skip
+    except Exception as error:
+        raise Impossible(one_line(error)) from error
+    sys.stderr.write(said.getvalue())
+    return program
 
 
-def _by_name(model: nn.Module) -> nn.Module:
-    """The same, called as any module is: `torch.export` binds arguments of graphs by place."""
-    if not isinstance(model, fx.GraphModule):
-        return model
-    cls = type(type(model).__name__, (nn.Module,), {"forward": type(model).forward})
-    plain: nn.Module = object.__new__(cls)
-    plain.__dict__.update(model.__dict__)
-    return plain
+def _free_sizes(module: nn.Module, given: Arguments) -> Any:
+    """All sizes free, for each argument by its name."""
+    args, kwargs = pytree.tree_map(_free, (tuple(given.args), dict(given.kwargs)))
+    return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
 
 def _free(value: Any) -> Any:
-    return {0: Dim.AUTO} if isinstance(value, Tensor) and value.dim() else None
+    if not isinstance(value, Tensor):
+        return None
+    return dict.fromkeys(range(value.dim()), Dim.AUTO)

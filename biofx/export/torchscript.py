@@ -1,56 +1,163 @@
-"""TorchScript: the default format. Deprecated upstream, so all of it stays in this file."""
+"""TorchScript. Deprecated upstream, so all of it stays in this file."""
 
 import inspect
+import io
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
+from torch.jit._trace import TracerWarning
+from torch.overrides import TorchFunctionMode
 
-from biofx.errors import ExportError
-from biofx.export.check import check
-from biofx.export.plain import Arguments, plain_copy
-from biofx.passes.fold import FoldReport
-from biofx.passes.inline import PATH
-from biofx.transform import info
+from biofx.capture import Arguments, capture, clone, own_tensors
+from biofx.capture.isolation import generators_kept
+from biofx.errors import ModelError
+from biofx.export.attempt import Attempt, Impossible, one_line
+from biofx.export.export_signature import tensor_call
+from biofx.export.lower import graph_module
+
+NAME, TAKES_NO_INPUTS = "TorchScript", True
+ADVICE = "Formats 'pt2' and 'onnx' take other things than TorchScript does"
+ADVICE_NO_INPUTS = (
+    "Give example_inputs (on the command line: --input), on which it can be traced; or write that "
+    "code in what TorchScript supports "
+    "(https://docs.pytorch.org/docs/stable/jit_language_reference.html)"
+)
 
 
-def write(bio: nn.Module, path: Path, arguments: Arguments | None, fold: bool) -> FoldReport | None:
-    """Script a transformed model and save it.
+def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]:
+    """The ways to make TorchScript of a plain model.
 
-    Modules that biofx could not trace are compiled by TorchScript from the user's own code, with
-    its control flow. They are never traced with example inputs, which would keep one branch of
-    each `if` and lose the others.
-
-    Raises:
-        ExportError: TorchScript cannot compile a module, which the message names.
+    First those that hold for any sizes and keep the branches of Python code: its graph, traced
+    symbolically, then its own code, both compiled. Last a trace of the run on the example inputs.
     """
-    scripted, report = _script(bio, arguments, fold)
-    try:
-        torch.jit.save(scripted, path)
-    except RuntimeError as error:
-        raise ExportError(_why_not_saved(error)) from error
-    if arguments is not None:
-        loaded = torch.jit.load(path, map_location=None)
-        check(bio, loaded, arguments, folded=report is not None and report.changed)
-    return report
+    names: tuple[str, ...] = ()
 
+    def from_graph() -> bytes:
+        nonlocal names
+        if model._forward_hooks or model._forward_pre_hooks:
+            raise Impossible("the model has hooks, which are no part of the graph")
+        captured = capture(model, None, training=False)
+        if "" in captured.opaque:
+            raise Impossible(captured.opaque[""])
+        module, names = graph_module(model, captured, arguments)
+        _refuse_what_would_be_lost(module)
+        return _saved(_compile(module))
 
-def _script(
-    bio: nn.Module, arguments: Arguments | None, fold: bool
-) -> tuple[torch.jit.ScriptModule, FoldReport | None]:
-    failure: tuple[nn.Module, Exception] | None = None
-    # Graphs compile more often than Python forwards; but Python code above may want more of a
-    # module than to call it (slices of a Sequential, its methods).
-    for islands in (True, False):
-        model, report = plain_copy(bio, fold=fold, arguments=arguments, islands=islands)
+    def by_name(data: bytes, given: Arguments) -> Any:
+        bound = inspect.signature(model.forward).bind(*given.args, **given.kwargs).arguments
+        return _loaded(data)(**{name: bound[name] for name in names})
+
+    yield Attempt("scripted from its graph", from_graph, by_name, exact=True)
+
+    def from_code() -> bytes:
         _refuse_what_would_be_lost(model)
+        return _saved(_compile(model))
+
+    yield Attempt("scripted", from_code, _called, exact=True)
+    if arguments is not None:
+        yield _trace(model, arguments)
+
+
+def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
+    notes: list[str] = ["traced: it takes the tensors among the example inputs"]
+    twin = clone(model, tensor=own_tensors())
+    traced = tensor_call(twin, arguments)
+    if traced.fixed:
+        notes.append(f"traced: constants in it are {', '.join(traced.fixed)}")
+    captured = _captured_for_notes(model, arguments)
+    notes += [f"traced: takes for granted that {what}" for what in captured]
+
+    def make() -> bytes:
+        if _catches_failures(model, arguments):
+            raise Impossible("an operation fails and the code catches that: no trace survives it")
+        with generators_kept(), warnings.catch_warnings(), torch.no_grad():
+            warnings.filterwarnings("ignore", category=TracerWarning)  # the notes say it
+            _ignore_deprecation()
+            try:
+                module = torch.jit.trace(
+                    traced.module, example_kwarg_inputs=_own(traced.values), check_trace=False,
+                    strict=False,
+                )  # fmt: skip
+            except Exception as error:
+                raise Impossible(one_line(error)) from error
+            # The run may have changed what the trace holds.
+            for mine, theirs in zip(_tensors(twin), _tensors(model), strict=True):
+                mine.copy_(theirs)
+        return _saved(module)
+
+    def run(data: bytes, given: Arguments) -> Any:
+        return _loaded(data)(**tensor_call(model, given).values)
+
+    return Attempt("traced", make, run, exact=True, notes=tuple(notes))
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _own(values: Any) -> dict[str, Any]:
+    return dict(Arguments((), values).copies().kwargs)
+
+
+class _Failures(TorchFunctionMode):
+    """Notes whether an operation of torch's raised an error."""
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:
-            return _compile(model), report
-        except Exception as error:  # the compiler raises errors of many kinds
-            failure = failure or (model, error)
-    assert failure is not None
-    raise ExportError(_explain(bio, *failure)) from failure[1]
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.seen = True
+            raise
+
+
+def _catches_failures(model: nn.Module, arguments: Arguments) -> bool:
+    """Whether a model goes on after an operation has failed; `torch.jit.trace` crashes there."""
+    twin, given = clone(model, tensor=own_tensors()), arguments.copies()
+    with generators_kept(), warnings.catch_warnings(), torch.no_grad(), _Failures() as failures:
+        warnings.simplefilter("ignore")
+        twin(*given.args, **given.kwargs)
+    return bool(failures.seen)
+
+
+def _captured_for_notes(model: nn.Module, arguments: Arguments) -> list[str]:
+    """What was decided on data while the model ran on the arguments."""
+    try:
+        found = capture(model, arguments, training=False)
+    except ModelError:
+        return []
+    return [str(a) for a in found.assumptions if a.kind == "data"]
+
+
+def _loaded(data: bytes) -> Any:
+    with warnings.catch_warnings():
+        _ignore_deprecation()
+        return torch.jit.load(io.BytesIO(data))
+
+
+def _called(data: bytes, given: Arguments) -> Any:
+    return _loaded(data)(*given.args, **given.kwargs)
+
+
+def _saved(module: torch.jit.ScriptModule) -> bytes:
+    # To memory: where the disk is full, torch's own writer of files ends the process.
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            _ignore_deprecation()
+            torch.jit.save(module, buffer)
+    except RuntimeError as error:
+        if "undefined Tensor" in str(error):
+            raise Impossible(
+                "a parameter of a Python function has the default None but no type, which "
+                "TorchScript takes for a tensor; annotate it, `mask: Optional[Tensor] = None`"
+            ) from error
+        raise Impossible(f"it cannot be saved: {one_line(error)}") from error
+    return buffer.getvalue()
 
 
 def _refuse_what_would_be_lost(model: nn.Module) -> None:
@@ -59,101 +166,70 @@ def _refuse_what_would_be_lost(model: nn.Module) -> None:
             continue
         for base in type(module).__mro__:
             if base not in (nn.Module, object) and "__call__" in vars(base):
-                raise ExportError(
-                    f"{_called(name, module)} overrides __call__, which TorchScript does not run; "
-                    "move that code into forward"
+                raise Impossible(
+                    f"{_named(name, module)} overrides __call__, which it does not run; move that "
+                    "code into forward"
                 )
         if type(module).__module__.startswith("torch."):
             continue
+        if "forward" in vars(module):
+            raise Impossible(f"{_named(name, module)} has its forward replaced on the instance")
         for parameter in inspect.signature(type(module).forward).parameters.values():
             if parameter.default is None and parameter.annotation is parameter.empty:
-                raise ExportError(
-                    f"{_called(name, module)} has a parameter {parameter.name!r} with the default "
-                    "None and no type, which TorchScript takes for a tensor; annotate it: "
+                raise Impossible(
+                    f"{_named(name, module)} has a parameter {parameter.name!r} with the default "
+                    "None and no type, which it takes for a tensor; annotate it: "
                     f"`{parameter.name}: Optional[Tensor] = None`"
                 )
-
-
-def _why_not_saved(error: RuntimeError) -> str:
-    text = str(error).strip().splitlines()[0]
-    if "undefined Tensor" in text:
-        return (
-            "TorchScript cannot save the model: a parameter of a Python function has the default "
-            "None but no type, which TorchScript takes for a tensor; annotate it, "
-            "`mask: Optional[Tensor] = None`"
-        )
-    return f"TorchScript cannot save the model: {text}; take what cannot be saved out of it"
-
-
-def _explain(bio: nn.Module, model: nn.Module, error: Exception) -> str:
-    name, module, error = _culprit(model, error)
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    said = " ".join(lines[:2] if lines[0].endswith(":") and len(lines) > 1 else lines[:1])
-    said = (_made(module, said) or said).rstrip(".:")[:300]
-    marks = [i for i, line in enumerate(lines) if line.endswith("<--- HERE")]
-    code = lines[marks[0] - 1] if marks else ""
-    where = f", at `{code}`" if code else ""
-    reason = info(bio).opaque.get(name)
-    stays = f" Its forward stays Python: {reason}." if reason else ""
-    inside = _inside(module, code)
-    return (
-        f"TorchScript cannot compile {_called(name, module)}: {said}{where}"
-        f"{inside}.{stays} Write that code in what TorchScript supports "
-        "(https://docs.pytorch.org/docs/stable/jit_language_reference.html), or take it out of the "
-        "model before exporting"
-    )
-
-
-def _made(module: nn.Module, said: str) -> str | None:
-    """What a graph makes whose `__init__` was generated and has no source: a dataclass."""
-    for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-        made = node.target
-        if isinstance(made, type) and f"<function {made.__qualname__}.__init__ at" in said:
-            where = node.meta.get(PATH) or "the model"
-            return (
-                f"{where} makes an object of the class {made.__module__}.{made.__qualname__}, "
-                "whose __init__ TorchScript finds no source for; let it be a NamedTuple, a tuple "
-                "or a dict"
-            )
-    return None
-
-
-def _inside(module: nn.Module, code: str) -> str:
-    """Which of the inlined modules a line of a generated forward comes from."""
-    if isinstance(module, torch.fx.GraphModule):
-        result = code.partition(" ")[0].rstrip(";")
-        for node in module.graph.nodes:
-            if node.name == result and node.meta.get(PATH):
-                return f", in {node.meta[PATH]!r}"
-    return ""
-
-
-def _culprit(model: nn.Module, error: Exception) -> tuple[str, nn.Module, Exception]:
-    """The smallest module that does not compile, and its error."""
-    for name, module in reversed(list(model.named_modules())):
-        if not name or type(module).forward is nn.Module.forward:
-            continue
-        try:
-            _compile(module)
-        except Exception as own:
-            return name, module, own
-    return "", model, error
 
 
 def _compile(model: nn.Module) -> torch.jit.ScriptModule:
     try:
         with warnings.catch_warnings():
+            _ignore_deprecation()
             if all(type(module).__module__.startswith("torch.") for module in model.modules()):
                 # about annotations in the code of fx.GraphModule, which no user can change
                 warnings.filterwarnings("ignore", message=".* instance-level annotations")
             scripted: torch.jit.ScriptModule = torch.jit.script(model)
-    except Exception:
+    except Exception as error:
         # A class that failed to compile stays in the compiler's memory half made; the next attempt
         # would fail for that reason alone.
         torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
-        raise
+        raise Impossible(_explained(model, error)) from error
     return scripted
 
 
-def _called(name: str, module: nn.Module) -> str:
+def _explained(model: nn.Module, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    said = " ".join(lines[:2] if lines[0].endswith(":") and len(lines) > 1 else lines[:1])
+    marks = [i for i, line in enumerate(lines) if line.endswith("<--- HERE")]
+    code = lines[marks[0] - 1] if marks else ""
+    where = _owner(model, code)
+    return f"{said.rstrip('.:')[:300]}" + (f", at `{code}`" if code else "") + where
+
+
+def _owner(model: nn.Module, code: str) -> str:
+    """Which module a line that does not compile belongs to."""
+    if isinstance(model, torch.fx.GraphModule):
+        result = code.partition(" ")[0].rstrip(";")
+        for node in model.graph.nodes:
+            if node.name == result and node.meta.get("nn_module_stack"):
+                name = list(node.meta["nn_module_stack"])[-1]
+                return f", in {name!r}" if name else ""
+    for name, module in reversed(list(model.named_modules())):
+        try:
+            source = inspect.getsource(type(module).forward)
+        except (OSError, TypeError):
+            continue
+        if code and code in source:
+            return f", in {_named(name, module)}"
+    return ""
+
+
+def _named(name: str, module: nn.Module) -> str:
     return f"{name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
+
+
+def _ignore_deprecation() -> None:
+    """TorchScript is deprecated upstream, which whoever asks for it knows."""
+    warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")

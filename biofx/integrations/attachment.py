@@ -87,7 +87,7 @@ class Attachment:
         Raises:
             PlasticityError: nothing is transformed, or no optimizer holds a synapse.
         """
-        bare = optimizers_of(list(optimizers))
+        bare = [around[0] if around else one for one, around in optimizers_of(list(optimizers))]
         if _same(bare, self._optimizers) and self.schedulers:
             return
         roots = dict(transformed_in(model))

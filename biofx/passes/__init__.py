@@ -1,25 +1,24 @@
-"""Passes: FX graph to FX graph, one file each, each a `torch.fx` `PassBase`."""
+"""Passes: over the flat graph of a model, one file each, each a `torch.fx` `PassBase`."""
 
 from biofx.passes.augment import Augment
+from biofx.passes.context import Provenance, TransformContext, function_name, join, module_names
 from biofx.passes.dale import Dale
-from biofx.passes.draft import Draft, Provenance, function_name, islands, join
-from biofx.passes.expansion import group_repeat, group_sum
 from biofx.passes.split import Split
 from biofx.passes.topology import Topology
+from biofx.passes.units import Units
 
-PASSES = (Topology, Augment, Split, Dale)
+PASSES = (Topology, Units, Augment, Split, Dale)
 
 __all__ = [
     "PASSES",
     "Augment",
     "Dale",
-    "Draft",
     "Provenance",
     "Split",
     "Topology",
+    "TransformContext",
+    "Units",
     "function_name",
-    "group_repeat",
-    "group_sum",
-    "islands",
     "join",
+    "module_names",
 ]

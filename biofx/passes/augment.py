@@ -6,15 +6,15 @@ from dataclasses import replace
 from torch import nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from biofx.capture import Captured
 from biofx.errors import ModelError
-from biofx.passes.draft import Draft, Provenance, WeightLayer, join
+from biofx.passes.context import Provenance, TransformContext, WeightLayer, join
 from biofx.synapses import (
     Axes,
     BioLayer,
     Layer,
     Synapses,
     augment,
+    axes_of,
     original_class,
     track_activity,
     wants_activity,
@@ -28,13 +28,13 @@ _UNSENT = "_ddp_params_and_buffers_to_ignore"
 class Augment(PassBase):
     """Gives every weight layer its `Synapses`: one per parameter, however many modules share it."""
 
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
+    def __init__(self, context: TransformContext) -> None:
+        self.context = context
         self.counters: list[str] = []  # names of the buffers that count activity
 
     def requires(self, graph_module: nn.Module) -> None:
-        if not self.draft.weights:
-            seen = [f"{name or 'the model'}: {why}" for name, why in self.draft.ignored.items()]
+        if not self.context.weights:
+            seen = [f"{name or 'the model'}: {why}" for name, why in self.context.ignored.items()]
             raise ModelError(
                 f"{original_class(graph_module).__name__} has no weight layer that biofx knows"
                 + (f" ({seen[0]})" if seen else "")
@@ -42,10 +42,10 @@ class Augment(PassBase):
             )
 
     def call(self, graph_module: nn.Module) -> PassResult:
-        draft = self.draft
+        context = self.context
         owners: dict[int, str] = {}
-        for layer in draft.weights.values():
-            config = draft.config.for_layer(layer.name)
+        for layer in context.weights.values():
+            config = context.config.for_layer(layer.name)
             parameters = [layer.module.get_parameter(axes.parameter) for axes in layer.axes]
             reason = self._reason(layer, parameters)
             names = []
@@ -55,15 +55,15 @@ class Augment(PassBase):
                 if reason is not None and not reason.startswith("frozen"):
                     continue
                 names.append(owner)
-                if owner in draft.synapses:
-                    known = draft.synapses[owner]
+                if owner in context.synapses:
+                    known = context.synapses[owner]
                     if layer.name not in known.layers:
                         layers = (*known.layers, layer.name)
-                        draft.synapses[owner] = replace(
+                        context.synapses[owner] = replace(
                             known, layers=layers, output=known.output and layer.output
                         )
                     continue
-                draft.synapses[owner] = Synapses(
+                context.synapses[owner] = Synapses(
                     parameter=name,
                     kind=axes.kind,
                     shape=tuple(parameter.shape),
@@ -75,22 +75,22 @@ class Augment(PassBase):
                     bundles=axes.bundles,
                     depth=layer.depth,
                     rank=layer.rank,
-                    ranks=len(draft.weights),
+                    ranks=len(context.weights),
                     output=layer.output,
                 )
             self._replace(layer, names, reason)
         if self.counters:
             graph_module.__dict__[_UNSENT] = [*getattr(graph_module, _UNSENT, ()), *self.counters]
-        for name, reason in draft.ignored.items():
-            if name not in draft.layers:
+        for name, reason in context.ignored.items():
+            if name not in context.layers:
                 kind = original_class(graph_module.get_submodule(name)).__name__
-                draft.layers[name] = Layer(
+                context.layers[name] = Layer(
                     name=name, old_type=kind, new_type=kind, action="skipped", reason=reason
                 )
-        return PassResult(graph_module, bool(draft.synapses))
+        return PassResult(graph_module, bool(context.synapses))
 
     def _reason(self, layer: WeightLayer, parameters: Sequence[nn.Parameter]) -> str | None:
-        if not self.draft.config.selects(layer.name):
+        if not self.context.config.selects(layer.name):
             return "excluded by the user"
         if any(p.is_complex() for p in parameters):
             return "complex weights"
@@ -100,24 +100,30 @@ class Augment(PassBase):
             return "frozen (rules act once it requires gradients)"
         return None
 
+    def _unreached(self, layer: WeightLayer) -> str | None:
+        if layer.reached or layer.unknown:
+            return layer.unknown
+        mode = "training" if self.context.captured.training else "evaluation"
+        return f"nothing calls it in {mode} mode"
+
     def _replace(self, layer: WeightLayer, names: list[str], reason: str | None) -> None:
         old = original_class(layer.module).__name__
         whole = reason
         if names:
-            synapses = tuple(self.draft.synapses[name] for name in names)
-            if not isinstance(layer.module, Captured):
+            synapses = tuple(self.context.synapses[name] for name in names)
+            if _is_registered(layer):
                 augment(layer.module, synapses)
-            elif _is_registered(layer.axes):
-                augment(layer.module, synapses, Captured)
+            else:  # a module of the user's that multiplies by its own parameter keeps its class
+                layer.module.__dict__["_synapses"] = synapses
             if _track(layer.module, layer.axes[0], synapses[0]):
                 self.counters.append(join(layer.name, "activity"))
         new = type(layer.module).__name__
-        self.draft.layers[layer.name] = Layer(
+        self.context.layers[layer.name] = Layer(
             name=layer.name,
             old_type=old,
             new_type=new,
             action="augmented" if whole is None else "skipped",
-            reason=whole if whole or layer.reached else "no graph calls it",
+            reason=whole or self._unreached(layer),
             parameters=tuple(dict.fromkeys(names)),
             depth=layer.depth,
             rank=layer.rank,
@@ -135,16 +141,18 @@ class Augment(PassBase):
             )
 
 
-def _is_registered(axes: list[Axes]) -> bool:
-    return any(item.units is not None for item in axes)
+def _is_registered(layer: WeightLayer) -> bool:
+    return bool(axes_of(layer.module))
 
 
 def _track(module: nn.Module, axes: Axes, synapses: Synapses) -> bool:
     """Let a layer count its activity, if its configuration asks for that; whether it does."""
-    if wants_activity(synapses) and axes.units is not None and isinstance(module, BioLayer):
+    # A tied weight has the output units of one layer; those of the other are its inputs.
+    counts = axes.units is not None and axes.post == synapses.post_axis
+    if wants_activity(synapses) and counts and isinstance(module, BioLayer):
         units = synapses.shape[synapses.post_axis]
         if synapses.kind.startswith("conv_transpose"):
             units *= synapses.groups
-        track_activity(module, units, axes.units)
+        track_activity(module, units, axes.units)  # type: ignore[arg-type]
         return True
     return False

@@ -6,7 +6,7 @@ from torch import nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from biofx.errors import ConfigError
-from biofx.passes.draft import Draft
+from biofx.passes.context import TransformContext
 
 
 class Dale(PassBase):
@@ -17,15 +17,15 @@ class Dale(PassBase):
     principle in its first layer's sense.
     """
 
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
+    def __init__(self, context: TransformContext) -> None:
+        self.context = context
 
     def requires(self, graph_module: nn.Module) -> None:
-        assert self.draft.layers, "augment runs before dale"
+        assert self.context.layers, "augment runs before dale"
 
     def call(self, graph_module: nn.Module) -> PassResult:
         marked = False
-        for synapses in self.draft.synapses.values():
+        for synapses in self.context.synapses.values():
             if not synapses.config.apply_dales_principle:
                 continue
             if synapses.kind == "bilinear":
@@ -35,7 +35,7 @@ class Dale(PassBase):
                     '{"apply_dales_principle": False}}'
                 )
             for name in synapses.layers:
-                for node in self.draft.weights[name].nodes:
+                for node in self.context.weights[name].nodes:
                     node.meta["biofx"] = replace(
                         node.meta["biofx"], by=node.meta["biofx"].by + ", dale"
                     )
@@ -43,6 +43,6 @@ class Dale(PassBase):
         return PassResult(graph_module, marked)
 
     def ensures(self, graph_module: nn.Module) -> None:
-        for synapses in self.draft.synapses.values():
+        for synapses in self.context.synapses.values():
             if synapses.config.apply_dales_principle:
                 assert synapses.post_axis != synapses.pre_axis

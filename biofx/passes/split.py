@@ -1,136 +1,154 @@
 """Split: Γ synapses stand where one stood (multi-synaptic connectivity)."""
 
-import functools
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
-from torch.nn import functional as F
 
-from biofx.capture import Captured, install
-from biofx.capture.leaves import CHOOSES_AT_RUN_TIME
-from biofx.capture.patches import recording
+from biofx.capture.call import FORWARD_ONLY
+from biofx.capture.graph_layer import (
+    GraphLayer,
+    PackedGraphLayer,
+    layer_graph,
+    make_graph_layer,
+    trace_layer,
+)
+from biofx.capture.packed import attention, recurrent
 from biofx.errors import ConfigError
-from biofx.passes.draft import Draft, Provenance, WeightLayer, function_name
-from biofx.passes.expansion import group_repeat, group_sum
-from biofx.passes.mentions import READ_WEIGHTS, leads_to
-from biofx.synapses import Axes, Synapses
+from biofx.passes.context import TransformContext, WeightLayer, join
+from biofx.passes.expansion import widened
+from biofx.passes.split_graph import WEIGHT_OPS, activation, expand, group, weight_op
+from biofx.passes.split_packed import (
+    block_of,
+    is_packed,
+    packed_refusal,
+    split_packed,
+)
+from biofx.passes.topology import REMEDY
+from biofx.synapses import Synapses, original_class
 from biofx.synapses.record import RECORD
 
-_CONVS = {torch.conv1d, torch.conv2d, torch.conv3d}
-_TRANSPOSED = {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
-_WEIGHT_OPS = {F.linear, torch.addmm, *_CONVS, *_TRANSPOSED}
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a layer is not split; `by_gamma`: another Γ would do."""
+
+    reason: str
+    by_gamma: bool = False
 
 
 class Split(PassBase):
     """Turns every layer to be split into a small graph of its own with explicit expansion nodes.
 
-    The nodes live in the layer's graph, not in its parent's, so that every way of calling the
-    layer (a graph, Python code, a hook) gets the same split function.
+    The layer runs that graph, so that every way of calling the layer gets the same split function;
+    the graph of the model shows the same nodes in its place.
 
     - ``group``: φ, sum of Γ consecutive output units, each sum repeated Γ times. Where φ is the
       identity the weight itself is summed first, which is the same and Γ times less work.
     - ``expand``: the weight gets Γ synapses per connection, which the graph sums.
     """
 
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self._readers: dict[nn.Module, bool] = {}
+    def __init__(self, context: TransformContext) -> None:
+        self.context = context
+        self._modules = {name: module for module, name in context.names.items()}
 
     def requires(self, graph_module: nn.Module) -> None:
-        assert self.draft.layers, "augment runs before split"
+        assert self.context.layers, "augment runs before split"
 
     def call(self, graph_module: nn.Module) -> PassResult:
-        chosen: list[WeightLayer] = []
-        bad: list[str] = []
-        for layer in self.draft.weights.values():
-            gamma = self.draft.config.for_layer(layer.name).weight_splitting_Gamma
-            if gamma <= 1 or self.draft.layers[layer.name].action == "skipped":
+        split, bad = 0, []
+        for layer in list(self.context.weights.values()):
+            gamma = self.context.config.for_layer(layer.name).weight_splitting_Gamma
+            if gamma <= 1 or self.context.layers[layer.name].action == "skipped":
                 continue
-            reason = self._reason(layer, self._synapses(layer), gamma)
-            if reason is None:
-                chosen.append(layer)
-                continue
-            self._note(layer, reason)
-            if "divide" in reason:
-                bad.append(f"{layer.name or '(the model)'}: {reason}")
-        self._capture(chosen)
-        split = 0
-        for layer in chosen:
-            reason = self._split(graph_module, layer, self._synapses(layer))
-            if reason is None:
+            synapses = self.context.synapses[self.context.layers[layer.name].parameters[0]]
+            refusal = self._refusal(layer, synapses, gamma) or self._split(
+                graph_module, layer, synapses
+            )
+            if refusal is None:
                 split += 1
-            else:
-                self._note(layer, reason)
+                continue
+            record = self.context.layers[layer.name]
+            self.context.layers[layer.name] = replace(record, reason=f"not split: {refusal.reason}")
+            if refusal.by_gamma:
+                bad.append(f"{layer.name or '(the model)'}: {refusal.reason}")
         if bad and not split:
             raise ConfigError(
                 "no layer can be split: " + "; ".join(bad[:5]) + "; choose another "
                 "weight_splitting_Gamma, or set it per layer with overrides"
             )
+        self._widen()
         return PassResult(graph_module, bool(split))
 
+    def _widen(self) -> None:
+        wide = {n: s for n, s in self.context.synapses.items() if s.split == "expand"}
+        wiring = self.context.wiring
+        self.context.wiring = replace(wiring, units=widened(wiring.units, wide))
+
     def ensures(self, graph_module: nn.Module) -> None:
-        for layer in self.draft.layers.values():
-            if layer.action == "split":
-                graph_module.get_submodule(layer.name).graph.lint()  # type: ignore[union-attr, operator]
+        self.context.graph.lint()
 
-    def _synapses(self, layer: WeightLayer) -> Synapses:
-        return self.draft.synapses[self.draft.layers[layer.name].parameters[0]]
+    # --- whether ---------------------------------------------------------------------------------
 
-    def _reason(self, layer: WeightLayer, synapses: Synapses, gamma: int) -> str | None:
+    def _refusal(self, layer: WeightLayer, synapses: Synapses, gamma: int) -> Refusal | None:
         axes = layer.axes[0]
         units = synapses.shape[synapses.post_axis]
         if synapses.kind.startswith("conv_transpose"):
             units *= synapses.groups
-        if layer.module.__dict__.get("_needs_graph"):
-            return "it was split before"
+        if isinstance(layer.module, GraphLayer):
+            return Refusal("it was split before")
         if self._in_part(layer.name):
-            return "it belongs to a part that was transformed before"
-        if layer.output:
-            return "output layer"
+            return Refusal("it belongs to a part that was transformed before")
         if axes.whole is not None:
-            return axes.whole
+            return Refusal(axes.whole)
         if axes.kind != synapses.kind:
-            return f"its weight is tied to that of {synapses.layers[0]}, a layer of another kind"
-        if units % gamma:
-            return f"Γ={gamma} does not divide its {units} output units"
-        if layer.name in self.draft.read_directly:
-            return "its weight is also used without calling it"
-        reader = self._opaque_reader(layer.name)
-        if reader is not None:
-            return f"{reader or 'the model'} is opaque and may read its weight without calling it"
-        if synapses.kind.startswith("conv_transpose") and not isinstance(layer.module, Captured):
-            calls = [node for node in layer.nodes if node.op == "call_module"]
-            if any(len(node.args) + len(node.kwargs) > 1 for node in calls):
-                return "it is called with output_size"
-            if not calls and layer.name.rpartition(".")[0] in self.draft.opaque:
-                return "Python code calls it, perhaps with output_size"
-        if not layer.reached:
-            return "nothing shows that it is called"
+            tied = synapses.layers[0]
+            return Refusal(f"its weight is tied to that of {tied}, a layer of another kind")
+        if layer.unknown is not None:
+            return Refusal(f"its place is {REMEDY}: {layer.unknown}")
+        if layer.output:
+            return Refusal("output layer")
+        if layer.returned:
+            return Refusal("its output is a result of the model")
+        if is_packed(layer.module):
+            refusal = self._packed_refusal(layer, synapses, gamma)
+            if refusal is not None:
+                return refusal
+        elif units % gamma:
+            return Refusal(f"Γ={gamma} does not divide its {units} output units", by_gamma=True)
+        if layer.name in self.context.read_directly:
+            return Refusal("its weight is also used without calling it")
+        if not (layer.reached or self.context.config.outputs):
+            return Refusal("nothing shows that it is called")
+        if synapses.kind.startswith("conv_transpose"):
+            if any(len(node.args) + len(node.kwargs) > 1 for node in layer.nodes):
+                return Refusal("it is called with output_size")
+            if synapses.config.weight_splitting_mode == "expand" and synapses.groups > 1:
+                return Refusal("a grouped transposed convolution cannot be expanded")
         if synapses.config.weight_splitting_mode == "expand":
             if len(synapses.layers) > 1 or synapses.layers[0] != layer.name:
-                return "its weight is tied"
-            if synapses.kind.startswith("conv_transpose") and synapses.groups > 1:
-                return "a grouped transposed convolution cannot be expanded"
-        return None
+                return Refusal("its weight is tied")
+            return None
+        assert self.context.blocks is not None, "units are followed before split"
+        found = self.context.blocks.problem(layer, units, gamma)
+        return Refusal(found.reason, by_gamma=found.by_gamma) if found is not None else None
 
-    @functools.cached_property
-    def _modules(self) -> dict[str, nn.Module]:
-        return {name: module for module, name in self.draft.session.names.items()}
-
-    def _opaque_reader(self, name: str) -> str | None:
-        """An opaque module above the layer whose Python code mentions weights, if there is one."""
-        above = name
-        while above:
-            above = above.rpartition(".")[0]
-            module = self._modules[above]
-            python = above in self.draft.opaque and not isinstance(module, CHOOSES_AT_RUN_TIME)
-            if python and self._reads_weights(module):
-                return above
+    def _packed_refusal(self, layer: WeightLayer, synapses: Synapses, gamma: int) -> Refusal | None:
+        config = synapses.config
+        identity = activation(config.weight_splitting_activation_function) is None
+        reason = packed_refusal(layer.module, gamma, identity, config.weight_splitting_mode)
+        if reason is not None:
+            return Refusal(reason)
+        known = self.context.layers[layer.name].parameters
+        if len(known) != len(layer.axes):
+            return Refusal("some of its weights are tied to each other")
+        if any(len(self.context.synapses[name].layers) > 1 for name in known):
+            return Refusal("its weight is tied")
+        size, block = block_of(layer.module)
+        if config.weight_splitting_mode == "group" and size % gamma:
+            reason = f"Γ={gamma} does not divide the {size} units of {block}"
+            return Refusal(reason, by_gamma=True)
         return None
 
     def _in_part(self, name: str) -> bool:
@@ -139,174 +157,94 @@ class Split(PassBase):
             name = name.rpartition(".")[0]
         return bool(name)
 
-    def _reads_weights(self, module: nn.Module) -> bool:
-        if module not in self._readers:
-            self._readers[module] = leads_to(module, READ_WEIGHTS)
-        return self._readers[module]
+    # --- how -------------------------------------------------------------------------------------
 
-    def _note(self, layer: WeightLayer, reason: str) -> None:
-        record = self.draft.layers[layer.name]
-        self.draft.layers[layer.name] = replace(record, reason=f"not split: {reason}")
-
-    def _capture(self, layers: Sequence[WeightLayer]) -> None:
-        """Give each layer a graph, where it can have one."""
-        session = self.draft.session
-        plain = [layer.module for layer in layers if not isinstance(layer.module, Captured)]
-        with recording(session) if plain else nullcontext():
-            captures = [session.capture(module, None) for module in plain]
-        for module, capture in zip(plain, captures, strict=True):
-            if capture is not None:
-                install(module, capture)
-
-    def _split(self, root: nn.Module, layer: WeightLayer, synapses: Synapses) -> str | None:
-        module = layer.module
-        if not isinstance(module, Captured):
-            return f"its forward cannot be traced: {self.draft.session.opaque[module]}"
-        config = synapses.config
+    def _split(self, root: nn.Module, layer: WeightLayer, synapses: Synapses) -> Refusal | None:
+        module, config = layer.module, synapses.config
         gamma = config.weight_splitting_Gamma
-        op = _weight_op(module.graph, layer.axes[0].parameter)
-        if op is None:
-            return "its graph holds no single weight op"
-        if config.weight_splitting_mode == "group" and layer.axes[0].units is None:
-            return "its Axes do not say on which axis of its output the units lie (units=…)"
-        if config.weight_splitting_mode == "expand":
-            split = self._expand(module, op, layer.axes[0], synapses)
-        else:
-            split = self._group(module, op, layer.axes[0], synapses)
-        module.__dict__["_needs_graph"] = True
-        self._forbid_fusing(root, layer.name)
-        module.__dict__["_synapses"] = (split,)
-        self.draft.synapses[split.parameter] = split
-        record = self.draft.layers[layer.name]
-        new = f"{type(module).__name__} ×{gamma}"
-        self.draft.layers[layer.name] = replace(record, action="split", new_type=new, reason=None)
-        for node in layer.nodes:
-            node.meta["biofx"] = replace(node.meta["biofx"], by="split", new=new)
-        return None
-
-    def _forbid_fusing(self, root: nn.Module, name: str) -> None:
-        """Keep a transformer layer from its fused kernel, which reads weights and calls nothing."""
-        while name:
-            name = name.rpartition(".")[0]
-            above = root.get_submodule(name)
-            if isinstance(above, nn.TransformerEncoderLayer):
-                above.__dict__["activation_relu_or_gelu"] = 0
-
-    def _group(self, module: Captured, op: fx.Node, axes: Axes, synapses: Synapses) -> Synapses:
-        gamma = synapses.config.weight_splitting_Gamma
-        graph = module.graph
-        output = graph.output_node()
-        phi = _phi(synapses.config.weight_splitting_activation_function)
-        assert axes.units is not None
-        per_group = synapses.shape[synapses.post_axis]
-        if not synapses.kind.startswith("conv_transpose"):
-            per_group //= synapses.groups
-        bound = op.target in _SIGNATURES and output.args[0] is op
-        if phi is None and bound and per_group % gamma == 0:
-            # Σ(Wx + b) = (ΣW)x + Σb: sum the weight, not the units
-            arguments = _bind(op)
-            for name, axis in (("weight", synapses.post_axis), ("bias", 0)):
-                if arguments.get(name) is not None:
-                    with graph.inserting_before(op):
-                        arguments[name] = self._insert(
-                            graph, group_sum, (arguments[name], gamma, axis), f"Γ={gamma}"
-                        )
-            op.args, op.kwargs = (), arguments
-            value: Any = op
-        else:
-            value = output.args[0]
-            with graph.inserting_before(output):
-                if phi is not None:
-                    value = self._insert_phi(module, value, phi)
-                value = self._insert(graph, group_sum, (value, gamma, axes.units), f"Γ={gamma}")
-        with graph.inserting_before(output):
-            value = self._insert(graph, group_repeat, (value, gamma, axes.units), f"Γ={gamma}")
-        output.args = (value,)
-        return replace(synapses, gamma=gamma, split="group")
-
-    def _expand(self, module: Captured, op: fx.Node, axes: Axes, synapses: Synapses) -> Synapses:
-        gamma = synapses.config.weight_splitting_Gamma
-        axis = synapses.post_axis
-        graph = module.graph
-        weight = next(
-            node for node in graph.nodes if node.op == "get_attr" and node.target == axes.parameter
-        )
-        with graph.inserting_after(weight):
-            total = self._insert(graph, group_sum, (weight, gamma, axis), f"Γ={gamma}")
-        weight.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
-        old = module.get_parameter(axes.parameter)
-        with torch.no_grad():
-            wide = group_repeat(old.detach(), gamma, axis) / gamma
-        module._parameters[axes.parameter] = nn.Parameter(wide, requires_grad=old.requires_grad)
-        module.__dict__["_bundles"] = (axes.parameter, gamma, axis)
-        module.register_load_state_dict_pre_hook(_load_plain_weight)  # type: ignore[no-untyped-call]
-        return replace(synapses, gamma=gamma, split="expand", shape=tuple(wide.shape))
-
-    def _insert(self, graph: fx.Graph, target: Any, args: tuple[Any, ...], why: str) -> fx.Node:
-        node = graph.call_function(target, args)
-        node.meta["biofx"] = Provenance(
-            "inserted", by="split", new=function_name(target), reason=why
-        )
-        return node
-
-    def _insert_phi(self, module: Captured, value: Any, phi: Callable[[Any], Any]) -> fx.Node:
-        if isinstance(phi, nn.Module):
-            module.add_module("weight_splitting_activation_function", phi)
-            node = module.graph.call_module("weight_splitting_activation_function", (value,))
-            name = type(phi).__name__
-        else:
-            node = module.graph.call_function(phi, (value,))
-            name = function_name(phi)
-        node.meta["biofx"] = Provenance("inserted", by="split", new=name, reason="φ")
-        return node
-
-
-def _phi(function: Callable[[Any], Any] | str) -> Callable[[Any], Any] | None:
-    """φ as a callable; None for the identity."""
-    if isinstance(function, str):
-        if function == "identity":
+        if is_packed(module):
+            self._split_packed(root, layer, gamma)
             return None
-        found = getattr(F, function, None) or getattr(torch, function, None)
-        if not callable(found):
-            raise ConfigError(
-                f"weight_splitting_activation_function={function!r} is not a function of "
-                "torch.nn.functional"
+        graph, problem = trace_layer(module)
+        if problem is not None:
+            return Refusal(f"its forward cannot be traced: {problem}")
+        op = weight_op(graph, layer.axes[0].parameter)
+        if op is None:
+            return Refusal("its graph holds no single weight op")
+        if config.weight_splitting_mode == "expand":
+            split = expand(module, graph, layer.axes[0], synapses)
+        elif layer.axes[0].units is None:
+            return Refusal(
+                "its Axes do not say on which axis of its output the units lie (units=…)"
             )
-        return found  # type: ignore[no-any-return]
-    if isinstance(function, nn.Identity):
+        else:
+            split = group(module, graph, op, layer.axes[0], synapses)
+        make_graph_layer(module, graph)
+        self._note(root, layer, gamma, [split])
         return None
-    if isinstance(function, nn.Module) and any(True for _ in function.parameters()):
-        raise ConfigError("weight_splitting_activation_function must have no parameters")
-    return function
+
+    def _split_packed(self, root: nn.Module, layer: WeightLayer, gamma: int) -> None:
+        names = self.context.layers[layer.name].parameters
+        known = [self.context.synapses[name] for name in names]
+        graph, split = split_packed(layer, known)
+        make_graph_layer(layer.module, graph, PackedGraphLayer)
+        self._note(root, layer, gamma, split)
+
+    def _note(self, root: nn.Module, layer: WeightLayer, gamma: int, split: list[Synapses]) -> None:
+        """Write down that a layer is split, and show its graph in the model's."""
+        module = layer.module
+        _forbid_fusing(root, layer.name)
+        module.__dict__["_synapses"] = tuple(split)
+        self.context.synapses.update({entry.parameter: entry for entry in split})
+        record = self.context.layers[layer.name]
+        new = f"{type(module).__name__} ×{gamma}"
+        self.context.layers[layer.name] = replace(record, action="split", new_type=new, reason=None)
+        layer.nodes = [
+            self._show(node, layer, new) for node in layer.nodes if node.op == "call_module"
+        ]
+
+    def _show(self, node: fx.Node, layer: WeightLayer, new: str) -> fx.Node:
+        """Put the layer's graph into the model's, in place of the node that calls it."""
+        graph, inner = self.context.graph, layer_graph(layer.module)
+        bound = inner._codegen.call.bind(node.args, node.kwargs)  # type: ignore[attr-defined]
+        values: dict[fx.Node, Any] = {}
+        marked = node
+        kind = original_class(layer.module)
+        where = {
+            **node.meta.get("nn_module_stack", {}),
+            layer.name: (layer.name, f"{kind.__module__}.{kind.__qualname__}"),
+        }
+        with graph.inserting_before(node):
+            for step in inner.nodes:
+                if step.op == "placeholder":
+                    values[step] = bound[str(step.target).lstrip("*")]
+                elif step.op == "output":
+                    result = values[step.args[0]]
+                    node.replace_all_uses_with(result)
+                    if "tensor_meta" in node.meta:  # its shape and type are as before
+                        result.meta["tensor_meta"] = node.meta["tensor_meta"]
+                else:
+                    fresh = graph.node_copy(step, values.__getitem__)
+                    fresh.meta = {**step.meta, **node.meta, "nn_module_stack": where}
+                    fresh.meta["biofx"] = step.meta.get("biofx")
+                    fresh.meta.pop("tensor_meta", None)
+                    fresh.meta.pop(FORWARD_ONLY, None)
+                    if step.op in ("get_attr", "call_module"):
+                        fresh.target = join(layer.name, step.target)
+                    if step.target in (*WEIGHT_OPS, recurrent, attention):
+                        marked = fresh
+                        fresh.meta["biofx"] = replace(node.meta["biofx"], by="split", new=new)
+                    elif fresh.meta["biofx"] is None:
+                        del fresh.meta["biofx"]
+                    values[step] = fresh
+        graph.erase_node(node)
+        return marked
 
 
-def _weight_op(graph: fx.Graph, parameter: str) -> fx.Node | None:
-    ops = [node for node in graph.nodes if node.target in _WEIGHT_OPS]
-    reads = [n for n in graph.nodes if n.op == "get_attr" and n.target == parameter]
-    return ops[0] if len(ops) == 1 and len(reads) == 1 else None
-
-
-_CONV_ARGUMENTS = "input weight bias stride padding dilation groups"
-_TRANSPOSED_ARGUMENTS = "input weight bias stride padding output_padding groups dilation"
-_SIGNATURES: dict[Any, str] = {
-    F.linear: "input weight bias",
-    **dict.fromkeys(_CONVS, _CONV_ARGUMENTS),
-    **dict.fromkeys(_TRANSPOSED, _TRANSPOSED_ARGUMENTS),
-}
-
-
-def _bind(op: fx.Node) -> dict[str, Any]:
-    """The arguments of a weight op by name."""
-    return dict(zip(_SIGNATURES[op.target].split(), op.args, strict=False)) | dict(op.kwargs)
-
-
-def _load_plain_weight(
-    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any
-) -> None:
-    """Let an expanded layer take the weight of the plain one: each bundle sums to the original."""
-    parameter, gamma, axis = module.__dict__["_bundles"]
-    key = prefix + parameter
-    wide = module.get_parameter(parameter).shape
-    plain = state_dict.get(key)
-    if plain is not None and plain.dim() == len(wide) and plain.shape[axis] * gamma == wide[axis]:
-        state_dict[key] = group_repeat(plain, gamma, axis) / gamma
+def _forbid_fusing(root: nn.Module, name: str) -> None:
+    """Keep a transformer layer from its fused kernel, which reads weights and calls nothing."""
+    while name:
+        name = name.rpartition(".")[0]
+        above = root.get_submodule(name)
+        if isinstance(above, nn.TransformerEncoderLayer):
+            above.__dict__["activation_relu_or_gelu"] = 0

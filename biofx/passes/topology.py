@@ -2,203 +2,290 @@
 
 import operator
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
-import networkx as nx
 from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from biofx.capture import Captured, inplace, is_leaf
-from biofx.passes.direct import used_directly
-from biofx.passes.draft import Draft, WeightLayer, join
-from biofx.synapses import axes_of
+from biofx.capture import Assumption
+from biofx.capture.leaves import is_leaf
+from biofx.capture.targets import rebuild
+from biofx.passes.context import TransformContext, WeightLayer
+from biofx.passes.functional_weights import functional_weights
+from biofx.synapses import Wiring, axes_of, original_class
 
-# Names of the weight layers that a value comes from; "=name" is the weight of a layer itself.
+REMEDY = "unknown without example_inputs"
+
+# Names of the weight layers that a value comes from.
 Sources = frozenset[str]
-_INPUT = "?"  # the model's own input, which distinguishes data from what is made of weights alone
+_NOTHING: Sources = frozenset()
 
-_IN_PLACE = inplace.__name__
+
+@dataclass
+class _Flow:
+    """What is known about values while the graph is read from its inputs to its outputs.
+
+    Attributes:
+        sources: weight layers that a node's value comes from directly.
+        weights: layers whose weights a node's value is made of, and of nothing else.
+        edges: (from, to), in the order in which they were found.
+        into: {weight layer: opaque module that its value flows into}.
+    """
+
+    sources: dict[fx.Node, Sources] = field(default_factory=dict)
+    weights: dict[fx.Node, Sources] = field(default_factory=dict)
+    edges: dict[tuple[str, str], None] = field(default_factory=dict)
+    order: dict[str, None] = field(default_factory=dict)
+    into: dict[str, str] = field(default_factory=dict)
 
 
 class Topology(PassBase):
-    """Finds the weight layers and ranks them by a networkx digraph of what feeds what.
+    """Finds the weight layers and ranks them by what feeds what in the graph.
 
-    An output layer is one with no weight layer downstream, however deeply nested. Inside an
-    opaque module, the children are taken to run one after another, in the order in which they
-    were registered.
+    An output layer is one with no weight layer downstream. Of what lies inside or behind a module
+    that could not be traced nothing is guessed: it is unknown.
     """
 
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self.flow = nx.DiGraph()
-        self._names: dict[nn.Module, str] = {}
-        self._marks: set[str] = set()
-        self._inside: list[nn.Module] = []  # a child may have registered its parent
+    def __init__(self, context: TransformContext) -> None:
+        self.context = context
+        self.flow = _Flow()
 
     def requires(self, graph_module: nn.Module) -> None:
-        assert not self.draft.weights, "topology runs first"
+        assert not self.context.weights, "topology runs first"
 
     def call(self, graph_module: nn.Module) -> PassResult:
-        self._names = self.draft.session.names
-        for module, name in self._names.items():
-            axes = axes_of(module)
-            if not axes and isinstance(module, Captured):
-                axes = list(used_directly(module).values())
+        context = self.context
+        functional = functional_weights(graph_module, context.graph)
+        for module, name in context.names.items():
+            axes = axes_of(module) or functional.get(name)
             if axes:
-                self.draft.weights[name] = WeightLayer(name, module, axes)
+                context.weights[name] = WeightLayer(name, module, list(axes))
         self._ignore()
-        self._rank(self._visit(graph_module, frozenset({_INPUT})))
+        for node in context.graph.nodes:
+            self._visit(graph_module, node)
+        self._mark_unknown()
+        self._rank()
         return PassResult(graph_module, False)
 
     def ensures(self, graph_module: nn.Module) -> None:
-        ranks = [layer.rank for layer in self.draft.weights.values()]
+        ranks = [layer.rank for layer in self.context.weights.values()]
         assert ranks == sorted(ranks), "weight layers are listed in topological order"
-
-    # --- weights -----------------------------------------------------------------------------
 
     def _ignore(self) -> None:
         """Report the matrices that belong to no weight layer."""
         known = {
             id(layer.module.get_parameter(axes.parameter))
-            for layer in self.draft.weights.values()
+            for layer in self.context.weights.values()
             for axes in layer.axes
         }
-        for module, name in self._names.items():
+        for module, name in self.context.names.items():
             for key, parameter in module._parameters.items():
                 if parameter is not None and parameter.ndim >= 2 and id(parameter) not in known:
-                    reason = f"parameter {key!r} has no known weight op in its graph"
+                    reason = f"no operation of the graph uses its parameter {key!r} as a weight"
                     if is_leaf(module):
-                        reason = f"{type(module).__name__} is not a weight layer"
-                    elif not isinstance(module, Captured):
-                        reason = f"parameter {key!r} has no known weight op in Python code"
-                    self.draft.ignored.setdefault(name, reason)
+                        reason = f"{original_class(module).__name__} is not a weight layer"
+                    elif not self.context.captured.whole:
+                        reason = f"how its parameter {key!r} is used is {REMEDY}"
+                    self.context.ignored.setdefault(name, reason)
 
-    # --- flow --------------------------------------------------------------------------------
+    # --- flow ------------------------------------------------------------------------------------
 
-    def _visit(self, module: nn.Module, sources: Sources, *, in_graph: bool = False) -> Sources:
-        """Follow the data through a module; gives the weight layers its result comes from."""
-        name = self._names[module]
-        if isinstance(module, Captured):
-            return self._visit_graph(name, module, sources)
-        self._inside.append(module)
-        if name in self.draft.weights:
-            self.draft.weights[name].in_graph |= in_graph
-            sources = self._reach(name, sources)
-        for child in module.children():
-            if child in self._names and child not in self._inside:
-                sources = self._visit(child, sources, in_graph=in_graph)
-        self._inside.pop()
-        return sources
-
-    def _visit_graph(self, name: str, module: Captured, inputs: Sources) -> Sources:
-        self._inside.append(module)
-        values: dict[fx.Node, Sources] = {}
-        result: Sources = frozenset()
-        for node in module.graph.nodes:
-            upstream = _union(values[arg] for arg in node.all_input_nodes)
-            if node.op == "placeholder":
-                values[node] = inputs
-            elif node.op == "call_module":
-                child = module.get_submodule(str(node.target))
-                # what is asked of a class is kept, and each graph has a class of its own
-                leaf = not isinstance(child, Captured) and is_leaf(child)
-                values[node] = self._visit(child, upstream, in_graph=leaf)
-                layer = self.draft.weights.get(self._names.get(child, ""))
-                if layer is not None:
-                    layer.nodes.append(node)
-            elif node.op == "get_attr":
-                values[node] = self._marked(name, str(node.target))
-            elif node.op == "output":
-                result = upstream
-            elif upstream <= self._marks:
-                values[node] = upstream  # computed from weights alone
+    def _visit(self, root: nn.Module, node: fx.Node) -> None:
+        flow = self.flow
+        data = [source for source in node.all_input_nodes if source not in flow.weights]
+        upstream = _union(flow.sources[source] for source in data)
+        if node.op == "get_attr":
+            owner, _, parameter = str(node.target).rpartition(".")
+            layer = self._layer_at(root, owner)
+            if layer is not None and layer.name != "" and is_leaf(layer.module):
+                self.context.read_directly.add(layer.name)
+            if layer is not None and parameter in {axes.parameter for axes in layer.axes}:
+                flow.weights[node] = frozenset({layer.name})
             else:
-                values[node] = self._apply(upstream, node)
-            if _changes_in_place(node):
-                for changed in _bases(node.args[0]):
-                    values[changed] = values[changed] | values[node]
-        own = self.draft.weights.get(name)
-        if own is not None:
-            own.in_graph = True
-            if not own.reached:
-                self._reach(name, inputs)
-        self._inside.pop()
-        return result - self._marks
-
-    def _marked(self, name: str, target: str) -> Sources:
-        """Sources of a parameter that a graph reads: the mark of its layer, if it is a weight."""
-        owner, _, parameter = target.rpartition(".")
-        layer = self.draft.weights.get(join(name, owner) if owner else name)
-        if layer is None:
-            return frozenset()
-        if owner:
-            self.draft.read_directly.add(layer.name)
-        if parameter not in {axes.parameter for axes in layer.axes}:
-            return frozenset()
-        self._marks.add(f"={layer.name}")
-        return frozenset({f"={layer.name}"})
-
-    def _apply(self, upstream: Sources, node: fx.Node | None = None) -> Sources:
-        """An operation on data and weights: every marked weight is reached from the data."""
-        marks = upstream & self._marks
-        data = upstream - marks
-        for mark in marks:
-            layer = self.draft.weights[mark[1:]]
-            layer.in_graph = True
-            if node is not None:
-                layer.nodes.append(node)
-        return _union(self._reach(mark[1:], data) for mark in sorted(marks)) if marks else data
-
-    def _reach(self, name: str, sources: Sources) -> Sources:
-        if sources & self._marks:
-            sources = self._apply(sources)
-        layer = self.draft.weights[name]
-        layer.reached = True
-        self.flow.add_node(name)
-        self.flow.add_edges_from((source, name) for source in sources - {name, _INPUT})
-        return frozenset({name})
-
-    # --- depth and rank ----------------------------------------------------------------------
-
-    def _rank(self, result: Sources) -> None:
-        order = {name: position for position, name in enumerate(self.flow.nodes)}
-        if all(order[u] < order[v] for u, v in self.flow.edges):
-            forward, ranked = self.flow, list(order)  # as nearly always: no layer is used again
-            ends = [{name} for name, later in self.flow.out_degree if not later]
+                flow.sources[node] = _NOTHING
+        elif node.op == "call_module":
+            flow.sources[node] = self._call(root, node, upstream)
+        elif node.op == "output":
+            self._returned(node)
         else:
-            groups = nx.condensation(self.flow)
-            group_of = groups.graph["mapping"]
-            # A layer that is used again later closes a cycle: its first use gives it its place.
-            forward = nx.DiGraph()
-            forward.add_nodes_from(order)
-            forward.add_edges_from(
-                (u, v)
-                for u, v in self.flow.edges
-                if group_of[u] != group_of[v] or order[u] < order[v]
-            )
-            ranked = list(nx.lexicographical_topological_sort(forward, key=order.__getitem__))
-            members = groups.nodes(data="members")
-            ends = [found for group, found in members if groups.out_degree(group) == 0]
+            used = _union(flow.weights.get(source, _NOTHING) for source in node.all_input_nodes)
+            if used and not data and node.op != "placeholder":
+                flow.weights[node] = used  # computed from weights alone
+            elif used:
+                flow.sources[node] = _union(
+                    self._reach(self.context.weights[name], upstream, node) for name in sorted(used)
+                )
+            else:
+                flow.sources[node] = upstream
+        if _changes_in_place(node):
+            for changed in _bases(node.args[0]):
+                if changed in flow.sources:
+                    flow.sources[changed] |= flow.sources.get(node, upstream)
+
+    def _call(self, root: nn.Module, node: fx.Node, upstream: Sources) -> Sources:
+        target = str(node.target)
+        if target in self.context.captured.opaque:
+            return self._enter_opaque(target, upstream)
+        layer = self._layer_at(root, target)
+        if layer is None:
+            return upstream
+        upstream = self._reach(layer, upstream, node)
+        if not layer.module._modules:
+            return upstream
+        for name in self._inside(layer.name):  # the output projection of an attention layer
+            upstream = self._reach(self.context.weights[name], upstream, None)
+        return upstream
+
+    def _enter_opaque(self, target: str, upstream: Sources) -> Sources:
+        inside = self._inside(target)
+        if not inside:
+            return upstream  # without layers of its own, it is one more function of what goes in
+        reason = f"{target}, which could not be traced"
+        for name in upstream:
+            self.flow.into.setdefault(name, f"its output goes into {reason}")
+        for name in inside:
+            self.context.weights[name].unknown = f"it is inside {reason}"
+        return _NOTHING
+
+    def _layer_at(self, root: nn.Module, target: str) -> WeightLayer | None:
+        try:
+            module = root.get_submodule(target)
+        except AttributeError:
+            return None
+        return self.context.weights.get(self.context.names.get(module, "?"))
+
+    def _inside(self, name: str) -> list[str]:
+        prefix = f"{name}." if name else ""
+        return [
+            other for other in self.context.weights if other.startswith(prefix) and other != name
+        ]
+
+    def _reach(self, layer: WeightLayer, sources: Sources, node: fx.Node | None) -> Sources:
+        layer.reached = True
+        if node is not None:
+            layer.nodes.append(node)
+        self.flow.order[layer.name] = None
+        self.flow.edges.update(
+            ((name, layer.name), None) for name in sorted(sources - {layer.name})
+        )
+        return frozenset({layer.name})
+
+    def _returned(self, node: fx.Node) -> None:
+        """Note the layers whose output is, unmixed with others', a result of the model."""
+        results = list(node.all_input_nodes)
+        for value in results:
+            if value.target is rebuild:  # an object: its tensors are the results
+                results += value.all_input_nodes
+                continue
+            sources = self.flow.sources.get(value, _NOTHING)
+            if len(sources) == 1:
+                self.context.weights[next(iter(sources))].returned = True
+
+    # --- what is unknown -------------------------------------------------------------------------
+
+    def _mark_unknown(self) -> None:
+        context = self.context
+        for name, reason in self.flow.into.items():
+            context.weights[name].unknown = context.weights[name].unknown or reason
+        whole_reason = context.captured.opaque.get("")
+        for layer in context.weights.values():
+            if layer.reached or layer.unknown:
+                continue
+            if whole_reason is not None:
+                layer.unknown = f"the model could not be traced ({whole_reason})"
+            elif not context.captured.whole:
+                layer.unknown = "nothing that was traced calls it"
+
+    # --- depth and rank --------------------------------------------------------------------------
+
+    def _rank(self) -> None:
+        context, order = self.context, {name: place for place, name in enumerate(self.flow.order)}
+        edges = list(self.flow.edges)
+        if any(order[u] >= order[v] for u, v in edges):
+            forward, ranked, ends = _without_cycles(order, edges)
+        else:  # as nearly always: no layer is used again
+            forward, ranked = edges, list(order)
+            ends = set(order) - {u for u, _ in edges}
+        before: dict[str, list[str]] = {}
+        for u, v in forward:
+            before.setdefault(v, []).append(u)
         for rank, name in enumerate(ranked):
-            layer = self.draft.weights[name]
-            above = (self.draft.weights[before].depth + 1 for before in forward.predecessors(name))
+            layer = context.weights[name]
+            above = (context.weights[other].depth + 1 for other in before.get(name, ()))
             layer.depth, layer.rank = max(above, default=0), rank
-        for end in ends:
-            for name in end & result or end:
-                self.draft.weights[name].output = True
-        rank = len(ranked)
-        for name, layer in self.draft.weights.items():
+        self._mark_outputs(ends)
+        for name, layer in context.weights.items():
             if not layer.reached:
-                layer.rank = rank
+                layer.rank = len(ranked)
                 ranked.append(name)
-                rank += 1
-        self.draft.weights = {name: self.draft.weights[name] for name in ranked}
+        context.weights = {name: context.weights[name] for name in ranked}
+        context.wiring = Wiring(
+            edges=tuple(edges),
+            order=tuple(name for name in ranked if context.weights[name].reached),
+            outputs=tuple(name for name in ranked if context.weights[name].output),
+            unknown={
+                name: layer.unknown for name, layer in context.weights.items() if layer.unknown
+            },
+        )
+
+    def _mark_outputs(self, ends: set[str]) -> None:
+        context = self.context
+        named = context.config.outputs
+        if named:
+            chosen = [n for n in context.weights if any(fnmatchcase(n, glob) for glob in named)]
+            for name in chosen:
+                context.weights[name].output = True
+            for layer in context.weights.values():
+                layer.unknown = None  # as the user says
+            told = ", ".join(chosen) or "none"
+            context.assumptions.append(
+                Assumption("outputs", f"output layers as the configuration says: {told}")
+            )
+            return
+        for name in ends:
+            context.weights[name].output = context.weights[name].unknown is None
+
+
+def _without_cycles(
+    order: dict[str, int], edges: list[tuple[str, str]]
+) -> tuple[list[tuple[str, str]], list[str], set[str]]:
+    """Edges without those that close a cycle, a topological order, and the ends.
+
+    A layer that is used again later closes a cycle: its first use gives it its place.
+    """
+    import networkx as nx
+
+    flow: nx.DiGraph[str] = nx.DiGraph()
+    flow.add_nodes_from(order)
+    flow.add_edges_from(edges)
+    groups = nx.condensation(flow)
+    group_of = groups.graph["mapping"]
+    kept = [(u, v) for u, v in edges if group_of[u] != group_of[v] or order[u] < order[v]]
+    forward: nx.DiGraph[str] = nx.DiGraph()
+    forward.add_nodes_from(order)
+    forward.add_edges_from(kept)
+    ranked = list(nx.lexicographical_topological_sort(forward, key=order.__getitem__))
+    ends: set[str] = set()
+    for group, members in groups.nodes(data="members"):
+        if groups.out_degree(group) == 0:
+            last = {name for name in members if not any(u == name for u, _ in kept)}
+            ends |= last or members
+    return kept, ranked, ends
 
 
 def _changes_in_place(node: fx.Node) -> bool:
     if node.op == "call_method":
         name = str(node.target)
         return name.endswith("_") and not name.endswith("__")
-    return node.op == "call_function" and getattr(node.target, "__module__", "") == _IN_PLACE
+    return node.op == "call_function" and (
+        node.target is operator.setitem or str(getattr(node.target, "__name__", "")) in _IN_PLACE
+    )
+
+
+_IN_PLACE = frozenset(
+    f"i{name}" for name in ("add", "sub", "mul", "truediv", "matmul", "and", "or")
+)
 
 
 def _bases(value: object) -> Iterator[fx.Node]:
@@ -210,7 +297,7 @@ def _bases(value: object) -> Iterator[fx.Node]:
 
 
 def _union(parts: Iterable[Sources]) -> Sources:
-    union: Sources = frozenset()
+    union = _NOTHING
     for part in parts:
         if part is not union:
             union = union | part if union else part

@@ -1,7 +1,9 @@
 """Synapses: the record, the registry from layer types to axes, bio-augmented layers."""
 
-from biofx.synapses.classes import Cell, Derived, Watched, become, original_class, rebuild, watch
+from biofx.synapses.classes import Derived, become, mixins_of, original_class, rebuild, revert
 from biofx.synapses.layers import BioLayer, augment, track_activity, wants_activity
+from biofx.synapses.neighbours import Neighbours
+from biofx.synapses.population import Entries, Population, Reader
 from biofx.synapses.record import (
     Layer,
     Record,
@@ -12,27 +14,32 @@ from biofx.synapses.record import (
     unwrap,
 )
 from biofx.synapses.registry import Axes, axes_of, register
+from biofx.synapses.wiring import Wiring
 
 __all__ = [
     "Axes",
     "BioLayer",
-    "Cell",
     "Derived",
+    "Entries",
     "Layer",
+    "Neighbours",
+    "Population",
+    "Reader",
     "Record",
     "Synapses",
-    "Watched",
+    "Wiring",
     "augment",
     "axes_of",
     "become",
+    "mixins_of",
     "original_class",
     "parameter_of",
     "rebuild",
     "record_of",
     "register",
+    "revert",
     "synapses_of",
     "track_activity",
     "unwrap",
     "wants_activity",
-    "watch",
 ]

@@ -4,32 +4,15 @@ A transformed module keeps its class as a base: `isinstance`, methods, attribute
 name go on working. What biofx adds comes as a mixin in front of it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from types import new_class
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-_MISSING = object()
-_WATCHERS = "_biofx_watchers"
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-# What biofx puts into the `__dict__` of a module: what is saved with it, and what FX needs.
-SAVED = (
-    "_biofx", "_synapses", _WATCHERS, "_unit_axis", "_bundles", "_needs_graph", "_cell",
-    "_world", "_tracer_cls", "_tracer_extras", "meta", "_replace_hooks", "_create_node_hooks",
-    "_erase_node_hooks", "_deepcopy_hooks", "shape_env",
-)  # fmt: skip
-OURS = frozenset({*SAVED, "_graph", "_code", "_lineno_map", "_prologue_start"})
-
-
-@dataclass
-class Cell:
-    """Whether a graph still stands: set when a Python attribute that it was built on changes."""
-
-    stale: str | None = None
+# What biofx puts into the `__dict__` of a module and saves with it.
+SAVED = ("_biofx", "_synapses", "_unit_axis", "_bundles")
 
 
 class Derived(nn.Module):
@@ -37,106 +20,53 @@ class Derived(nn.Module):
 
     _base: type[nn.Module]
     _mixins: tuple[type["Derived"], ...] = ()
-    _one_class_each = False  # FX needs a class of its own for every graph module
+    # What else a mixin keeps in the `__dict__` of a module; it saves that itself.
+    _private: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # a derived class is none of the user's: it must not enter a registry of theirs
+        # A derived class is none of the user's: it must not enter a registry of theirs.
         pass
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # `self.__class__(…)`, as slicing a Sequential does: a plain module of the user's class.
+        return cls._base(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if is_parametrized(self):
             self.__getstate__()  # type: ignore[no-untyped-call]  # torch refuses, and says why
         return rebuild, (type(self)._base, type(self)._mixins), self._state()
 
+    def __copy__(self) -> "Derived":
+        fresh: Derived = rebuild(type(self)._base, type(self)._mixins)
+        fresh.__setstate__(self._state())
+        return fresh
+
     def _state(self) -> tuple[Any, ...]:
         """The state that the user's class saves, its slots, and what biofx has added."""
         base: Any = type(self)._base
-        # a parametrized class gives no state, so that nobody pickles it; torch copies its __dict__
+        # A parametrized class gives no state, so that nobody pickles it; torch copies its __dict__.
         theirs = dict(self.__dict__) if is_parametrized(self) else base.__getstate__(self)
         slots = {}
         if base.__getstate__ is nn.Module.__getstate__:  # which leaves them out
             slots = {name: getattr(self, name) for name in slots_of(base) if hasattr(self, name)}
         if isinstance(theirs, dict):
-            theirs = {name: value for name, value in theirs.items() if name not in OURS}
-        ours = {name: self.__dict__[name] for name in SAVED if name in self.__dict__}
-        return theirs, slots, ours
+            ours = {*SAVED, *private_names(type(self)._mixins)}
+            theirs = {name: value for name, value in theirs.items() if name not in ours}
+        saved = {name: self.__dict__[name] for name in SAVED if name in self.__dict__}
+        return theirs, slots, saved
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        theirs, slots, ours = state
+        theirs, slots, saved = state[:3]
         type(self)._base.__setstate__(self, theirs)
         for name, value in slots.items():
             object.__setattr__(self, name, value)
-        self.__dict__.update(ours)
+        self.__dict__.update(saved)
 
 
-class Watched(Derived):
-    """A module on whose Python attributes some graph rests.
-
-    When such an attribute changes after capture, every graph that was built on it is marked
-    stale, and its module runs its own Python forward from then on.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__.get(_WATCHERS, ()):
-            before = self.__dict__.get(name, _MISSING)
-            for registry in ("_modules", "_parameters", "_buffers"):
-                if before is _MISSING:
-                    before = self.__dict__[registry].get(name, _MISSING)
-            if not _interchangeable(before, value):
-                self._outdate(name)
-        super().__setattr__(name, value)
-
-    def __delattr__(self, name: str) -> None:
-        self._outdate(name, "_modules")
-        super().__delattr__(name)
-
-    def add_module(self, name: str, module: nn.Module | None) -> None:
-        """As `nn.Module.add_module`; graphs that looped over the children become stale."""
-        if name not in self._modules:
-            self._outdate(name, "_modules")
-        super().add_module(name, module)
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As `nn.Module.register_parameter`; graphs that saw another value become stale."""
-        if not _interchangeable(self._parameters.get(name, _MISSING), param):
-            self._outdate(name)
-        super().register_parameter(name, param)
-
-    def register_buffer(
-        self, name: str, tensor: torch.Tensor | None, persistent: bool = True
-    ) -> None:
-        """As `nn.Module.register_buffer`; graphs that saw another value become stale."""
-        if not _interchangeable(self._buffers.get(name, _MISSING), tensor):
-            self._outdate(name)
-        super().register_buffer(name, tensor, persistent)
-
-    def _outdate(self, *names: str) -> None:
-        for name in names:
-            for cell in self.__dict__.get(_WATCHERS, {}).get(name, ()):
-                cell.stale = cell.stale or f"attribute {name!r} changed after capture"
-
-
-def _interchangeable(before: Any, after: Any) -> bool:
-    """Whether a graph that was traced with `before` also stands for `after`."""
-    if before is after:
-        return True
-    if isinstance(before, nn.Module) and isinstance(after, nn.Module):
-        # a graph knows what a layer of torch gives; another module may give anything, and of a
-        # container or of a layer that is watched it knows more
-        cls = original_class(before)
-        layer = cls.__module__.startswith("torch.nn.modules.") and not isinstance(
-            before, _CONTAINERS
-        )
-        return layer and cls is original_class(after) and _WATCHERS not in before.__dict__
-    if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor):
-        alike = before.shape == after.shape and before.is_complex() == after.is_complex()
-        return alike and isinstance(before, nn.Parameter) == isinstance(after, nn.Parameter)
-    if type(before) is type(after) is float:
-        return str(before) == str(after)  # 0.0 == -0.0, and nan is not itself
-    try:
-        return type(before) is type(after) and bool(before == after)
-    except Exception:
-        return False
+def private_names(mixins: tuple[type[Derived], ...]) -> Iterator[str]:
+    """The attributes that mixins keep in the `__dict__` of a module for themselves."""
+    for mixin in mixins:
+        yield from mixin._private
 
 
 def slots_of(cls: type) -> Iterator[str]:
@@ -163,35 +93,56 @@ def mixins_of(module: nn.Module) -> tuple[type[Derived], ...]:
 
 def become(module: nn.Module, *mixins: type[Derived]) -> None:
     """Give a module the class (mixins…, its own class), in place."""
-    module.__class__ = _derive(original_class(module), mixins)
+    module.__class__ = derive(original_class(module), mixins)
 
 
-def rebuild(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> nn.Module:
+def revert(module: nn.Module) -> None:
+    """Give a module its user's class back, in place, and drop what biofx has added."""
+    for name in (*SAVED, *private_names(mixins_of(module))):
+        module.__dict__.pop(name, None)
+    module.__class__ = original_class(module)
+
+
+def rebuild(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> Any:
     """An empty instance of a derived class, for pickle and copy."""
-    module: nn.Module = object.__new__(_derive(base, mixins))
-    return module
+    return object.__new__(derive(base, mixins))
 
 
-def _derive(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> type[nn.Module]:
-    if any(mixin._one_class_each for mixin in mixins):
-        return _new_class(base, mixins)
-    return _shared_class(base, mixins)  # type: ignore[arg-type]
-
-
-def _new_class(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> type[nn.Module]:
+def derive(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> type[nn.Module]:
+    """The class (mixins…, base), named after the user's class: one for all of its modules."""
+    # Found by the weak references that Python keeps: a class goes with its modules.
+    for known in base.__subclasses__():
+        if vars(known).get("_base") is base and vars(known).get("_mixins") == mixins:
+            return known
     prefix = "".join(getattr(mixin, "_prefix", "") for mixin in mixins)
-    namespace = {"_base": base, "_mixins": mixins, "__module__": base.__module__}
-    return type(prefix + base.__name__, (*mixins, base), namespace)
+    names = {
+        "_base": base,
+        "_mixins": mixins,
+        "__module__": base.__module__,
+        "__qualname__": prefix + base.__qualname__,
+    }
+    if _leads_to_module(base):
+        return new_class(
+            prefix + base.__name__, (*mixins, base), {}, lambda body: body.update(names)
+        )
+    # Python lets an object change its class only if both classes inherit their memory layout
+    # alike. `class Layer(ABC, nn.Module)` inherits it from ABC, so its derived class must come from
+    # `Layer` alone; the mixins enter by the method resolution order.
+    options = {"metaclass": _mixing(type(base), mixins)}
+    return new_class(prefix + base.__name__, (base,), options, lambda body: body.update(names))
 
 
-_shared_class = cache(_new_class)
+def _leads_to_module(base: type) -> bool:
+    kind: type | None = base
+    while kind is not None and kind is not nn.Module:
+        kind = kind.__base__
+    return kind is nn.Module
 
 
-def watch(reads: Mapping[nn.Module, Mapping[str, Iterable[Cell]]]) -> None:
-    """Let every module whose attributes were read tell the graphs that rest on them."""
-    for module, names in reads.items():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        if not isinstance(module, Watched):
-            become(module, Watched)
-        module.__dict__[_WATCHERS] = {name: tuple(cells) for name, cells in names.items()}
+def _mixing(metaclass: type, mixins: tuple[type[Derived], ...]) -> type:
+    def mro(cls: type) -> list[type]:
+        own, *rest = metaclass.mro(cls)  # type: ignore[call-arg]
+        added = dict.fromkeys(kind for mixin in mixins for kind in mixin.__mro__)
+        return [own, *(kind for kind in added if kind not in rest), *rest]
+
+    return type(metaclass.__name__, (metaclass,), {"mro": mro})

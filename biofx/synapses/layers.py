@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from biofx.config import Distribution
-from biofx.synapses.classes import Derived, Watched, become
+from biofx.synapses.classes import Derived, become, mixins_of
 from biofx.synapses.record import Synapses
 
 # |output| above which a unit counts as active
 ACTIVE = 0.01
 
 
-class BioLayer(Watched):
+class BioLayer(Derived):
     """A layer whose parameters carry synapses: same parameters, same keys, same result."""
 
     _prefix = "Bio"
@@ -35,9 +35,10 @@ class BioLayer(Watched):
         return ", ".join(part for part in (own, *notes) if part)
 
 
-def augment(module: nn.Module, synapses: tuple[Synapses, ...], *mixins: type[Derived]) -> None:
+def augment(module: nn.Module, synapses: tuple[Synapses, ...]) -> None:
     """Turn a layer into a bio-augmented one, in place."""
-    become(module, *mixins, BioLayer)
+    others = [mixin for mixin in mixins_of(module) if mixin is not BioLayer]
+    become(module, *others, BioLayer)
     module.__dict__["_synapses"] = synapses
 
 
@@ -68,3 +69,13 @@ def track_activity(module: nn.Module, units: int, axis: int) -> None:
 
 def wants_activity(synapses: Synapses) -> bool:
     return synapses.config.fuzzy_lr_distribution is Distribution.ACTIVITY
+
+
+def stop_tracking(module: nn.Module) -> None:
+    """Take from a layer what `track_activity` has given it."""
+    if "activity" in module._buffers and "_unit_axis" in module.__dict__:
+        del module._buffers["activity"]
+        module._non_persistent_buffers_set.discard("activity")
+    for key, hook in list(module._forward_hooks.items()):
+        if hook is count_activity:
+            del module._forward_hooks[key]

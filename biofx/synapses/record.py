@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from biofx.config import BioConfig
 from biofx.errors import ModelError
+from biofx.synapses.population import Population
+from biofx.synapses.wiring import Wiring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +88,11 @@ class Record:
         config: the configuration given.
         layers: {layer name: Layer} of every module with weights, in topological order.
         synapses: {parameter name: Synapses}.
-        opaque: {module name: reason} of modules that stay Python; "" is the model itself.
-        partly: {module name: reason} of modules some of whose calls stay Python.
-        weights_in_graphs: share of the synapses whose layer a graph calls, 0 to 1.
-        nodes: number of nodes in all graphs.
-        shapes: {module name: {node name: shape of its value}} where example inputs were given.
+        opaque: {module name: reason} of modules that could not be traced; "" is the model itself.
+        assumptions: what the graph and the passes take for granted, in words.
+        wiring: which layer feeds which.
+        whole: every operation of a run on example inputs is in the graph.
+        training: the mode in which the model was captured.
         unmatched: globs of the configuration that match no layer, in words.
     """
 
@@ -98,29 +100,53 @@ class Record:
     layers: Mapping[str, Layer]
     synapses: Mapping[str, Synapses]
     opaque: Mapping[str, str]
-    partly: Mapping[str, str]
-    weights_in_graphs: float
-    nodes: int
-    shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+    assumptions: tuple[Any, ...]
+    wiring: Wiring
+    whole: bool
+    training: bool
     unmatched: tuple[str, ...] = ()
+
+    @property
+    def populations(self) -> tuple[Population, ...]:
+        """The units of every layer whose place in the graph is known; see `Wiring.units`."""
+        return self.wiring.units
 
 
 RECORD = "_biofx"
+# What wrappers call the model inside: torch.compile; DDP, Accelerate and others; Opacus.
+WRAPPED = ("_orig_mod", "module", "_module")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The transformed module inside `torch.compile`'s and `DistributedDataParallel`'s wrappers."""
+    """The transformed module inside the wrappers of `torch.compile`, DDP, Opacus and their like.
+
+    Raises:
+        ModelError: there is none, or it is a part of another model.
+    """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a model made by biofx.transform, got {type(model).__name__}")
     while RECORD not in vars(model):
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-        if not isinstance(inner, nn.Module):
-            raise ModelError(
-                f"{type(model).__name__} was not made by biofx.transform; transform the model "
-                "first and pass the result (wrapped or not)"
-            )
+        children = model._modules
+        inner = next((children[name] for name in WRAPPED if children.get(name) is not None), None)
+        if inner is None:
+            raise ModelError(_not_transformed(model))
         model = inner
     return model
+
+
+def _not_transformed(model: nn.Module) -> str:
+    kind = type(model).__name__
+    for name, module in model.named_modules():
+        if RECORD in vars(module):
+            return (
+                f"{kind} holds a model made by biofx.transform (at {name}), but is none itself. If "
+                "it changes layers of that model (PEFT's adapters do), apply it first and "
+                f"transform the result; if it only calls that model, pass .{name} of it"
+            )
+    return (
+        f"{kind} was not made by biofx.transform; transform the model first and pass the result "
+        "(wrapped or not)"
+    )
 
 
 def record_of(model: nn.Module) -> Record:

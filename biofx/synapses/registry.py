@@ -147,13 +147,12 @@ def _embedding(module: Any) -> list[Axes]:
 
 @register(nn.MultiheadAttention)
 def _attention(module: nn.MultiheadAttention) -> list[Axes]:
-    whole = "splitting would mix attention heads"
     if module._qkv_same_embed_dim:
         names = ("q", "k", "v")
-        packed = Axes("in_proj_weight", "attention", post=0, pre=1, bundles=names, whole=whole)
+        packed = Axes("in_proj_weight", "attention", post=0, pre=1, bundles=names)
         return [packed]
     return [
-        Axes(f"{part}_proj_weight", "attention", post=0, pre=1, bundles=(part,), whole=whole)
+        Axes(f"{part}_proj_weight", "attention", post=0, pre=1, bundles=(part,))
         for part in ("q", "k", "v")
     ]
 
@@ -168,9 +167,8 @@ _GATES = {
 @register(nn.RNNBase, nn.RNNCellBase)
 def _recurrent(module: nn.Module) -> list[Axes]:
     gates = next((names for types, names in _GATES.items() if isinstance(module, types)), ())
-    whole = "splitting would mix gates"
     return [
-        Axes(name, "recurrent", post=0, pre=1, bundles=() if "_hr" in name else gates, whole=whole)
+        Axes(name, "recurrent", post=0, pre=1, bundles=() if "_hr" in name else gates)
         for name in module._parameters
         if name.startswith("weight_")
     ]

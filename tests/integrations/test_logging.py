@@ -90,12 +90,12 @@ def test_mlflow() -> None:
     assert sum(writer.files["plasticity/2/factors/00000012.json"]["counts"]) == 200
 
 
-def test_before_the_first_step_there_is_nothing() -> None:
+def test_before_the_first_step_there_are_no_factors() -> None:
     model = biofx.transform(nn.Sequential(nn.Linear(2, 2)))
     scheduler = GradScheduler(model, torch.optim.SGD(model.parameters(), lr=0.1))
     writer = MlflowLike()
     log(scheduler, writer)
-    assert (writer.metrics, writer.files) == ({}, {})
+    assert not any("factor" in name for name in writer.metrics)
 
 
 @pytest.mark.parametrize("writer", [None, 3, object(), "runs"])

@@ -85,7 +85,7 @@ def after_a_forward() -> list[str]:
     optimizer = SGD(bio.parameters(), lr=0.1)
     with torch.no_grad():
         bio(inputs())
-    scheduler = GradScheduler(bio, optimizer, rules=[FuzzyLearningRates()])
+    scheduler = GradScheduler(bio, optimizer, rules=[FuzzyLearningRates(distribution="uniform")])
     bio(inputs()).sum().backward()
     optimizer.step()
     return sorted(scheduler.metrics())
@@ -111,10 +111,11 @@ def not_finite(rule: Any, where: int) -> str:
 def moments(zero: bool) -> list[Tensor]:
     bio = net()
     model = DistributedDataParallel(bio)
+    settings = {"lr": 0.01, "momentum": 0.9}
     optimizer: Any = (
-        ZeroRedundancyOptimizer(model.parameters(), AdamW, lr=0.01)
+        ZeroRedundancyOptimizer(model.parameters(), SGD, **settings)
         if zero
-        else AdamW(model.parameters(), lr=0.01)
+        else SGD(model.parameters(), **settings)
     )
     GradScheduler(model, optimizer, rules=[Rejuvenate(d=4)])
     for _ in range(3):
@@ -196,13 +197,16 @@ def given_to_one() -> str:
     if dist.get_rank() == 0:
         optimizer.param_groups[0]["plasticity"] = {}
     try:
-        GradScheduler(bio, optimizer, rules=[FuzzyLearningRates()])
+        GradScheduler(bio, optimizer, rules=[FuzzyLearningRates(distribution="uniform")])
     except biofx.CheckpointError as error:
         return str(error)
     return ""
 
 
-RULES = {"fuzzy": FuzzyLearningRates(nu=0.3), "crystallize": Crystallize(threshold=0.5)}
+RULES = {
+    "fuzzy": FuzzyLearningRates(nu=0.3, distribution="uniform"),
+    "crystallize": Crystallize(threshold=0.5),
+}
 MAXIMA = {"uniform": Rejuvenate(), "lognormal": Rejuvenate(law="lognormal"),
           "capped": Rejuvenate(max_share=0.1), "crystallize": Crystallize()}  # fmt: skip
 

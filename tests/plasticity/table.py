@@ -1,6 +1,6 @@
 """One table of all rules; it drives every test that all of them must pass."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 import biofx
 from biofx.plasticity import GradScheduler
+from biofx.synapses import Entries, Population, record_of
+from biofx.synapses.record import RECORD
+from tools.trials.populations import populate
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Entry:
         acts: whether weights differ from plain training.
         random: whether the seed matters.
         state: bytes of state per synapse, without optimizer state.
+        only: parameters that it changes, if not all.
         steps: steps after which it has shown everything it does.
     """
 
@@ -29,6 +33,7 @@ class Entry:
     random: bool = True
     state: int = 0
     steps: int = 6
+    only: tuple[str, ...] = ()
 
 
 def fuzzy(distribution: str, *, state: int = 0, acts: bool = True, **more: Any) -> Entry:
@@ -37,6 +42,9 @@ def fuzzy(distribution: str, *, state: int = 0, acts: bool = True, **more: Any) 
     return Entry(name, config, acts=acts, random=acts, state=state)
 
 
+# Of `Followed`: what belongs to units that can be followed.
+UNITS = ("stem.weight", "conv.weight", "hidden.weight", "fc.weight")
+DALE = {"apply_dales_principle": True, "dale_initialisation": "signs"}
 OFF = {"fuzzy_lr_distribution": "baseline"}
 MOVING = {"fuzzy_lr_dynamic": True, "fuzzy_lr_update_freq": 2}
 
@@ -77,14 +85,66 @@ RULES = [
         random=False,
         state=4,
     ),
-    Entry("rejuvenate", {**OFF, "rejuvenate_every": 3}),
+    Entry("rejuvenate", {**OFF, "rejuvenate_every": 3}, state=4),
     Entry(
         "rejuvenate-lognormal",
         {**OFF, "rejuvenate_every": 3, "rejuvenate_law": "lognormal"},
+        state=4,
     ),
-    Entry("rejuvenate-capped", {**OFF, "rejuvenate_every": 2, "rejuvenate_max_share": 0.05}),
-    Entry("dale", {**OFF, "apply_dales_principle": True}),
-    Entry("dale-post", {**OFF, "apply_dales_principle": True, "dale_axis": "post"}),
+    Entry(
+        "rejuvenate-capped",
+        {**OFF, "rejuvenate_every": 2, "rejuvenate_max_share": 0.05},
+        state=4,
+    ),
+    Entry(
+        "rejuvenate-initial",
+        {
+            **OFF,
+            "rejuvenate_every": 2,
+            "rejuvenate_law": "initial",
+            "rejuvenate_choose": "random",
+            "rejuvenate_max_share": 0.1,
+        },
+        state=4,
+    ),
+    Entry(
+        "rejuvenate-weak-before",
+        {
+            **OFF,
+            "rejuvenate_every": 2,
+            "rejuvenate_choose": "weak",
+            "rejuvenate_max_share": 0.1,
+            "rejuvenate_before_step": True,
+        },
+        state=4,
+    ),
+    Entry("restore", {**OFF, "restore_strength": 0.05}, random=False, state=4),
+    Entry(
+        "unit-turnover",
+        {
+            **OFF,
+            "unit_turnover_every": 1,
+            "unit_turnover_rate": 0.2,
+            "unit_turnover_maturity": 1,
+        },
+        state=4,
+        only=UNITS,
+    ),
+    Entry(
+        "unit-turnover-dormant",
+        {
+            **OFF,
+            "unit_turnover_every": 2,
+            "unit_turnover_utility": "dormant",
+            "unit_turnover_threshold": 0.95,
+            "unit_turnover_maturity": 2,
+        },
+        state=4,
+        only=UNITS,
+    ),
+    Entry("dale", {**OFF, **DALE}),
+    Entry("dale-mirrored", {**OFF, "apply_dales_principle": True}),
+    Entry("dale-post", {**OFF, **DALE, "dale_axis": "post"}),
     Entry(
         "everything",
         {
@@ -93,9 +153,13 @@ RULES = [
             "crystallize_every": 1,
             "crystal_thresh": 0.05,
             "rejuvenate_every": 3,
+            "unit_turnover_every": 2,
+            "unit_turnover_rate": 0.2,
+            "unit_turnover_maturity": 1,
+            "restore_strength": 0.01,
             "apply_dales_principle": True,
         },
-        state=4,
+        state=12,
     ),
 ]
 
@@ -119,10 +183,27 @@ class Net(nn.Module):
         self.fc = nn.Linear(4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
         x = torch.relu(self.conv(x))
         x = torch.relu(self.grouped(x)) + x
-        x = torch.relu(self.up(x)).mean((2, 3))
-        return self.fc(x)
+        return torch.relu(self.up(x)).mean((2, 3))
+
+
+class Followed(Net):
+    """With two layers more, whose units can be followed to the layers that read them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv = nn.Conv2d(6, 8, 3, padding=1)
+        self.hidden = nn.Linear(4, 6)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(torch.tanh(self.stem(x)))
+        return self.fc(torch.tanh(self.hidden(x)))
 
 
 def batches(count: int, *, size: int = 8, dtype: torch.dtype = torch.float32) -> list[Any]:
@@ -138,7 +219,31 @@ def batches(count: int, *, size: int = 8, dtype: torch.dtype = torch.float32) ->
 
 def make(config: dict[str, Any] | None = None, *, dtype: torch.dtype = torch.float32) -> nn.Module:
     torch.manual_seed(0)
-    return biofx.transform(Net().to(dtype), biofx.BioConfig(**(config or {})))
+    net = original(config or {})().to(dtype)
+    bio = biofx.transform(net, biofx.BioConfig(**(config or {})))
+    return follow(bio) if isinstance(net, Followed) else bio
+
+
+def original(config: dict[str, Any]) -> type[Net]:
+    """The network that a configuration is tested on."""
+    settings = biofx.BioConfig(**config)
+    mirrored = settings.apply_dales_principle and settings.dale_initialisation == "mirrored"
+    return Followed if settings.unit_turnover_every or mirrored else Net
+
+
+def follow(model: nn.Module) -> nn.Module:
+    """Give a transformed `Followed` its populations."""
+    populate(model, ("stem", "conv"), ("hidden", "fc"))
+    added = "several layers produce them"
+    left = [("conv", 8, added), ("grouped", 8, added)]
+    record = record_of(model)
+    lost = tuple(
+        Population(layer=name, size=size, incoming=(Entries(name=f"{name}.weight"),), reason=why)
+        for name, size, why in [*left, ("up", 4, "they are made in groups")]
+    )
+    populations = (*record.populations, *lost)
+    model.__dict__[RECORD] = replace(record, wiring=replace(record.wiring, units=populations))
+    return model
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: list[Any]) -> None:

@@ -101,7 +101,9 @@ def test_nobody_communicates_for_randomness(results: Any) -> None:
     assert counts["rejuvenate-capped"] == 2 / distributed_run.BEFORE  # and one sum
     ddp = {name: result["collectives"] for name, result in results[2][0]["ddp"].items()}
     assert ddp["activity"] == distributed_run.BEFORE
-    assert all(count == 0 for name, count in ddp.items() if "activity" not in name)
+    by_activity = ("activity", "unit", "everything")
+    assert ddp["unit-turnover"] == distributed_run.BEFORE
+    assert all(n == 0 for name, n in ddp.items() if not any(a in name for a in by_activity))
 
 
 @pytest.mark.parametrize("kind", [SGD, AdamW])

@@ -20,7 +20,7 @@ from biofx.plasticity import (
     VolumeDependentRates,
 )
 
-from .table import Net, batches, make, same, train
+from .table import DALE, Net, batches, make, same, train
 
 ALL: dict[str, Any] = {
     "fuzzy_lr_distribution": "normal",
@@ -28,7 +28,7 @@ ALL: dict[str, Any] = {
     "crystallize_every": 1,
     "crystal_thresh": 0.05,
     "rejuvenate_every": 2,
-    "apply_dales_principle": True,
+    **DALE,
 }
 
 
@@ -216,9 +216,12 @@ def test_bfloat16_parameters_move_by_their_factors() -> None:
             made.step()
             ends.append(model.get_parameter(name).detach())
         assert (ends[0] < 0.51).all()
-        assert (ends[1] == (ends[0] + 1) / 2).all()
+        # Rounded up or down by chance, by one unit in the last place at most.
+        middle = (ends[0].float() + 1) / 2
+        assert ((ends[1].float() - middle).abs() < 2.0**-8).all()
 
 
+@pytest.mark.filterwarnings("ignore:FuzzyLearningRates changes nothing")
 def test_param_groups_and_lr_schedulers() -> None:
     """Each group's learning rate, changed as training goes on, multiplies the factors."""
     plain, bio = make(), make()
@@ -508,9 +511,10 @@ def test_new_synapses_are_not_crystallized() -> None:
         assert numbers["turnover"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:dale_axis=")
 def test_dale_holds_after_every_step() -> None:
     for axis in ("pre", "post"):
-        config = {"apply_dales_principle": True, "dale_axis": axis, "rejuvenate_every": 3}
+        config = {**DALE, "dale_axis": axis, "rejuvenate_every": 3}
         model = make(config)
         optimizer = adamw(model, lr=0.05)
         scheduler = GradScheduler(model, optimizer)
@@ -575,7 +579,9 @@ def test_phases_of_one_rule(compiled: bool) -> None:
         optimizer.step()
         found = float((before - weight.detach()).std())
         assert found == pytest.approx(expected, rel=0.05)
-        assert scheduler.metrics()["0.weight"]["factor_std"] == pytest.approx(found, rel=1e-3)
+        assert scheduler.metrics()["0.weight"]["factor_std"] == pytest.approx(
+            found, rel=0.03
+        )  # of a sample
 
 
 @pytest.mark.parametrize("apply", ["update", "gradient"])

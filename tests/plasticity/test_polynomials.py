@@ -33,3 +33,10 @@ def test_exp_near_zero(limit: float, error: float) -> None:
     exact = x.double().exp()
     assert float(((polynomials.exp_near_zero(x) - exact) / exact).abs().max()) < error
     assert float(polynomials.exp_near_zero(torch.zeros(()))) == 1
+
+
+def test_erfc() -> None:
+    x = torch.cat([torch.linspace(0, 12, 100_001), torch.tensor([1e3, 1e30, torch.inf])])
+    assert (polynomials.erfc(x) - torch.erfc(x)).abs().max() < 3e-6
+    assert polynomials.erfc(torch.tensor(0.0)) == 1
+    assert polynomials.erfc(torch.tensor(torch.nan)).isnan()

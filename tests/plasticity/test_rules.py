@@ -1,6 +1,7 @@
 """What every rule must do, whichever it is."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,25 +16,30 @@ from biofx.plasticity import (
     Rejuvenate,
     Rule,
 )
+from biofx.synapses import Population, record_of
+from biofx.synapses.record import RECORD
+from tools.trials.populations import populate
 
-from .table import IDS, OPTIMIZERS, RULES, Entry, batches, make, run, same, train
+from .table import IDS, OPTIMIZERS, RULES, Entry, batches, make, original, run, same, train
 
 every_rule = pytest.mark.parametrize("entry", RULES, ids=IDS)
+SIGNS = DalesPrinciple(initialisation="signs")
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
 
 @every_rule
 @every_optimizer
 def test_acts(entry: Entry, optimizer: str) -> None:
-    plain = make()
-    train(plain, OPTIMIZERS[optimizer](plain.parameters()), batches(entry.steps))
     bio, _ = run(entry, optimizer)
+    torch.manual_seed(0)
+    plain = original(entry.config)()
+    train(plain, OPTIMIZERS[optimizer](plain.parameters()), batches(entry.steps))
     if not entry.acts:
         assert same(plain, bio)
         return
     theirs = dict(plain.named_parameters())
     for name, parameter in bio.named_parameters():
-        if name in biofx.info(bio).synapses:
+        if name in (entry.only or biofx.info(bio).synapses):
             assert not torch.equal(parameter, theirs[name]), name
         assert torch.isfinite(parameter).all()
 
@@ -133,6 +139,7 @@ def test_leaves_untrained_layers_alone(entry: Entry) -> None:
 
     torch.manual_seed(0)
     model = biofx.transform(Model(), biofx.BioConfig(**entry.config))
+    populate(model, ("used", "frozen"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     GradScheduler(model, optimizer)
     # Dale's principle gives weights their signs when the scheduler is made
@@ -168,12 +175,16 @@ class Single(nn.Module):
 
 
 @every_rule
+@pytest.mark.filterwarnings("ignore:UnitTurnover can replace no unit")
 def test_acts_once_on_tied_weights(entry: Entry) -> None:
     """A weight used twice moves as the same weight used once, given the same gradients."""
     moved = []
     for cls in (Tied, Single):
         model = biofx.transform(cls(), biofx.BioConfig(**entry.config))
         assert list(biofx.info(model).synapses) == ["encode.weight"]
+        units = Population(layer="encode", size=6, reason="one weight makes and reads them")
+        record = replace(record_of(model), wiring=replace(record_of(model).wiring, units=(units,)))
+        model.__dict__[RECORD] = record
         parameter = model.get_parameter("encode.weight")
         with torch.no_grad():
             parameter.copy_(torch.linspace(-1, 1, 36).view(6, 6))
@@ -204,7 +215,7 @@ def test_stores_no_more_than_it_must(entry: Entry) -> None:
     )
     assert per_weight == entry.state * weights
     small = [value for value in tensors if value.dim() <= 1]
-    assert sum(value.numel() for value in small) <= 2 * sum(
+    assert sum(value.numel() for value in small) <= 3 * sum(
         s.shape[s.post_axis] * s.groups for s in synapses.values()
     )
 
@@ -266,9 +277,15 @@ def test_a_clamp_that_is_left_out_would_change_nothing(distribution: str, nu: fl
     assert bounded.std() > 0
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+# The compiler of torch 2.14 leaves a size of some float64 kernels without a name; the rules then
+# run uncompiled, behind a warning that is an error here.
+COMPILES_FLOAT64 = not torch.__version__.startswith("2.14")
+
+
+@pytest.mark.parametrize("compiled", [False, True] if COMPILES_FLOAT64 else [False])
 @pytest.mark.parametrize(
-    "rule", [DalesPrinciple(), Rejuvenate(d=1e9), Rejuvenate(d=1e9, law="lognormal")]
+    "rule",
+    [SIGNS, Rejuvenate(d=1e9), Rejuvenate(d=1e9, law="lognormal")],
 )
 def test_synapses_that_stay_keep_all_their_digits(rule: Rule, compiled: bool) -> None:
     model = biofx.transform(nn.Sequential(nn.Linear(20, 30, bias=False, dtype=torch.float64)))

@@ -11,6 +11,10 @@ from torch import Tensor
 _EXP: Final = (1.0, 1.0, 0.4999999343, 0.166665204, 0.0416683908, 0.008368745161, 0.00138145396)
 # 2ʳ for |r| ≤ ½, likewise, 1e-7, and exact at 0.
 _EXP2: Final = (1.0, 0.6931469776, 0.2402224208, 0.05550733744, 0.009671512717, 0.001326472719)
+# erfc is 1 over the 16th power of this: Abramowitz and Stegun, 7.1.28.
+_ERFC: Final = (
+    1.0, 0.0705230784, 0.0422820123, 0.0092705272, 0.0001520143, 0.0002765672, 0.0000430638,
+)  # fmt: skip
 # ln 2 in two parts, the first so short that its multiples are exact.
 _LN2: Final = (0.693359375, math.log(2) - 0.693359375)
 
@@ -45,3 +49,11 @@ def exp_near_zero(x: Tensor) -> Tensor:
     k = y.round()
     power = ((k.to(torch.int32) + 127) << 23).view(torch.float32)
     return polynomial(_EXP2, y - k) * power
+
+
+def erfc(x: Tensor) -> Tensor:
+    """1 − erf(x) of float32 numbers x ≥ 0, within 3e-6: a tenth of the library's time."""
+    y = polynomial(_ERFC, x)
+    for _ in range(4):
+        y = y * y
+    return 1 / y

@@ -35,6 +35,7 @@ hash-prospector (the multipliers of ``triple32``). Not cryptography.
 import hashlib
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -52,6 +53,8 @@ __all__ = [
     "normal",
     "shard_counters",
     "stream_key",
+    "stream_keys",
+    "stream_name",
     "symmetric",
     "uniform",
 ]
@@ -84,10 +87,44 @@ def stream_key(seed: int, step: int, name: str, stream: str = "") -> int:
     Raises:
         TypeError: ``seed`` or ``step`` is not an integer.
     """
+    hashed = _hash(seed, step)
+    hashed.update(stream_name(name, stream))
+    return int.from_bytes(hashed.digest(), "little", signed=True)
+
+
+def stream_name(name: str, stream: str = "") -> bytes:
+    """What `stream_keys` takes for one parameter and purpose."""
     # The length keeps ("a", "b|c") and ("a|b", "c") apart.
-    text = f"{operator.index(seed)}|{operator.index(step)}|{len(name)}|{name}|{stream}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"biofx.random").digest()
-    return int.from_bytes(digest, "little", signed=True)
+    return f"{len(name)}|{name}|{stream}".encode()
+
+
+def stream_keys(
+    seed: int, step: int, names: Sequence[bytes], device: torch.device | str | None = None
+) -> Tensor:
+    """`stream_key` of many parameters at one step, for less, as a tensor.
+
+    Args:
+        seed, step: as for `stream_key`.
+        names: n of `stream_name`.
+        device: where the tensor goes.
+
+    Returns:
+        int64, of shape (n,).
+    """
+    start = _hash(seed, step)
+    digests = bytearray()
+    for name in names:
+        hashed = start.copy()
+        hashed.update(name)
+        digests += hashed.digest()
+    if sys.byteorder == "big":
+        digests[:] = b"".join(digests[i : i + 8][::-1] for i in range(0, len(digests), 8))
+    return torch.frombuffer(digests, dtype=torch.int64).to(device)
+
+
+def _hash(seed: int, step: int) -> "hashlib.blake2b":
+    text = f"{operator.index(seed)}|{operator.index(step)}|"
+    return hashlib.blake2b(text.encode(), digest_size=8, person=b"biofx.random")
 
 
 def key_tensor(key: int | Sequence[int], device: torch.device | str | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.random import counters, shard_counters
 
-SAMPLE = 16_384  # synapses of one parameter that its metrics look at
+SAMPLE = 2_048  # synapses of one parameter that its metrics look at
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -33,6 +33,16 @@ def local(tensor: Tensor) -> Tensor:
     """The part of the tensor that lies in this process: detached, sharing its memory."""
     tensor = tensor.detach()
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def alike(first: Tensor, second: Tensor) -> bool:
+    """Whether one tensor can be copied into the other's memory as it lies there."""
+    return (
+        first.shape == second.shape
+        and first.dtype == second.dtype
+        and first.device == second.device
+        and first.stride() == second.stride()
+    )
 
 
 def local_gradient(grad: Tensor | None, parameter: Tensor) -> Tensor | None:
@@ -161,6 +171,18 @@ def all_sum(values: Tensor, shard: Shard) -> Tensor:
     return values
 
 
+def gathered(values: Tensor, shard: Shard) -> Tensor:
+    """A copy of the whole tensor of which a process holds a part."""
+    if shard.size == shard.shape:
+        return values.clone()
+    whole = values.new_zeros(shard.shape)
+    block = whole
+    for axis, (offset, size) in enumerate(zip(shard.offsets, shard.size, strict=True)):
+        block = block.narrow(axis, offset, size)
+    block.copy_(values)
+    return all_sum(whole, shard)
+
+
 def replicas(model: nn.Module) -> tuple[dist.ProcessGroup, ...]:
     """Groups over which a model's batches are divided; a global sum is over one after the other.
 
@@ -181,13 +203,18 @@ def replicas(model: nn.Module) -> tuple[dist.ProcessGroup, ...]:
     return (world,)
 
 
-def sample_places(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Coordinates of at most `SAMPLE` evenly spaced elements."""
+def sample_places(tensor: Tensor) -> tuple[Tensor, ...] | None:
+    """Coordinates of at most `SAMPLE` evenly spaced elements; None is all, row by row."""
+    if tensor.numel() <= SAMPLE:
+        return None
     count = min(tensor.numel(), SAMPLE)
     flat = torch.arange(count, device=tensor.device) * tensor.numel() // max(count, 1)
     return torch.unravel_index(flat, tensor.shape)
 
 
-def sample(values: Tensor, size: torch.Size, places: tuple[Tensor, ...]) -> Tensor:
+def sample(values: Tensor, size: torch.Size, places: tuple[Tensor, ...] | None) -> Tensor:
     """The values at some places of the shape that they broadcast to; scalars stay scalars."""
-    return values if values.dim() == 0 else values.broadcast_to(size)[places]
+    if values.dim() == 0:
+        return values
+    whole = values.broadcast_to(size)
+    return whole.reshape(-1) if places is None else whole[places]

@@ -12,11 +12,12 @@ from biofx.plasticity.kernels.base import NONE, Function, KernelCall, Kernels, T
 from biofx.plasticity.numerics import random
 from biofx.plasticity.numerics.shards import Shard
 from biofx.plasticity.rules.schedule import Schedule
-from biofx.synapses import Synapses
+from biofx.synapses import Neighbours, Synapses
+from biofx.synapses.initial import InitialLaw
 
 STATIC = 0  # the step that keys draws made once and for all
 EVERY_STEP = Schedule()
-Stage = Literal["observe", "factor", "after_step"]
+Stage = Literal["observe", "factor", "before_update", "after_step"]
 
 
 class Expression(NamedTuple):
@@ -36,6 +37,13 @@ class Expression(NamedTuple):
     token: Hashable = None
     costly: bool = False
     rounded: bool = False
+
+
+NOBODY = Neighbours()
+
+
+def _nowhere(name: str) -> tuple[Tensor, Shard]:
+    raise KeyError(name)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -61,6 +69,9 @@ class Context:
             of shape ``shard.size`` are sharded like the parameter.
         optimizer_state: the optimizer's state of this parameter, ``{}`` without one.
         activity: how often each post-synaptic unit was active since the last step, or None.
+        initial: what PyTorch draws the weights of such a layer from; None if it has no such type.
+        wiring: the units whose incoming weights the parameter holds, and those that it reads.
+        lookup: gives the local part of another parameter or buffer of the model, and its place.
         fresh: mask of the synapses that an earlier rule replaced at this step, or None.
         statistics: what `Rule.needs` asked for, tensors of shape (): "mean_abs" is mean|w|,
             "max_abs" is max|w|, "finite" is for those who read no value,
@@ -84,6 +95,9 @@ class Context:
     state: dict[str, Any] = field(default_factory=dict)
     optimizer_state: Mapping[str, Any] = field(default_factory=dict)
     activity: Tensor | None = None
+    initial: InitialLaw | None = None
+    wiring: Neighbours = NOBODY
+    lookup: Callable[[str], tuple[Tensor, Shard]] = _nowhere
     fresh: Tensor | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     total: Tensor | None = None
@@ -129,8 +143,19 @@ class Context:
             self.later.clear()
             self.kernels.do(work, shard=self.shard)
 
-    def sum(self, function: Callable[[Tensor, Tensors], Tensor], inputs: Tensors) -> Tensor:
-        """Σ of an elementwise function of the weights: what `Rule.total` may return."""
+    def sum(
+        self,
+        function: Callable[[Tensor, Tensors], Tensor],
+        inputs: Tensors,
+        *,
+        compiled: Callable[[Tensor, Tensors], Tensor] | None = None,
+    ) -> Tensor:
+        """Σ of an elementwise function of the weights: what `Rule.total` may return.
+
+        Compiled kernels take the other function, if there is one.
+        """
+        if compiled is not None and self.kernels.compiled:
+            function = compiled
         return self.kernels.sum(function, self.weight, inputs)
 
     def count(self, mask: Tensor) -> Any:

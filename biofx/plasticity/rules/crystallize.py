@@ -75,6 +75,7 @@ class Crystallize(Rule):
 
     judges_gradients: ClassVar[bool] = True
     remembers: ClassVar = {"factors": (0.0, 1.0)}
+    observes_with_factors: ClassVar[bool] = True
 
     @override
     def interval(self, synapses: Synapses) -> int:

@@ -1,7 +1,8 @@
 """Dale's principle: all outgoing synapses of a unit have one sign."""
 
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,9 +10,10 @@ from typing_extensions import override
 
 from biofx.plasticity.kernels.base import Tensors, wide
 from biofx.plasticity.numerics import random
+from biofx.plasticity.numerics.shards import gathered
 from biofx.plasticity.rules.rule import STATIC, Context, Rule, pick
 from biofx.plasticity.rules.validation import require
-from biofx.synapses import Synapses
+from biofx.synapses import Entries, Population, Synapses
 
 
 def dale_signs(draw: Tensor) -> Tensor:
@@ -43,20 +45,74 @@ def _projected(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor
     return project_dale(weight, signs)
 
 
+def paired(values: Tensor, index: Tensor, axis: int) -> Tensor:
+    """The second of each pair of units becomes the first's equal.
+
+    Args:
+        values: a tensor with entries per unit.
+        index: indices along `axis` of each unit's entries, int64 of shape (units, count).
+        axis: axis of `values` that the units run along.
+
+    Returns:
+        Of the shape of `values`.
+    """
+    first = values.index_select(axis, index[0::2].flatten())
+    return values.index_copy(axis, index[1::2].flatten(), first)
+
+
+def mirrored(weight: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Exciting and inhibiting synapses of pairs of units, from one free weight for each pair.
+
+    With v = w·√2 of the first unit, the first gets max(v, 0) and the second min(v, 0). Where both
+    units say the same, that is a free synapse of weight v: the network computes what one with half
+    of the units and no principle does, and weights have the size that they were drawn with.
+
+    Args:
+        weight: w.
+        index: indices along `axis` of each unit's synapses, int64 of shape (units, count).
+        axis: the pre-synaptic axis.
+
+    Returns:
+        Of the weight's shape.
+    """
+    first, second = index[0::2].flatten(), index[1::2].flatten()
+    free = weight.index_select(axis, first) * math.sqrt(2)
+    weight = weight.index_copy(axis, first, free.clamp(min=0))
+    return weight.index_copy(axis, second, free.clamp(max=0))
+
+
+class _Plan(NamedTuple):
+    """How one parameter obeys: "mirrored", "signs" or "free", and why it is not mirrored."""
+
+    way: Literal["mirrored", "signs", "free"]
+    reason: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DalesPrinciple(Rule):
     """Gives each unit a sign, and after each update sets synapses of the other sign to 0.
 
-    When the scheduler is made, weights become |w|·sign, with signs that are a function of the
-    scheduler's seed and the parameter's name alone. Synapses that `Rejuvenate` has just replaced
-    get the unit's sign instead of becoming 0.
+    When the scheduler is made, weights get their signs. By default units come in *mirrored* pairs:
+    units 2k and 2k + 1 start with equal incoming weights and biases (and norm entries), the first
+    excites and the second inhibits, and both share one free weight for each unit that they reach
+    (see `mirrored`). Training lets them drift apart. The weights of the input layer stay free, for
+    inputs are no units of the network. It takes an even number of units that can be followed to
+    their readers: transform the model with ``example_inputs``. Elsewhere, and everywhere with
+    ``initialisation="signs"``, weights become |w|·sign, with signs that are a function of the
+    scheduler's seed and the parameter's name alone. That makes the units of a layer alike (one
+    singular value of the weights grows with the width), and deep networks do not learn from it.
+
+    Synapses that another rule has just replaced get their unit's sign instead of becoming 0.
 
     Args:
         axis: whose sign it is. "pre": all outgoing weights of a unit agree (columns of a linear
-            layer); "post": all incoming ones. None takes the configured `dale_axis`.
+            layer); "post": all incoming ones, which silences units behind a ReLU. None takes the
+            configured `dale_axis`.
+        initialisation: as `dale_initialisation` of `BioConfig`; None takes the configured value.
     """
 
     axis: Literal["pre", "post"] | None = None
+    initialisation: Literal["mirrored", "signs"] | None = None
 
     maps_only: ClassVar[bool] = True
     remembers: ClassVar = {}
@@ -67,26 +123,47 @@ class DalesPrinciple(Rule):
 
     @override
     def settings(self, synapses: Synapses) -> dict[str, Any]:
-        axis = self._axis(synapses)
+        axis, initialisation = self._axis(synapses), self._initialisation(synapses)
         require(axis in ("pre", "post"), self.name, f"axis={axis!r} must be 'pre' or 'post'")
+        require(
+            initialisation in ("mirrored", "signs"),
+            self.name,
+            f"initialisation={initialisation!r} must be 'mirrored' or 'signs'",
+        )
         require(
             len(synapses.shape) > 1 and synapses.pre_axis != synapses.post_axis,
             self.name,
             f"{synapses.parameter} ({synapses.kind}) of shape {synapses.shape} does not connect "
             "units to units; leave it out with only=… or the configuration's overrides",
         )
-        return {**super().settings(synapses), "axis": axis}
+        return {**super().settings(synapses), "axis": axis, "initialisation": initialisation}
 
     @override
     def initialise(self, context: Context) -> None:
-        context.weight.abs_().mul_(self.signs(context).to(context.weight.dtype))
+        plan = self.plan(context)
+        if plan.way == "signs":
+            context.weight.abs_().mul_(self.signs(context).to(context.weight.dtype))
+            return
+        synapses, shard = context.synapses, context.shard
+        whole = gathered(context.weight, shard)
+        for population in self._paired(context):
+            for entries in population.incoming:
+                whole = paired(whole, _all(population, entries, whole), entries.axis)
+            for entries in (e for kind in population.vectors.values() for e in kind):
+                self._pair(context, population, entries)
+        if plan.way == "mirrored":
+            for population, entries, _ in context.wiring.read:
+                whole = mirrored(whole, _all(population, entries, whole), synapses.pre_axis)
+        context.weight.copy_(shard.part(whole))
 
     @override
     def elementwise(self, synapses: Synapses) -> bool:
-        return True
+        return self._initialisation(synapses) == "signs"
 
     @override
     def after_step(self, context: Context) -> None:
+        if self.plan(context).way == "free":
+            return
         weight = context.weight
         wrong = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
         inputs = {"signs": context.constant("signs", self.signs)}
@@ -101,14 +178,75 @@ class DalesPrinciple(Rule):
         )
         context.events["dale_projected"] = context.count(wrong)
 
+    @override
+    def replaced(self, context: Context, mask: Tensor) -> None:
+        if self.plan(context).way != "free":
+            signs = context.constant("signs", self.signs).to(context.weight.dtype)
+            signed = context.weight.abs() * signs
+            context.weight.copy_(torch.where(mask, signed, context.weight))
+
+    @override
+    def report(self, context: Context) -> dict[str, Any]:
+        plan = self.plan(context)
+        return {"dale": f"{plan.way}: {plan.reason}" if plan.reason else plan.way}
+
+    def plan(self, context: Context) -> _Plan:
+        """How a parameter obeys the principle."""
+        plan: _Plan | None = context.memo.get("dale")
+        if plan is None:
+            plan = context.memo["dale"] = self._plan(context)
+        return plan
+
+    def _plan(self, context: Context) -> _Plan:
+        synapses = context.synapses
+        if self._axis(synapses) == "post" or self._initialisation(synapses) == "signs":
+            return _Plan("signs")
+        if not context.wiring.known:
+            return _Plan("signs", "the graph is not known: give biofx.transform example_inputs=…")
+        read = context.wiring.read
+        if not read and synapses.depth == 0:
+            return _Plan("free", "inputs are no units of the network")
+        columns = sum(p.size * entries.count for p, entries, _ in read)
+        if synapses.groups > 1 or columns != context.shard.shape[synapses.pre_axis]:
+            return _Plan("signs", "not all units that it reads can be followed")
+        for population, _, source in read:
+            if population.size % 2:
+                return _Plan("signs", f"{population.name} has an odd number of units")
+            if source is None or not self.serves(source):
+                return _Plan("signs", f"{population.name} does not obey the principle")
+        return _Plan("mirrored")
+
+    def _paired(self, context: Context) -> list[Population]:
+        """The units whose incoming weights the parameter holds, if they come in pairs."""
+        return [p for p in context.wiring.made if p.size % 2 == 0 and len(p.incoming) == 1]
+
+    def _pair(self, context: Context, population: Population, entries: Entries) -> None:
+        values, shard = context.lookup(entries.name)
+        whole = gathered(values, shard)
+        whole = paired(whole, _all(population, entries, whole), entries.axis)
+        values.copy_(shard.part(whole))
+
     def signs(self, context: Context) -> Tensor:
         """±1 per unit, broadcastable to the weight."""
-        synapses = context.synapses
+        synapses, device = context.synapses, context.weight.device
         axis = synapses.pre_axis if self._axis(synapses) == "pre" else synapses.post_axis
-        unit = random.counters(context.units(axis), context.weight.device)
+        if self.plan(context).way == "mirrored":
+            signs = torch.ones(context.units(axis), dtype=torch.float32, device=device)
+            for population, entries, _ in context.wiring.read:
+                signs[_all(population, entries, signs)[1::2].flatten()] = -1.0
+            return context.per_unit(signs, axis)
+        unit = random.counters(context.units(axis), device)
         draw = random.uniform(context.key("signs", step=STATIC), unit)
         return context.per_unit(dale_signs(draw), axis)
 
     def _axis(self, synapses: Synapses) -> str:
         axis: str = pick(self.axis, synapses.config.dale_axis)
         return axis
+
+    def _initialisation(self, synapses: Synapses) -> str:
+        chosen: str = pick(self.initialisation, synapses.config.dale_initialisation)
+        return chosen
+
+
+def _all(population: Population, entries: Entries, like: Tensor) -> Tensor:
+    return entries.index(torch.arange(population.size, device=like.device))

@@ -147,6 +147,19 @@ DRAWN: dict[Distribution, Callable[..., Tensor]] = {
 }
 
 
+@functools.cache
+def mean_factor(distribution: Distribution, nu: float, low: float, high: float) -> float:
+    """The mean of clamped factors, by 4,096 draws: 1 unless the clamp moves it."""
+    cpu = torch.device("cpu")
+    index = random.counters(4096, cpu)
+    inputs = {
+        name: scalar(value, cpu) for name, value in (("nu", nu), ("low", low), ("high", high))
+    }
+    inputs["key"] = random.key_tensor(random.stream_key(0, STATIC, "mean", "factor"), cpu)
+    draw = DRAWN.get(distribution, _uniform)
+    return float(draw(index.float(), index, **inputs).mean()) if nu else 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class FuzzyLearningRates(Rule):
     """Each synapse's update is multiplied by its own factor, drawn once (see `fuzzy_factors`).
@@ -164,6 +177,8 @@ class FuzzyLearningRates(Rule):
     TEMPORAL evolves, and WEIGHT_ADAPTIVE and ACTIVITY factors are drawn again, after every
     `update_every`-th step if `dynamic`; otherwise they stay as the first step made them.
     """
+
+    changes_weights: ClassVar[bool] = False
 
     nu: float | None = None
     distribution: Distribution | str | None = None
@@ -193,6 +208,8 @@ class FuzzyLearningRates(Rule):
 
     @override
     def active(self, context: Context, stage: Stage) -> bool:
+        if stage == "factor":
+            return super().active(context, stage)
         # Factors evolve by the clock, whether or not the rule's schedule lets them act.
         if stage == "after_step":
             plan = self._plan(context)

@@ -1,21 +1,33 @@
 """Rejuvenation: weak synapses disappear and new ones form (spontaneous spine remodelling)."""
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from biofx.plasticity.kernels.base import Tensors, wide
+from biofx.plasticity.kernels.base import Function, Tensors, wide
 from biofx.plasticity.numerics import random
+from biofx.plasticity.numerics.polynomials import erfc
+from biofx.plasticity.numerics.quantiles import limit_below
+from biofx.plasticity.rules.initial import (
+    draw_initial,
+    law_inputs,
+    lognormal_synapses,
+    remember_law,
+    uniform_synapses,
+)
 from biofx.plasticity.rules.rule import Context, Rule, Stage, pick, scalar
 from biofx.plasticity.rules.validation import require, within
 from biofx.synapses import Synapses
 
-LAWS = ("uniform", "lognormal")
-SPARING = 1  # the draw of uniforms that a cap goes by
+LAWS = ("uniform", "lognormal", "initial")
+CHOICES = ("paper", "random", "weak")
+SPARING = 1  # the draw of uniforms that a cap, or chance, goes by
 
 
 def resilience(
@@ -44,25 +56,15 @@ def resilience(
     return weight.abs() * d / (max_abs * noise.abs())
 
 
-def loss_probability(weight: Tensor, *, max_abs: Tensor, d: Tensor) -> Tensor:
+def loss_probability(
+    weight: Tensor,
+    *,
+    max_abs: Tensor,
+    d: Tensor,
+    erfc: Callable[[Tensor], Tensor] = torch.erfc,
+) -> Tensor:
     """P(`resilience` < 1) = erfc(|w|/(σ√2)) with σ = max|w|/d; NaN if all weights are 0."""
-    return torch.erfc(weight.abs() * (d * math.sqrt(0.5) / max_abs))
-
-
-def uniform_synapses(draw: Tensor, max_abs: Tensor) -> Tensor:
-    """New weights on [−max|w|, max|w|) from uniforms on [−1, 1): the paper's law."""
-    return max_abs * draw
-
-
-def lognormal_synapses(noise: Tensor, sign: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
-    """New weights ±exp(mean + std·z): sizes distributed as the layer's own.
-
-    Args:
-        noise: z, standard normals.
-        sign: numbers as likely positive as negative, whose signs the weights get.
-        mean, std: moments of ln|w| over the layer's weights that are not 0, of shape ().
-    """
-    return torch.exp(mean + std * noise).copysign(sign)
+    return erfc(weight.abs() * (d * math.sqrt(0.5) / max_abs))
 
 
 def rejuvenate(
@@ -101,49 +103,109 @@ def _probability(weight: Tensor, inputs: Tensors) -> Tensor:
     return loss_probability(wide(weight), max_abs=inputs["max_abs"], d=inputs["d"])
 
 
-def _renewed_uniform(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-    weight = wide(tensors["weight"])
-    fresh = uniform_synapses(random.symmetric(inputs["key"], index), inputs["max_abs"])
-    score = _score(index, weight, inputs)
-    return rejuvenate(weight, fresh, score=score, spared=_spared(index, inputs))
+def _probability_in_short(weight: Tensor, inputs: Tensors) -> Tensor:
+    """For compiled kernels, in which a call of the library takes longer than all the rest."""
+    max_abs, d = inputs["max_abs"], inputs["d"]
+    return loss_probability(weight.float(), max_abs=max_abs, d=d, erfc=erfc)
 
 
-def _renewed_lognormal(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-    weight = wide(tensors["weight"])
-    fresh = lognormal_synapses(
+def weakness(weight: Tensor, draw: Tensor, *, max_abs: Tensor) -> Tensor:
+    """|w|/max|w| on [½, 1]; below ½, by chance, for synapses of weight 0.
+
+    Args:
+        weight: w.
+        draw: uniforms on [0, 1) of the weight's shape.
+        max_abs: max|w| of the whole parameter, of shape ().
+    """
+    return 0.5 * torch.where(weight == 0, draw, 1 + weight.abs() / max_abs)
+
+
+def _weakness(index: Tensor, weight: Tensor, inputs: Tensors) -> Tensor:
+    draw = random.uniform(inputs["key"], index, draw=SPARING)
+    return weakness(weight, draw, max_abs=inputs["max_abs"])
+
+
+# A new weight and the choice are drawn with different words: symmetric (draw 0) or normal (draw 1)
+# for the weight, uniform (draw `SPARING`) and normal (draw 0) for the choice.
+
+
+def _uniform(index: Tensor, inputs: Tensors) -> Tensor:
+    return uniform_synapses(random.symmetric(inputs["key"], index), inputs["max_abs"])
+
+
+def _lognormal(index: Tensor, inputs: Tensors) -> Tensor:
+    return lognormal_synapses(
         random.normal(inputs["key"], index, draw=1),
         random.symmetric(inputs["key"], index),
         mean=inputs["log_mean"],
         std=inputs["log_std"],
     )
-    score = _score(index, weight, inputs)
-    return rejuvenate(weight, fresh, score=score, spared=_spared(index, inputs))
+
+
+def _initial_uniform(index: Tensor, inputs: Tensors) -> Tensor:
+    return draw_initial(inputs["key"], index, inputs, normal=False)
+
+
+def _initial_normal(index: Tensor, inputs: Tensors) -> Tensor:
+    return draw_initial(inputs["key"], index, inputs, normal=True)
+
+
+@functools.cache
+def _renewal(fresh: Callable[[Tensor, Tensors], Tensor], choose: str) -> Function:
+    """Replaces the chosen synapses by new ones, in one pass."""
+
+    def renew(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+        weight = wide(tensors["weight"])
+        spared = None
+        if choose == "paper":
+            score = _score(index, weight, inputs)
+            spared = _spared(index, inputs)
+        elif choose == "weak":
+            score = _weakness(index, weight, inputs) / inputs["limit"]
+        else:
+            score = random.uniform(inputs["key"], index, draw=SPARING) / inputs["limit"]
+        return rejuvenate(weight, fresh(index, inputs), score=score, spared=spared)
+
+    return renew
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rejuvenate(Rule):
-    """After the update, synapses are replaced by new ones, weak ones most likely.
+    """Some synapses are replaced by new ones, weak ones most likely.
 
     A new synapse starts with zeroed optimizer state (every tensor of the parameter's shape;
-    statistics per row or column, as Adafactor's, stay) and full plasticity. LBFGS starts afresh.
-    A parameter whose weights are all 0 is left alone.
+    statistics per row or column, as Adafactor's, stay) and full plasticity, and under Adam, AdamW,
+    NAdam, RAdam and Adamax its updates are those of a weight whose training begins then. LBFGS
+    starts afresh. A parameter whose weights are all 0 is left alone by laws that go by its weights.
 
-    Applied often, the paper's law destroys what Adam has learned: use a long interval, or
-    `max_share`, the largest share of a parameter that a call replaces in expectation: every
-    synapse's probability p is multiplied by min(1, max_share·n/Σp), so that weak ones stay as much
-    more likely than strong ones as they are.
+    Applied often, the paper's law destroys what Adam has learned: use ``law="initial"``, a long
+    interval, or `max_share`, the largest share of a parameter that a call replaces in expectation:
+    every synapse's probability p is multiplied by min(1, max_share·n/Σp), so that weak ones stay as
+    much more likely than strong ones as they are.
 
     Args:
         d, law, max_share: as `rejuvenation_parameter_dre`, `rejuvenate_law` and
             `rejuvenate_max_share` of `BioConfig`; None takes the layer's configured value.
+        choose: as `rejuvenate_choose`. "paper": each synapse with probability
+            erfc(|w|d/(max|w|√2)); "random": each with probability `max_share`; "weak": the share
+            `max_share` of smallest |w|, chance deciding among zeros.
+        before_step: as `rejuvenate_before_step`: synapses are replaced when the gradient is known
+            and the optimizer has not moved them yet (the paper's order); else after the step.
+
+    Source:
+        Hofmann et al. 2025, Methods, "Synaptic rejuvenation" ("paper", "uniform"); cf.
+        Hernandez-Garcia et al. 2025, Reinitializing weights vs units for maintaining plasticity in
+        neural networks ("weak", "initial").
     """
 
     d: float | None = None
-    law: Literal["uniform", "lognormal"] | None = None
+    law: Literal["uniform", "lognormal", "initial"] | None = None
     max_share: float | None = None
+    choose: Literal["paper", "random", "weak"] | None = None
+    before_step: bool | None = None
 
+    replaces: ClassVar[bool] = True
     maps_only: ClassVar[bool] = True
-    remembers: ClassVar = {}
 
     @override
     def interval(self, synapses: Synapses) -> int:
@@ -151,48 +213,92 @@ class Rejuvenate(Rule):
 
     @override
     def settings(self, synapses: Synapses) -> dict[str, Any]:
-        d, law, max_share = self._values(synapses)
-        within("(0, inf)", self.name, d=d)
-        require(law in LAWS, self.name, f"law={law!r} is not one of {LAWS}")
-        within("(0, 1]", self.name, max_share=max_share)
-        return {**super().settings(synapses), "d": d, "law": law, "max_share": max_share}
+        plan = self._plan(synapses)
+        within("(0, inf)", self.name, d=plan.d)
+        require(plan.law in LAWS, self.name, f"law={plan.law!r} is not one of {LAWS}")
+        require(
+            plan.choose in CHOICES, self.name, f"choose={plan.choose!r} is not one of {CHOICES}"
+        )
+        within("(0, 1]", self.name, max_share=plan.max_share)
+        require(
+            plan.choose == "paper" or plan.max_share < 1,
+            self.name,
+            f"choose={plan.choose!r} replaces the share max_share, which is 1 for "
+            f"{synapses.parameter}: say how many, e.g. max_share=0.01",
+        )
+        require(
+            isinstance(plan.before_step, bool),
+            self.name,
+            f"before_step={plan.before_step!r} must be True or False",
+        )
+        return {**super().settings(synapses), **plan._asdict()}
+
+    @override
+    def active(self, context: Context, stage: Stage) -> bool:
+        own = "before_update" if self._known(context).before_step else "after_step"
+        return stage == own and super().active(context, stage)
+
+    @override
+    def prepare(self, context: Context) -> None:
+        if self._known(context).law == "initial":
+            remember_law(context)
 
     @override
     def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:
-        if stage != "after_step":
+        if stage not in ("before_update", "after_step"):
             return ()
-        law = self._values(context.synapses)[1]
-        return ("max_abs", "log_mean", "log_std") if law == "lognormal" else ("max_abs",)
+        plan = self._known(context)
+        if plan.law == "lognormal":
+            return ("max_abs", "log_mean", "log_std")
+        return () if plan.law == "initial" and plan.choose == "random" else ("max_abs",)
 
     @override
     def elementwise(self, synapses: Synapses) -> bool:
-        return True
+        plan = self._plan(synapses)
+        return plan.choose != "weak" and plan.law != "initial" and not plan.before_step
 
     @override
     def total(self, context: Context) -> Tensor | None:
         """Σp, how many synapses would be lost without a cap."""
-        d, _, max_share = self._values(context.synapses)
-        if max_share == 1:
+        plan = self._known(context)
+        if plan.max_share == 1 or plan.choose != "paper":
             return None
         weight = context.weight
-        inputs = {"d": scalar(d, weight.device), "max_abs": context.statistics["max_abs"]}
-        return context.sum(_probability, inputs)
+        inputs = {"d": scalar(plan.d, weight.device), "max_abs": context.statistics["max_abs"]}
+        return context.sum(_probability, inputs, compiled=_probability_in_short)
 
     @override
-    def after_step(self, context: Context) -> Tensor | None:
-        d, law, max_share = self._values(context.synapses)
-        weight = context.weight
+    def before_update(self, context: Context) -> Tensor:
+        return self._renew(context)
+
+    @override
+    def after_step(self, context: Context) -> Tensor:
+        return self._renew(context)
+
+    def _renew(self, context: Context) -> Tensor:
+        plan = self._known(context)
+        weight, shard = context.weight, context.shard
         inputs = {
             "key": context.key("synapses"),
-            "d": scalar(d, weight.device),
+            "d": scalar(plan.d, weight.device),
             **context.statistics,
         }
-        if context.total is not None:
-            inputs["chance"] = (max_share * context.shard.numel / context.total).float()
+        fresh = _lognormal if plan.law == "lognormal" else _uniform
+        if plan.law == "initial":
+            normal, law = law_inputs(context)
+            fresh, inputs = _initial_normal if normal else _initial_uniform, inputs | law
+        if plan.choose == "random":
+            inputs["limit"] = scalar(plan.max_share, weight.device)
+        elif plan.choose == "weak":
+            context.finish()
+            scores = _weakness(context.index, wide(weight), inputs)
+            inputs["limit"] = limit_below(scores, shard, int(plan.max_share * shard.numel))
+        elif context.total is not None:
+            inputs["chance"] = (plan.max_share * shard.numel / context.total).float()
         mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
         # All weights 0: scores are NaN, and nothing is replaced.
         context.map(
-            _renewed_uniform if law == "uniform" else _renewed_lognormal,
+            _renewal(fresh, plan.choose),
             {"weight": weight, "mask": mask},
             writes=("weight", "mask"),
             inputs=inputs,
@@ -209,10 +315,26 @@ class Rejuvenate(Rule):
             return {}
         return {"turnover": float(replaced) / max(context.weight.numel(), 1)}
 
-    def _values(self, synapses: Synapses) -> tuple[float, str, float]:
+    def _known(self, context: Context) -> "_Plan":
+        plan: _Plan | None = context.memo.get("plan")
+        if plan is None:
+            plan = context.memo["plan"] = self._plan(context.synapses)
+        return plan
+
+    def _plan(self, synapses: Synapses) -> "_Plan":
         config = synapses.config
-        return (
+        return _Plan(
             pick(self.d, config.rejuvenation_parameter_dre),
             pick(self.law, config.rejuvenate_law),
             pick(self.max_share, config.rejuvenate_max_share),
+            pick(self.choose, config.rejuvenate_choose),
+            pick(self.before_step, config.rejuvenate_before_step),
         )
+
+
+class _Plan(NamedTuple):
+    d: float
+    law: str
+    max_share: float
+    choose: str
+    before_step: bool

@@ -37,10 +37,10 @@ class Rule:
 
     Hyperparameters are fields of a class under ``@dataclass(frozen=True, kw_only=True)``.
 
-    Per step, for each parameter that has a gradient: `observe`, then `factor`, then the optimizer
-    moves the weights, then `after_step`. Factors of several rules multiply. Draw random numbers
-    with ``context.uniform(...)``, never with ``torch.rand``, to stay reproducible and the same on
-    every rank.
+    Per step, for each parameter that has a gradient: `observe`, then `factor`, then
+    `before_update`, then the optimizer moves the weights, then `after_step`. Factors of several
+    rules multiply. Draw random numbers with ``context.uniform(...)``, never with ``torch.rand``,
+    to stay reproducible and the same on every rank.
 
     Args:
         schedule: when the rule acts; None takes the configuration's interval, else every step.
@@ -54,6 +54,9 @@ class Rule:
 
     # Whether `observe` reads gradients: those must then be the whole step's, over all processes.
     judges_gradients: ClassVar[bool] = False
+    # Whether masks of replaced synapses come back from `before_update` or `after_step`: then there
+    # is room for them in checkpoints from the start.
+    replaces: ClassVar[bool] = False
     # Whether `after_step` reads and writes weights through `Context.map` alone, with_factors: then
     # it can share a pass over memory with what comes before and after.
     maps_only: ClassVar[bool] = False
@@ -61,6 +64,10 @@ class Rule:
     # {field of `context.state`: (lowest, highest) of its values}, by which a checkpoint is checked:
     # `prepare` creates these fields and no others. None: a checkpoint may hold anything.
     remembers: ClassVar[Mapping[str, tuple[float, float]] | None] = None
+    # Whether `observe` changes the state by `Context.map` with_factors alone.
+    observes_with_factors: ClassVar[bool] = False
+    # Whether `after_step` changes weights, and not only the rule's state.
+    changes_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(
@@ -152,6 +159,9 @@ class Rule:
     def initialise(self, context: Context) -> None:
         """Once, before the first step: change ``context.weight`` in place."""
 
+    def begin(self, context: Context) -> None:
+        """Once, before the first step, when all rules have initialised the weights."""
+
     def observe(self, context: Context) -> None:
         """Gradients are known, weights have not moved: update the rule's state."""
 
@@ -174,6 +184,14 @@ class Rule:
         """
         return None
 
+    def before_update(self, context: Context) -> Tensor | None:
+        """Change ``context.weight`` in place, before the optimizer moves it by the gradient known.
+
+        Returns:
+            As `after_step`.
+        """
+        return None
+
     def after_step(self, context: Context) -> Tensor | None:
         """Change ``context.weight`` in place after the update.
 
@@ -186,7 +204,7 @@ class Rule:
     def replaced(self, context: Context, mask: Tensor) -> None:
         """Some synapses are new (boolean mask of shape ``shard.size``): forget the old ones."""
 
-    def report(self, context: Context) -> dict[str, float]:
+    def report(self, context: Context) -> dict[str, Any]:
         """What `GradScheduler.metrics` adds for this parameter."""
         return {}
 

@@ -15,6 +15,7 @@ from biofx.plasticity.kernels.base import (
     kernel_spec,
     wide,
 )
+from biofx.plasticity.numerics.rounding import NARROW, stochastic
 from biofx.plasticity.rules.rule import Context
 from biofx.plasticity.scheduler.binding import ParameterStep
 
@@ -28,7 +29,7 @@ def scaled(grad: Tensor, factors: Tensor) -> Tensor:
 
 
 def blended(weight: Tensor, before: Tensor, factors: Tensor) -> Tensor:
-    """w_before + f·(w − w_before); exactly w where f = 1, exactly w_before where f = 0."""
+    """w_before + f·(w − w_before), at least float32; exactly w or w_before where f is 1 or 0."""
     weight = wide(weight)
     return torch.lerp(wide(before), weight, factors.expand_as(weight).to(weight.dtype))
 
@@ -85,7 +86,24 @@ class Applier:
         if site.work:
             site.work[:] = [_with_before(work, site.weight, before) for work in site.work]
             site.judged()
-        self._map(_blend, site, "weight", {"weight": site.weight, "before": before})
+        tensors = {"weight": site.weight, "before": before}
+        if site.weight.dtype in NARROW:
+            self._map(_blend, site, "weight", tensors, rounding=_rounding_key(site))
+        else:
+            self._map(_blend, site, "weight", tensors)
+
+    def factors(self, site: ParameterStep, before: Tensor) -> Tensor:
+        """The product of all factors, at the weights before the update.
+
+        What rules have left to be done is done first.
+        """
+        site.work[:] = [_with_before(work, site.weight, before) for work in site.work]
+        self.finish(site)
+        after, site.weight = site.weight, before
+        try:
+            return self._factors(site)
+        finally:
+            site.weight = after
 
     def correct(self, site: ParameterStep, rate: Tensor) -> None:
         """w ← w + (f − 1)·Δ after plain SGD has added Δ = rate·g; otherwise as `blend`."""
@@ -142,6 +160,11 @@ class Applier:
         if expression.token is not None:
             self._kept[source] = expression.token, value
         return value
+
+
+def _rounding_key(site: ParameterStep) -> Tensor:
+    """Of the random bits that decide which way a parameter's weights are rounded at a step."""
+    return site.binding.pairs[0][1].key("rounding")
 
 
 def _with_before(work: KernelCall, weight: Tensor, before: Tensor) -> KernelCall:
@@ -227,7 +250,10 @@ def _scale(product: Product) -> Function:
 def _blend(product: Product) -> Function:
     def blend(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
         before = tensors["before"]
-        return (blended(tensors["weight"], before, product(before, index, inputs)),)
+        moved = blended(tensors["weight"], before, product(before, index, inputs))
+        if "rounding" in inputs:
+            moved = stochastic(moved, inputs["rounding"], index, before.dtype)
+        return (moved,)
 
     return blend
 

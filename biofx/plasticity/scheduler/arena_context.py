@@ -1,7 +1,7 @@
 """What a rule sees of small parameters that it serves together."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,24 +32,35 @@ class ArenaContext(Context):
     Attributes:
         members: the parameters' own contexts of the same rule.
         arena: where each of them lies.
+        names: those of the streams that were drawn from.
     """
 
     members: Sequence[Context]
     arena: Arena
+    names: dict[str, list[bytes]] = field(default_factory=dict)
 
     @override
     def key(self, stream: str, *, step: int | None = None) -> Tensor:
         """One key per row."""
         step = self.step if step is None else step
-        name = f"{self.rule}.{stream}"
-        keys = [
-            random.stream_key(self.seed, step, member.synapses.parameter, name)
-            for member in self.members
-        ]
-        return self.arena.spread(random.key_tensor(keys, self.weight.device))
+        names = self.names.get(stream)
+        if names is None:
+            names = self.names[stream] = [
+                random.stream_name(member.synapses.parameter, f"{self.rule}.{stream}")
+                for member in self.members
+            ]
+        keys = random.stream_keys(self.seed, step, names, self.weight.device)
+        return self.arena.spread(keys)
 
     @override
-    def sum(self, function: Callable[[Tensor, Tensors], Tensor], inputs: Tensors) -> Tensor:
+    def sum(
+        self,
+        function: Callable[[Tensor, Tensors], Tensor],
+        inputs: Tensors,
+        *,
+        compiled: Callable[[Tensor, Tensors], Tensor] | None = None,
+    ) -> Tensor:
+        # Of few elements: no kernel of its own.
         total = self.kernels.sum(function, self.weight, inputs, arena=self.arena)
         return self.arena.spread(total)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from biofx.plasticity.kernels.arena import SMALL
+from biofx.plasticity.numerics.rounding import NARROW
 from biofx.plasticity.scheduler.arena_binding import ArenaBinding, ArenaStep, plain
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 
@@ -34,10 +35,11 @@ class Arenas:
         self.bindings = []
         self._laid_out = ()
 
-    def deal(self) -> None:
-        """Give the parameters what the metrics tell of each."""
+    @torch.no_grad()
+    def deal(self, multiplied: bool = False) -> None:
+        """Give the parameters what there is to tell of each: see `ArenaBinding.deal`."""
         for binding in self.bindings:
-            binding.deal()
+            binding.deal(multiplied)
 
     def serving(self, trained: Named, bind: Callable[[str, nn.Parameter], Binding]) -> set[int]:
         """Complete the arenas for a step.
@@ -62,6 +64,10 @@ class Arenas:
             if present.issuperset(own) and binding.complete:
                 found.update(own)
                 self.active.append(binding)
+            elif binding.stepped and not present.isdisjoint(own):
+                # What they do one by one is the last that there is to tell.
+                binding.deal()
+                binding.stepped = False
         return found
 
     def _lay_out(self, trained: Named, bind: Callable[[str, nn.Parameter], Binding]) -> None:
@@ -84,6 +90,7 @@ def steps_of(
     *,
     step: int,
     unscale: Tensor | None = None,
+    bind: Callable[[str, nn.Parameter], Binding],
     arenas: Arenas | None = None,
 ) -> list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]]:
     """Steps of those parameters that have gradients, with their parameters and param groups.
@@ -93,11 +100,14 @@ def steps_of(
         named: (name, parameter, its param group).
         step: counted from 1.
         unscale: undoes the scale of the gradients.
+        bind: finds a parameter's binding.
         arenas: in which small parameters share a step, that of the first of them; None lets
             each have its own.
     """
     trained = [one for one in named if one[1].requires_grad and one[1].grad is not None]
-    shared = set() if arenas is None else arenas.serving(trained, engine.bind)
+    shared = set() if arenas is None else arenas.serving(trained, bind)
+    for name, parameter, _ in trained if arenas is None else ():
+        bind(name, parameter)
     found: list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]] = [
         (engine.site(name, p, step=step, grad=p.grad, unscale=unscale), p, group)
         for name, p, group in trained
@@ -127,6 +137,10 @@ def _kind(binding: Binding, parameter: Tensor) -> Hashable:
         or parameter.layout is not torch.strided
         or parameter.device.type == "mps"
         or not binding.pairs
+        # What is rounded by chance draws by its own parameter's key.
+        or parameter.dtype in NARROW
+        # The age of each synapse is looked up in the state of its own parameter's optimizer.
+        or (binding.corrected and any(rule.replaces for rule, _ in binding.pairs))
     ):
         return None
     parts: list[Hashable] = [parameter.dtype, parameter.device]

@@ -15,6 +15,7 @@ from biofx.fields import number_of
 from biofx.plasticity.rules.rule import Rule
 from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
 from biofx.plasticity.scheduler.optimizer_hooks import OptimizerHooks
+from biofx.plasticity.scheduler.optimizer_state import innermost
 from biofx.synapses import Synapses, record_of, unwrap
 
 # Optimizers that divide the gradient by its own size, or look at its sign alone.
@@ -65,8 +66,8 @@ def check_arguments(seed: Any, apply: Any, compile: Any) -> None:
         raise PlasticityError(f"compile={compile!r} must be True, False or 'auto'")
 
 
-def optimizers_of(optimizer: Any) -> list[Optimizer]:
-    """The optimizers that take hooks, of one, several or None.
+def optimizers_of(optimizer: Any) -> list[tuple[Optimizer, tuple[Any, ...]]]:
+    """The optimizers that move weights, each with those around it, of one, several or None.
 
     Raises:
         PlasticityError: one is none, or the list is empty.
@@ -80,17 +81,14 @@ def optimizers_of(optimizer: Any) -> list[Optimizer]:
     return [_hookable(one) for one in optimizer]
 
 
-def _hookable(optimizer: Any) -> Optimizer:
-    """The optimizer that takes hooks: inside a wrapper (Accelerate's), if need be."""
-    inner = optimizer
-    while not hasattr(inner, "_optimizer_step_pre_hooks") and hasattr(inner, "optimizer"):
-        inner = inner.optimizer
-    if not isinstance(inner, Optimizer):
+def _hookable(optimizer: Any) -> tuple[Optimizer, tuple[Any, ...]]:
+    inner, around = innermost(optimizer)
+    if not isinstance(inner, Optimizer) or not hasattr(inner, "_optimizer_step_post_hooks"):
         raise PlasticityError(
             f"{type(optimizer).__name__} is not a torch.optim.Optimizer and cannot be hooked; pass "
             "the optimizer inside it, or none and call GradScheduler.step()"
         )
-    return inner
+    return inner, around
 
 
 def refuse_second(
@@ -141,7 +139,31 @@ def _weights(acting: OptimizerHooks | GradientHooks) -> set[int]:
 
 def _synapses(acting: OptimizerHooks | GradientHooks) -> set[int]:
     model = unwrap(acting.engine.model)
-    return {id(model.get_parameter(name)) for name in acting.engine.synapses}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {id(parameters[name]) for name in acting.engine.synapses if name in parameters}
+
+
+def refuse_strangers(attachments: Sequence[OptimizerHooks]) -> None:
+    """Refuse optimizers without synapses, unless they are there beside others.
+
+    Muon takes the matrices of a model, AdamW the rest, which may have no synapse.
+
+    Raises:
+        PlasticityError: none of them has any, or two have the same.
+    """
+    seen: dict[str, int] = {}
+    for place, attachment in enumerate(attachments):
+        for name, _, _ in attachment.named():
+            if seen.setdefault(name, place) != place:
+                raise PlasticityError(
+                    f"{name} is in two of the optimizers; its steps could not be counted"
+                )
+    if attachments and not seen:
+        names = ", ".join(type(one.optimizer).__name__ for one in attachments)
+        raise PlasticityError(
+            f"the optimizer ({names}) shares no weight with the model: make it from the parameters "
+            "of the model that was transformed, after fully_shard"
+        )
 
 
 def warn_if_blind(optimizer: Optimizer) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,19 @@ from torch import Tensor
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import KernelCall, Kernels, joined
-from biofx.plasticity.numerics.shards import Shard, local
+from biofx.plasticity.numerics.shards import Shard
 from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage
+from biofx.plasticity.scheduler.optimizer_state import start_afresh
+from biofx.plasticity.scheduler.trial import PLAIN, Traits
+
+# Finds what an optimizer, and those wrapped around it, keep for a parameter.
+States = Callable[[Tensor], Sequence[Mapping[str, Any]]]
 
 # The functions of a rule that each stage of a step calls.
 FUNCTIONS: dict[Stage, tuple[str, ...]] = {
     "observe": ("observe",),
     "factor": ("expression", "factor"),
+    "before_update": ("before_update",),
     "after_step": ("after_step",),
 }
 
@@ -26,8 +32,10 @@ class Binding:
     """One parameter and the rules that serve it, each with its context and state.
 
     `layout` is the device mesh and the placements of a DTensor; `watched`, whether a rule needs the
-    layer's activity; `parameter`, what was last found to be as the binding says. For the metrics of
-    the last step: `numbers`, the factors as `expressions`, and `factors` that are none.
+    layer's activity; `corrected`, whether the parameter's optimizer corrects bias; `parameter`,
+    what was last found to be as the binding says. For the metrics of the last step: `numbers`, the
+    factors as `expressions`, and `factors` that are none; or all
+    of them multiplied, `product`.
     """
 
     name: str
@@ -35,24 +43,28 @@ class Binding:
     pairs: list[tuple[Rule, Context]]
     layout: tuple[Any, Any] | None = None
     watched: bool = False
+    corrected: bool = False
     parameter: weakref.ref[Tensor] | None = None
     stepped: bool = False
     numbers: dict[str, Tensor] = field(default_factory=dict)
     expressions: Sequence[Expression] = ()
     factors: Sequence[Tensor] = ()
+    product: Tensor | None = None
 
     def __post_init__(self) -> None:
         # A step calls only what a rule has: most rules have one or two of the functions.
         self.acting = {
-            stage: [pair for pair in self.pairs if _overrides(pair[0], *functions)]
+            stage: [pair for pair in self.pairs if overrides(pair[0], *functions)]
             for stage, functions in FUNCTIONS.items()
         }
         self.asking = {
-            stage: [pair for pair in pairs if _overrides(pair[0], "needs")]
+            stage: [pair for pair in pairs if overrides(pair[0], "needs")]
             for stage, pairs in self.acting.items()
         }
         self.asks = any(self.asking.values())
-        self.adding = [pair for pair in self.acting["after_step"] if _overrides(pair[0], "total")]
+        changing = self.acting["before_update"] + self.acting["after_step"]
+        self.changes = bool(changing) or any(rule.replaces for rule, _ in self.pairs)
+        self.adding = [pair for pair in self.pairs if overrides(pair[0], "total")]
 
     def remember(self, parameter: Tensor) -> None:
         """Take the next steps of this parameter without another look, unless it is sharded."""
@@ -65,7 +77,7 @@ class Binding:
 
     def note(self, site: "ParameterStep") -> None:
         """Remember the factors of a step."""
-        self.stepped = True
+        self.stepped, self.product = True, None
         self.expressions, self.factors = site.expressions, site.factors
 
 
@@ -75,7 +87,8 @@ class ParameterStep:
 
     `sources` are the contexts that the `expressions` come from. `work` is what rules have left to
     be done in the pass that applies the factors; `version` counts the changes of the gradient
-    before that.
+    before that. After the step, `states` are what the optimizer, and those wrapped around it, keep
+    for the parameter, `traits` says what that means, and `fresh` is the mask of new synapses.
     """
 
     binding: Binding
@@ -87,6 +100,9 @@ class ParameterStep:
     work: list[KernelCall] = field(default_factory=list)
     statistics: dict[str, Tensor] = field(default_factory=dict)
     version: int = 0
+    states: Sequence[Mapping[str, Any]] = ()
+    traits: Traits = PLAIN
+    fresh: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.grad is not None:
@@ -128,28 +144,49 @@ class ParameterStep:
         """Let the parameters have the gradients."""
 
     @property
+    def step(self) -> int:
+        """Optimizer steps, this one included."""
+        return self.binding.pairs[0][1].step if self.binding.pairs else 0
+
+    @property
     def resting(self) -> bool:
         """Whether every factor is 1."""
         return not (self.expressions or self.factors)
 
-    def remember(self, states: Callable[[Tensor], Mapping[str, Any]], parameter: Tensor) -> None:
-        """Show the rules that act after a step what the optimizer keeps for this parameter."""
-        if self.binding.acting["after_step"]:
-            optimizer_state = states(parameter)
+    def remember(self, states: States, parameter: Tensor, traits: Traits) -> None:
+        """Show the rules that change weights what the optimizer keeps for this parameter.
+
+        Args:
+            states: finds what the optimizer, and those around it, keep for a parameter.
+            parameter: the parameter.
+            traits: what the first of these means.
+        """
+        if self.binding.changes:
+            self.states, self.traits = states(parameter), traits
             for _, context in self.binding.pairs:
-                context.optimizer_state = optimizer_state
+                context.optimizer_state = self.states[0]
 
     def forget(self, fresh: Tensor, kernels: Kernels) -> None:
         """New synapses start without a past: neither in the rules nor in the optimizer.
 
         Args:
             fresh: a mask of the weight's local shape, true where a synapse is new.
+
+        Raises:
+            PlasticityError: the optimizer's state cannot be reset for some synapses alone.
         """
-        pairs = self.binding.pairs
-        for rule, context in pairs:
+        self.fresh = fresh
+        for rule, context in self.binding.pairs:
             rule.replaced(context, fresh)
-        states = resettable(pairs[0][1].optimizer_state, fresh)
-        kernels.fill(states, fresh, 0.0, shard=self.binding.shard)
+        start_afresh(
+            self.binding.name,
+            self.states,
+            fresh,
+            weight=self.weight,
+            traits=self.traits,
+            shard=self.binding.shard,
+            kernels=kernels,
+        )
 
     def release(self) -> None:
         """The step is over: hold no gradient, and take the rules' numbers for the metrics."""
@@ -162,6 +199,15 @@ class ParameterStep:
             context.optimizer_state = context.statistics = {}
 
 
+def due(sites: Iterable[ParameterStep], stage: Stage) -> list[ParameterStep]:
+    """The parameters at which some rule's function of this stage is called at this step."""
+    return [
+        site
+        for site in sites
+        if any(rule.active(context, stage) for rule, context in site.binding.acting[stage])
+    ]
+
+
 def changed(name: str) -> PlasticityError:
     """The error for a gradient that is not the one that was judged."""
     return PlasticityError(
@@ -170,16 +216,6 @@ def changed(name: str) -> PlasticityError:
     )
 
 
-def resettable(optimizer_state: Mapping[str, Any], fresh: Tensor) -> list[Tensor]:
-    """What an optimizer keeps of each synapse, in the order and shape of a mask."""
-    states = [
-        local(value)
-        for value in optimizer_state.values()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim()
-    ]
-    return [state for state in states if state.shape == fresh.shape]
-
-
-def _overrides(rule: Rule, *functions: str) -> bool:
+def overrides(rule: Rule, *functions: str) -> bool:
     """Whether a rule has one of these functions of its own."""
     return any(getattr(type(rule), name) is not getattr(Rule, name) for name in functions)

@@ -17,15 +17,21 @@ from biofx.plasticity.numerics.shards import (
     shard_of,
 )
 from biofx.plasticity.rules.rule import Context, Rule, Stage
+from biofx.plasticity.rules.turnover import UnitTurnover
+from biofx.plasticity.scheduler import newborns
 from biofx.plasticity.scheduler.activity import collect_activity, counters
 from biofx.plasticity.scheduler.arena_binding import ArenaBinding
 from biofx.plasticity.scheduler.arenas import Arenas
-from biofx.plasticity.scheduler.binding import Binding, ParameterStep
+from biofx.plasticity.scheduler.binding import FUNCTIONS, Binding, ParameterStep, overrides
 from biofx.plasticity.scheduler.checkpoint import restore
+from biofx.plasticity.scheduler.contexts import contexts_of
 from biofx.plasticity.scheduler.observer import Observers
 from biofx.plasticity.scheduler.rule_outputs import checked_factor, checked_mask, note_place
+from biofx.plasticity.scheduler.surgery import Surgery
 from biofx.plasticity.scheduler.totals import add_up, chosen
-from biofx.synapses import Synapses
+from biofx.plasticity.scheduler.undo import Undo
+from biofx.plasticity.scheduler.units import States, UnitEngine, no_state
+from biofx.synapses import Synapses, record_of
 
 
 class Engine:
@@ -60,6 +66,7 @@ class Engine:
         self.counters: list[Any] = []
         self.arenas: list[Arenas] = []
         self.observers = Observers()
+        self.surgery = Surgery(model, synapses)
         # States from a checkpoint, of parameters that have not been trained since (frozen ones).
         self.waiting: dict[str, dict[str, dict[str, Any]]] = {}
         names = [rule.name for rule in self.rules]
@@ -77,6 +84,17 @@ class Engine:
                     f"{rule.name} serves no parameter: only={rule.only} matches none of "
                     f"{', '.join(list(synapses)[:8])}"
                 )
+        turnover = [rule for rule in self.rules if isinstance(rule, UnitTurnover)]
+        self.units = UnitEngine(model, synapses, record_of(model).populations, turnover)
+
+    def has(self, stage: Stage) -> bool:
+        """Whether any rule does something to weights, or to their moves, at a stage."""
+        return any(
+            overrides(rule, *FUNCTIONS[stage]) and rule.serves(entry)
+            for rule in self.rules
+            if stage != "after_step" or rule.changes_weights
+            for entry in self.synapses.values()
+        )
 
     def bind(self, name: str, parameter: Tensor) -> Binding:
         """The binding of a parameter; prepares rules for one that was not seen before."""
@@ -105,8 +123,11 @@ class Engine:
                 binding.watched = True
                 counters(self.model, entry)
             rule.prepare(context)
-            if self.initialises:
+        if self.initialises:
+            for rule, context in pairs:
                 rule.initialise(context)
+            for rule, context in pairs:
+                rule.begin(context)
         waiting = self.waiting.pop(name, None)
         if waiting is not None:
             restore(binding, waiting)
@@ -116,23 +137,21 @@ class Engine:
 
     def contexts(self, name: str, parameter: Tensor, shard: Shard) -> list[tuple[Rule, Context]]:
         """The rules that serve a parameter, each with a new context, not prepared yet."""
-        entry, weight = self.synapses[name], local(parameter)
-        return [
-            (
-                rule,
-                Context(
-                    synapses=entry,
-                    rule=key,
-                    shard=shard,
-                    weight=weight,
-                    timing=rule.timing(entry),
-                    seed=self.seed,
-                    kernels=self.kernels,
-                ),
-            )
-            for rule, key in zip(self.rules, self.keys, strict=True)
-            if rule.serves(entry)
-        ]
+        entry = self.synapses[name]
+        return contexts_of(
+            self.model,
+            self.synapses,
+            [
+                (key, rule)
+                for key, rule in zip(self.keys, self.rules, strict=True)
+                if rule.serves(entry) or self.units.needs(rule, name)
+            ],
+            entry=entry,
+            weight=local(parameter),
+            shard=shard,
+            seed=self.seed,
+            kernels=self.kernels,
+        )
 
     def site(
         self,
@@ -158,7 +177,11 @@ class Engine:
         return ParameterStep(binding, weight, grad)
 
     def observe(
-        self, sites: Sequence[ParameterStep], *kinds: type[Rule], later: bool = False
+        self,
+        sites: Sequence[ParameterStep],
+        *kinds: type[Rule],
+        later: bool = False,
+        undo: Undo | None = None,
     ) -> None:
         """Gradients are known, weights have not moved: update the rules' states.
 
@@ -167,14 +190,25 @@ class Engine:
             kinds: classes of the rules meant; none means all.
             later: gradients stay as they are until factors are applied; what can be done in that
                 pass is left in `ParameterStep.work`.
+            undo: remembers what is changed before the optimizer's step.
         """
         # What the factors need is measured in the same go.
         self.measure(sites, ("observe", "factor"), kinds)
-        self._collect_activity(sites, kinds)
+        users = [
+            context
+            for site in sites
+            if site.binding.watched
+            for rule, context in chosen(site.binding.pairs, kinds)
+            if rule.needs_activity(context.synapses)
+        ]
+        if users:
+            collect_activity(self.model, users, undo)
         for site in sites:
             for rule, context in chosen(site.binding.acting["observe"], kinds):
                 if rule.active(context, "observe"):
                     site.see(gradient=True)
+                    if undo is not None and not (undo.deferred and rule.observes_with_factors):
+                        undo.keep(context)
                     context.later = site.work if later else None
                     try:
                         rule.observe(context)
@@ -208,21 +242,54 @@ class Engine:
                     raise
             site.binding.note(site)
 
-    def settle(self, sites: Sequence[ParameterStep], *kinds: type[Rule]) -> bool:
-        """Weights have moved: let the rules change them.
+    def settle(
+        self, sites: Sequence[ParameterStep], *kinds: type[Rule], states: States = no_state
+    ) -> bool:
+        """Weights have moved: let the rules change them, and let go of the step.
+
+        Args:
+            sites: parameters at this step.
+            kinds: classes of the rules meant; none means all.
+            states: what the optimizer keeps for a parameter.
+
+        Returns:
+            Whether synapses were replaced by new ones.
+        """
+        replaced = self.change(sites, "after_step", kinds)
+        fresh = self.units.step(sites, states)
+        for site in sites:
+            if site.binding.name in fresh:
+                self._forget(site, fresh[site.binding.name])
+                replaced = True
+        for site in sites:
+            site.release()
+        self.observers.stepped()
+        return replaced
+
+    def _forget(self, site: ParameterStep, fresh: Tensor) -> None:
+        newborns.note(site, fresh, self.kernels)
+        site.forget(fresh, self.kernels)
+        self.observers.replaced(site.binding.name, fresh)
+
+    def change(
+        self, sites: Sequence[ParameterStep], stage: Stage, kinds: tuple[type[Rule], ...] = ()
+    ) -> bool:
+        """Let the rules change weights before or after the optimizer's step.
+
+        Where several replace a synapse, what the last one has put there stays.
 
         Returns:
             Whether synapses were replaced by new ones.
         """
         for site in sites:
             site.statistics.clear()
-        self.measure(sites, ("after_step",), kinds)
-        add_up(sites, kinds, self.kernels)
+        self.measure(sites, (stage,), kinds)
+        add_up(sites, stage, kinds, self.kernels)
         replaced = False
         for site in sites:
             fresh: Tensor | None = None
-            for rule, context in chosen(site.binding.acting["after_step"], kinds):
-                if not rule.active(context, "after_step"):
+            for rule, context in chosen(site.binding.acting[stage], kinds):
+                if not rule.active(context, stage):
                     continue
                 context.fresh = fresh
                 if rule.maps_only:
@@ -230,9 +297,10 @@ class Engine:
                 else:
                     site.finish(self.kernels)
                 try:
-                    mask = rule.after_step(context)
+                    function = rule.before_update if stage == "before_update" else rule.after_step
+                    mask = function(context)
                     if mask is not None:
-                        mask = checked_mask(mask, rule, site)
+                        mask = checked_mask(mask, rule, site, stage)
                         if fresh is not None:
                             site.finish(self.kernels)
                         fresh = mask if fresh is None else fresh | mask
@@ -243,11 +311,8 @@ class Engine:
                     context.later = None
             site.finish(self.kernels)
             if fresh is not None:
-                site.forget(fresh, self.kernels)
+                self._forget(site, fresh)
                 replaced = True
-                self.observers.replaced(site.binding.name, fresh)
-            site.release()
-        self.observers.stepped()
         return replaced
 
     def measure(
@@ -277,7 +342,7 @@ class Engine:
                         if name not in found and rule.active(context, stage):
                             wanted[name] = rules[rule.name] = None
             if wanted:
-                if stages == ("after_step",):
+                if stages[0] in ("before_update", "after_step"):
                     site.finish(self.kernels)
                 else:
                     site.see()
@@ -289,22 +354,9 @@ class Engine:
         if requests:
             measure(requests, self.kernels)
 
-    def _collect_activity(
-        self, sites: Iterable[ParameterStep], kinds: tuple[type[Rule], ...]
-    ) -> None:
-        """Hand the counts since the last step to the rules that need them."""
-        users = [
-            context
-            for site in sites
-            if site.binding.watched
-            for rule, context in chosen(site.binding.pairs, kinds)
-            if rule.needs_activity(context.synapses)
-        ]
-        if users:
-            collect_activity(self.model, users)
-
     def drop_activity(self, binding: Binding) -> None:
         """Forget what was counted since the last step: a checkpoint has been loaded."""
+        self.units.forget()
         for arenas in self.arenas:
             arenas.clear()
         for rule, context in binding.pairs:

@@ -43,7 +43,7 @@ class GradientHooks:
         """Hook parameters that have begun to require gradients, or were replaced."""
         model = unwrap(self.engine.model)
         many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        for name in self.engine.synapses:
+        for name in self.engine.surgery.present():
             parameter = model.get_parameter(name)
             known = self._handles.get(name)
             if not parameter.requires_grad or (known is not None and known[0] == id(parameter)):
@@ -54,6 +54,12 @@ class GradientHooks:
                     "gradients of the shards"
                 )
             binding = self.engine.bind(name, parameter)
+            for rule, context in binding.pairs:
+                if rule.settings(context.synapses).get("before_step"):
+                    raise PlasticityError(
+                        f"{rule.name}: before_step=True needs the optimizer, which moves the "
+                        "weights after it: pass it to GradScheduler"
+                    )
             judges = [rule.name for rule, _ in binding.pairs if rule.judges_gradients]
             if many and judges:
                 raise PlasticityError(

@@ -239,7 +239,7 @@ class ManualPlasticity:
         self._take_up()
         step = self._calls[call] = self._calls.get(call, 0) + 1
         sites = []
-        for name in engine.synapses:
+        for name in engine.surgery.present():
             parameter = _parameter(engine, name)
             meant = only is None or name in only
             if meant and parameter.requires_grad and not (grads and parameter.grad is None):
@@ -277,5 +277,5 @@ def _rules() -> list[Rule]:
         Crystallize(),
         VolumeDependentRates(),
         Rejuvenate(),
-        DalesPrinciple(configured=True),
+        DalesPrinciple(configured=True, initialisation="signs"),
     ]

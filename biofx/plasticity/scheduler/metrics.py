@@ -12,6 +12,7 @@ from biofx.plasticity.numerics.shards import sample, sample_places
 from biofx.plasticity.scheduler.binding import Binding
 
 SHOWN = 8  # parameters that a message lists
+QUANTILES = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float32)
 EDGES = tuple(round(0.1 * tick, 1) for tick in range(21))
 
 
@@ -35,14 +36,14 @@ def summarise(
 
 
 def _statistics(factors: Tensor, lr: float | None) -> dict[str, Any]:
-    quantiles = torch.quantile(factors, factors.new_tensor([0.05, 0.5, 0.95]))
-    low, middle, high = quantiles.tolist()
+    low, middle, high = torch.quantile(factors, QUANTILES).tolist()
     # The last bin holds everything from 2 on.
-    bins = (factors * 10).floor().clamp(0, len(EDGES) - 1).long()
+    bins = (factors * 10).int().clamp_(0, len(EDGES) - 1)
     shares = torch.bincount(bins, minlength=len(EDGES)).float() / factors.numel()
+    std, mean = torch.std_mean(factors, correction=0)
     found: dict[str, Any] = {
-        "factor_mean": float(factors.mean()),
-        "factor_std": float(factors.std(correction=0)),
+        "factor_mean": float(mean),
+        "factor_std": float(std),
         "factor_q05": low,
         "factor_q50": middle,
         "factor_q95": high,
@@ -56,19 +57,24 @@ def _statistics(factors: Tensor, lr: float | None) -> dict[str, Any]:
 def sampled_factors(binding: Binding, weight: Tensor) -> Tensor:
     """The product of all factors on a sample of the local synapses, float32 on the CPU."""
     if not weight.numel():
-        return torch.ones(1)
-    return factors_at(binding, weight, sample_places(weight)).cpu()
+        return torch.ones(1, dtype=torch.float32, device="cpu")
+    return factors_at(binding, weight, sample_places(weight)).reshape(-1).cpu()
 
 
-def factors_at(binding: Binding, weight: Tensor, place: tuple[Tensor, ...]) -> Tensor:
-    """The product of all factors at some places of the local weight, float32."""
+def factors_at(binding: Binding, weight: Tensor, place: tuple[Tensor, ...] | None) -> Tensor:
+    """The product of all factors at some places of the local weight; None is all, row by row."""
+    if binding.product is not None:
+        return sample(binding.product, weight.shape, place).float()
     shard = binding.shard
-    index = torch.zeros((), dtype=torch.int64, device=weight.device)
-    for line, offset, whole in zip(place, shard.offsets, shard.shape, strict=True):
-        index = index * whole + line + offset
-    if shard.numel < 2**31:
-        index = index.to(torch.int32)
-    chosen = weight[place].float()
+    if place is None:
+        index = shard.index(weight.device).reshape(-1)
+    else:
+        index = torch.zeros((), dtype=torch.int64, device=weight.device)
+        for line, offset, whole in zip(place, shard.offsets, shard.shape, strict=True):
+            index = index * whole + line + offset
+        if shard.numel < 2**31:
+            index = index.to(torch.int32)
+    chosen = sample(weight, weight.shape, place).float()
     product = torch.ones_like(chosen)
     for expression in binding.expressions:
         inputs = {

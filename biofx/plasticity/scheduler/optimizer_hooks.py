@@ -3,9 +3,8 @@
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -13,52 +12,70 @@ from torch.optim import Optimizer
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.shards import local, reshard
-from biofx.plasticity.numerics.uncompiled import is_wrapper, uncompiled
-from biofx.plasticity.rules.rule import scalar
+from biofx.plasticity.numerics.uncompiled import uncompiled
+from biofx.plasticity.scheduler import newborns
 from biofx.plasticity.scheduler.apply import Applier
 from biofx.plasticity.scheduler.arenas import Arenas, steps_of
-from biofx.plasticity.scheduler.binding import ParameterStep
+from biofx.plasticity.scheduler.binding import Binding, ParameterStep, due
+from biofx.plasticity.scheduler.copies import Copies
 from biofx.plasticity.scheduler.engine import Engine
+from biofx.plasticity.scheduler.frames import alive, outside, refuse_threads
+from biofx.plasticity.scheduler.known_steps import (
+    is_initialising,
+    keeps_gradients,
+    plain_sgd,
+    rate,
+    scaler_attribute,
+)
+from biofx.plasticity.scheduler.optimizer_state import state_of, warn_of_lost_state
+from biofx.plasticity.scheduler.optimizer_step import OptimizerStep
+from biofx.plasticity.scheduler.positions import Positions
+from biofx.plasticity.scheduler.silence import Silence
+from biofx.plasticity.scheduler.undo import Undo
+from biofx.plasticity.scheduler.unseen import UnseenSteps
 from biofx.synapses import unwrap
 
 Mode = Literal["update", "gradient"]
 Named = list[tuple[str, nn.Parameter, dict[str, Any]]]
 
-
-@dataclass
-class _Step:
-    """What the pre-hook leaves for the post-hook."""
-
-    frame: FrameType
-    depth: int = 0
-    skipped: bool = False
-    observed: bool = False
-    closure: bool = False
-    sites: list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]] | None = None
-    before: dict[str, Tensor] | None = None
+# Optimizers that some scheduler has acted in.
+_ACTED_IN: WeakSet[Optimizer] = WeakSet()
 
 
 class OptimizerHooks:
     """Hooks one optimizer and counts its steps.
 
     Args:
-        optimizer: a `torch.optim.Optimizer`.
+        optimizer: the `torch.optim.Optimizer` that moves the weights.
+        around: those that are wrapped around it, from the outside.
         engine: the rules.
         mode: where factors act.
         applier: how they are applied.
     """
 
     def __init__(
-        self, optimizer: Optimizer, engine: Engine, *, mode: Mode, applier: Applier
+        self,
+        optimizer: Optimizer,
+        engine: Engine,
+        *,
+        mode: Mode,
+        applier: Applier,
+        around: tuple[Any, ...] = (),
     ) -> None:
         self.optimizer = optimizer
+        self.around = around
         self.engine = engine
         self.mode = mode
         self.applier = applier
         self.steps = 0
-        self._step: _Step | None = None
+        self._silence = Silence()
+        self._corrects = newborns.law_of(optimizer) is not None
+        self.resumed = False
+        self.positions = Positions(optimizer)
+        self._unseen: UnseenSteps | None = None
+        self._step: OptimizerStep | None = None
         self._known: tuple[tuple[int, ...], Named] = ((), [])
-        self._copies: dict[str, Tensor] = {}
+        self._copy = Copies()
         self._arenas = Arenas()
         engine.arenas.append(self._arenas)
         engine.counters.append(self)
@@ -66,19 +83,55 @@ class OptimizerHooks:
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+        # Whoever looks at the weights after a step (a mean of them, a mask, a clamp) is to see what
+        # the step has made of them, and to have the last word.
+        optimizer._optimizer_step_post_hooks.move_to_end(  # type: ignore[attr-defined]
+            self._handles[1].id, last=False
+        )
 
     def detach(self) -> None:
         """Remove the hooks; a step under way finishes as a plain one."""
+        self.interrupted()
         for handle in self._handles:
             handle.remove()
+        if self._unseen is not None:
+            self._unseen.stop()
+        if self._step is not None and self._step.undo is not None:
+            self._step.undo.back()
         self._step = None
-        self._copies.clear()
+        self._copy.kept.clear()
 
     def prepare(self) -> None:
-        """Bind the parameters that are trained now; others follow when they are."""
-        for name, parameter, _ in self.named():
+        """Bind the parameters that are trained now; others follow when they are.
+
+        Raises:
+            PlasticityError: under this optimizer, what a rule does would be undone.
+        """
+        named = self.named()
+        factors = self.mode == "update" and self.engine.has("factor")
+        for name, parameter, group in named if factors or self.engine.has("after_step") else ():
+            self.positions.refuse(name, self.positions.traits(group, parameter), factors=factors)
+        for name, parameter, _ in named:
             if parameter.requires_grad:
-                self.engine.bind(name, parameter)
+                self._bind(name, parameter)
+        self._unseen = UnseenSteps([p for _, p, _ in named], type(self.optimizer).__name__)
+
+    def _bind(self, name: str, parameter: nn.Parameter) -> Binding:
+        binding = self.engine.bind(name, parameter)
+        if self._corrects:
+            binding.corrected = True
+            newborns.prepare(binding)
+        return binding
+
+    def interrupted(self) -> None:
+        """If the last step has raised: it has never been, as far as the rules are concerned."""
+        step = self._step
+        if step is not None and not alive(step.frame, step.thread):
+            self._step = None
+            if step.undo is not None:
+                with torch.no_grad():
+                    step.undo.back()
+                self.applier.forget()
 
     def named(self) -> Named:
         """(name, parameter, its param group) of the model's synapses in this optimizer."""
@@ -88,36 +141,41 @@ class OptimizerHooks:
         if ids != self._known[0]:
             model = unwrap(self.engine.model)
             reshard(model)
-            names = {id(model.get_parameter(name)): name for name in self.engine.synapses}
+            names = {id(model.get_parameter(name)): name for name in self.engine.surgery.present()}
             found = [
                 (names[id(parameter)], parameter, group)
                 for group in groups
                 for parameter in group["params"]
                 if id(parameter) in names
             ]
-            if not found:
+            if self._known[1] and not (found or self.engine.surgery.left):
                 raise PlasticityError(
-                    f"the optimizer ({type(self.optimizer).__name__}) shares no weight with the "
-                    "model: make it from the parameters of the model that was transformed, after "
-                    "fully_shard"
+                    f"{type(self.optimizer).__name__} shares no weight with the model any more, "
+                    "for its parameters were replaced; make optimizer and scheduler anew"
                 )
             self._known = (ids, found)
         return self._known[1]
 
     @uncompiled
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if self._step is not None and _alive(self._step.frame):
-            # The step of a base class, called by its subclass. (A step that raised is not on the
-            # stack any more.)
+        self.interrupted()
+        if self._step is not None:
+            refuse_threads(self._step.thread, type(optimizer).__name__)
+            # The step of a base class, called by its subclass.
             self._step.depth += 1
             return None
-        self._step = step = _Step(_outside(sys._getframe(1)))
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):
-            step.skipped = True
-            return None
+        self._step = step = OptimizerStep(outside(sys._getframe(1)))
         # args[0] is the optimizer itself: the hook sees the unbound call
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        overflown = scaler_attribute("found_inf", (*self.around, optimizer))
+        if (overflown is not None and bool(overflown)) or (
+            not callable(closure) and is_initialising(optimizer, kwargs)
+        ):
+            step.skipped = True
+            return None
+        if self._unseen is not None:
+            self._unseen.stop()
+            self._unseen = None
         if callable(closure):
             step.closure = True
             if self.mode == "update":
@@ -126,6 +184,7 @@ class OptimizerHooks:
                     for name, parameter, _ in self.named()
                     if parameter.requires_grad
                 }
+                self.positions.begin(self.named(), step.before, self._copy)
             watched = self._watch(closure, step)
             if len(args) > 1:
                 return (args[0], watched, *args[2:]), kwargs
@@ -133,9 +192,11 @@ class OptimizerHooks:
         self._gradients(step)
         return None
 
-    def _watch(self, closure: Callable[[], Any], step: _Step) -> Callable[[], Any]:
+    def _watch(self, closure: Callable[[], Any], step: OptimizerStep) -> Callable[[], Any]:
         def watched() -> Any:
             loss = closure()
+            if self._step is not step:
+                return loss  # detached since
             # LBFGS calls again at points on its way: only the first gradient is at w_before.
             if not step.observed:
                 self._gradients(step)
@@ -146,29 +207,37 @@ class OptimizerHooks:
         return watched
 
     @torch.no_grad()
-    def _gradients(self, step: _Step) -> None:
+    def _gradients(self, step: OptimizerStep) -> None:
         step.observed = True
         optimizer = self.optimizer
-        scale = getattr(optimizer, "grad_scale", None)
+        if self.steps == 0:
+            self._look_for_lost_state()
+        scale = scaler_attribute("grad_scale", (*self.around, optimizer))
         unscale = None if scale is None else scale.double().reciprocal().float()
         self.engine.kernels.begin(max(counter.steps for counter in self.engine.counters) + 1)
         step.sites = steps_of(
             self.engine,
-            self.named(),
+            [entry for entry in self.named() if not self._left(*entry[:2])],
             step=self.steps + 1,
             unscale=unscale,
-            arenas=None if step.closure else self._arenas,
+            bind=self._bind,
+            # What is done to places in an optimizer's state is done parameter by parameter.
+            arenas=self._arenas if self.positions.plain and not step.closure else None,
         )
         sites = [site for site, _, _ in step.sites]
+        self._silence.look(self.named(), self.engine.bindings, self.steps + 1)
+        renewing = due(sites, "before_update")
         # Later hooks may change the gradients, or replace them by others.
         last = next(reversed(optimizer._optimizer_step_pre_hooks)) == self._handles[0].id
-        keeps = last and step.before is None and _keeps_gradients(optimizer)
-        later = self.mode == "gradient" or keeps
-        self.engine.observe(sites, later=later)
+        keeps = last and step.before is None and keeps_gradients(optimizer)
+        later = (self.mode == "gradient" or keeps) and not renewing
+        step.undo = Undo(deferred=later and self.mode == "update")
+        self.engine.observe(sites, later=later, undo=step.undo)
         self.engine.collect(sites)
+        if renewing:
+            self._renew(step, renewing)
         if self.mode == "gradient":
             self._scale(step)
-            return
         for site in sites:
             if site.resting:
                 self.applier.finish(site)
@@ -179,21 +248,37 @@ class OptimizerHooks:
                 # Factors of a user's own may be masks, whose zeros must hold weights to the bit.
                 if not (
                     site.resting
-                    or (last and not site.factors and _plain_sgd(optimizer, group, site))
+                    or self.mode == "gradient"
+                    or (last and not site.factors and plain_sgd(optimizer, group, site))
                 )
+                or (self._corrects and newborns.young(site, group))
             }
+            self.positions.begin(self.named(), step.before, self._copy)
 
-    def _copy(self, name: str, weight: Tensor) -> Tensor:
-        """A copy of a weight before the step."""
-        copy = self._copies.get(name)
-        if copy is None or not _alike(copy, weight):
-            copy = torch.empty_like(weight)
-            # Fresh memory of this size costs a processor five times what the copying does.
-            if weight.device.type == "cpu":
-                self._copies[name] = copy
-        return copy.copy_(weight)
+    def _renew(self, step: OptimizerStep, sites: list[ParameterStep]) -> None:
+        """Let rules replace synapses before the optimizer moves them."""
+        chosen = {site.binding.name for site in sites}
+        for site, parameter, group in step.sites or ():
+            if site.binding.name in chosen:
+                site.remember(self._states, parameter, self.positions.traits(group, parameter))
+        self.engine.change(sites, "before_update")
+        for site in sites:
+            if step.before is not None:  # it was taken before the closure was called
+                step.before[site.binding.name].copy_(site.weight)
 
-    def _scale(self, step: _Step) -> None:
+    def _left(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether a parameter is left alone, because it was changed since."""
+        binding = self.engine.bindings.get(name)
+        if binding is not None and binding.fits(parameter):
+            return False
+        return self.engine.surgery.leaves(name, parameter)
+
+    def _look_for_lost_state(self) -> None:
+        if not self.resumed and self.optimizer not in _ACTED_IN:
+            states = [state_of(self.optimizer, parameter) for _, parameter, _ in self.named()]
+            warn_of_lost_state(self.optimizer, states)
+
+    def _scale(self, step: OptimizerStep) -> None:
         for site, _, _ in step.sites or ():
             self.applier.scale(site)
             site.store_gradient()
@@ -207,98 +292,75 @@ class OptimizerHooks:
         if step.depth:
             step.depth -= 1
             return
-        self._step = None
         if step.skipped:
+            self._step = None
             return
         if not step.observed:
             self._gradients(step)  # a closure that was never called
         sites = step.sites or []
-        before = step.before or {}
-        # It keeps the gradient and the curvature of the place where its step ends.
-        remembers = isinstance(optimizer, torch.optim.LBFGS)
-        moved = False
+        if self._corrects:
+            newborns.correct_all(sites, optimizer, step.before or {}, self.engine.kernels)
         try:
-            for site, _, group in sites:
+            moved = self._scale_moves(step)
+            self._step = None
+            self.steps += 1
+            _ACTED_IN.add(optimizer)
+            acting = [entry for entry in sites if entry[0].binding.changes]
+            for site, parameter, group in acting:
+                # Only now: optimizers make their state during the first step.
+                site.remember(self._states, parameter, self.positions.traits(group, parameter))
+                self.positions.settle(site, self._copy)
+            replaced = self.engine.settle(
+                [site for site, _, _ in sites], states=functools.partial(state_of, optimizer)
+            )
+            for site, _, _ in acting:
+                self.applier.finish(site)
+                self.positions.settled(site)
+        finally:
+            for site, _, _ in sites:
+                self.applier.finish(site)
+                site.store()
+        # It keeps the gradient and the curvature of the place where its step ends.
+        if isinstance(optimizer, torch.optim.LBFGS) and (moved or replaced):
+            optimizer.state.clear()
+
+    def _states(self, parameter: Tensor) -> list[dict[str, Any]]:
+        return [state_of(one, parameter) for one in (self.optimizer, *self.around)]
+
+    def _scale_moves(self, step: OptimizerStep) -> bool:
+        """Multiply the moves of the weights by their factors.
+
+        Returns:
+            Whether any weight is elsewhere than LBFGS, if it is that, has left it.
+        """
+        before, moved, done = step.before or {}, False, False
+        remembers = isinstance(self.optimizer, torch.optim.LBFGS)
+        try:
+            for site, parameter, group in step.sites or ():
                 moves = self.mode == "update" and not site.resting
                 if moves or site.binding.acting["after_step"]:
                     site.load()
                 if not moves:
                     continue
-                if site.binding.name in before:
-                    end = site.weight.clone() if remembers else None
-                    self.applier.blend(site, before[site.binding.name])
-                    if remembers:
-                        self.applier.finish(site)
-                    moved |= end is not None and not torch.equal(end, site.weight)
+                name = site.binding.name
+                if name not in before:
+                    self.applier.correct(site, rate(group, site.weight.device))
+                    done = True
+                    continue
+                end = site.weight.clone() if remembers else None
+                if self.positions.plain:
+                    self.applier.blend(site, before[name])
                 else:
-                    self.applier.correct(site, _rate(group, site.weight.device))
-            self.steps += 1
-            for site, parameter, _ in sites:
-                # Only now: optimizers make their state during the first step.
-                site.remember(functools.partial(_state, optimizer), parameter)
-            replaced = self.engine.settle([site for site, _, _ in sites])
-        finally:
-            for site, _, _ in sites:
-                self.applier.finish(site)
-                site.store()
-        if remembers and (moved or replaced):
-            optimizer.state.clear()
-
-
-def _state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
-    """What an optimizer keeps for a parameter, or the one in it that does its work (ZeRO's)."""
-    state: dict[str, Any] = optimizer.state.get(parameter, {})
-    inner = getattr(optimizer, "optim", None)
-    return _state(inner, parameter) if not state and isinstance(inner, Optimizer) else state
-
-
-def _alike(first: Tensor, second: Tensor) -> bool:
-    """Whether one tensor can be copied into the other's memory as it lies there."""
-    return (
-        first.shape == second.shape
-        and first.dtype == second.dtype
-        and first.device == second.device
-        and first.stride() == second.stride()
-    )
-
-
-def _keeps_gradients(optimizer: Optimizer) -> bool:
-    """Whether a step is known to leave `.grad` as it is, so that gradients can be judged after."""
-    return (
-        type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-        and not hasattr(optimizer, "grad_scale")
-        and not any(group.get("nesterov") for group in optimizer.param_groups)
-    )
-
-
-def _plain_sgd(optimizer: Optimizer, group: dict[str, Any], site: ParameterStep) -> bool:
-    """Whether the optimizer is known to add −lr·g, g as it stands in `.grad`, and nothing else."""
-    return (
-        type(optimizer) is torch.optim.SGD
-        and group["momentum"] == 0
-        and group["weight_decay"] == 0
-        and not hasattr(optimizer, "grad_scale")
-        and site.grad is not None
-        and not site.grad.is_sparse
-    )
-
-
-def _rate(group: dict[str, Any], device: torch.device) -> Tensor:
-    """What plain SGD multiplies gradients by before it adds them."""
-    lr = group["lr"] if group["maximize"] else -group["lr"]
-    return lr.to(device, torch.float32) if isinstance(lr, Tensor) else scalar(float(lr), device)
-
-
-def _alive(frame: FrameType) -> bool:
-    """Whether a frame is still on this thread's stack."""
-    current: FrameType | None = sys._getframe(1)
-    while current is not None and current is not frame:
-        current = current.f_back
-    return current is not None
-
-
-def _outside(frame: FrameType) -> FrameType:
-    """The frame itself, or the nearest one around it that is not the compiler's."""
-    while frame.f_back is not None and (is_wrapper(frame) or "_dynamo" in frame.f_code.co_filename):
-        frame = frame.f_back
-    return frame
+                    if self.steps == 0:
+                        self.positions.look(name, before[name], parameter, group)
+                    self.positions.blend(site, before[name], parameter, group, self.applier)
+                if remembers:
+                    self.applier.finish(site)
+                done = True
+                moved |= end is not None and not torch.equal(end, site.weight)
+        except BaseException:
+            if done:  # it has been a step, for the optimizer and for some of the parameters
+                self._step = None
+                self.steps += 1
+            raise
+        return moved

@@ -32,7 +32,7 @@ def checked_factor(factor: Any, rule: Rule, site: ParameterStep) -> Tensor:
     return numbers
 
 
-def checked_mask(mask: Any, rule: Rule, site: ParameterStep) -> Tensor:
+def checked_mask(mask: Any, rule: Rule, site: ParameterStep, stage: str) -> Tensor:
     """A mask of replaced synapses, of the weight's shape.
 
     Raises:
@@ -42,7 +42,7 @@ def checked_mask(mask: Any, rule: Rule, site: ParameterStep) -> Tensor:
         # The mask itself, if it can be: what has been left to be done may have yet to write it.
         return mask if mask.shape == site.weight.shape else mask.expand(site.weight.shape)
     raise PlasticityError(
-        f"{rule.name}.after_step gave {_described(mask)} for {site.binding.name}; give a boolean "
+        f"{rule.name}.{stage} gave {_described(mask)} for {site.binding.name}; give a boolean "
         f"tensor that broadcasts to {tuple(site.weight.shape)}, or None"
     )
 

@@ -14,9 +14,12 @@ from biofx.plasticity.rules.crystallize import Crystallize
 from biofx.plasticity.rules.dale import DalesPrinciple
 from biofx.plasticity.rules.fuzzy import FuzzyLearningRates
 from biofx.plasticity.rules.rejuvenate import Rejuvenate
+from biofx.plasticity.rules.restore import Restore
 from biofx.plasticity.rules.rule import Rule
+from biofx.plasticity.rules.turnover import UnitTurnover
 from biofx.plasticity.rules.volume import VolumeDependentRates
-from biofx.plasticity.scheduler import checkpoint
+from biofx.plasticity.scheduler import checkpoint, show
+from biofx.plasticity.scheduler.advice import advise
 from biofx.plasticity.scheduler.apply import Applier
 from biofx.plasticity.scheduler.arguments import (
     ACTING,
@@ -24,6 +27,7 @@ from biofx.plasticity.scheduler.arguments import (
     extent,
     optimizers_of,
     refuse_second,
+    refuse_strangers,
     rules_of,
     warn_if_blind,
 )
@@ -40,7 +44,8 @@ from biofx.plasticity.scheduler.metrics import (
 )
 from biofx.plasticity.scheduler.observer import Observers
 from biofx.plasticity.scheduler.optimizer_hooks import Mode, OptimizerHooks
-from biofx.synapses import synapses_of, unwrap
+from biofx.plasticity.scheduler.surgery import present
+from biofx.synapses import unwrap
 
 
 def configured_rules() -> list[Rule]:
@@ -50,6 +55,8 @@ def configured_rules() -> list[Rule]:
         VolumeDependentRates(configured=True),
         Crystallize(configured=True),
         Rejuvenate(configured=True),
+        UnitTurnover(configured=True),
+        Restore(configured=True),
         DalesPrinciple(configured=True),
     ]
 
@@ -95,11 +102,16 @@ class GradScheduler:
         optimizer: one, several (each counts its own steps), or None. The schedulers of several
             models may share one.
         rules: any list of rules, in the order in which they act. None: `FuzzyLearningRates`,
-            `VolumeDependentRates`, `Crystallize`, `Rejuvenate`, `DalesPrinciple`, each where the
-            layers' configuration turns it on.
+            `VolumeDependentRates`, `Crystallize`, `Rejuvenate`, `UnitTurnover`, `Restore`,
+            `DalesPrinciple`, each where the layers' configuration turns it on. (`UnitTurnover` acts
+            after the others, wherever it stands.)
         seed: of all draws. Every process must be given the same.
         apply: where factors act.
         compile: fuse the rules into kernels with `torch.compile`; "auto" does where it pays.
+
+    Warns:
+        UserWarning: settings do something else than they say (see the cards of the rules); and,
+            while training, once: most units of a layer are silent.
 
     Raises:
         ModelError: the model was not made by `biofx.transform`.
@@ -118,11 +130,11 @@ class GradScheduler:
         apply: Mode = "update",
         compile: When = "auto",
     ) -> None:
-        synapses = synapses_of(bio)
+        synapses = present(bio)
         chosen = configured_rules() if rules is None else rules_of(rules)
         check_arguments(seed, apply, compile)
         optimizers = optimizers_of(optimizer)
-        refuse_second(bio, synapses, optimizers)
+        refuse_second(bio, synapses, [one for one, _ in optimizers])
         self._apply: Mode = apply if optimizers else "gradient"
         kernels = kernels_for(compile, *extent(bio, synapses))
         self._engine = Engine(bio, synapses, rules=chosen, seed=int(seed), kernels=kernels)
@@ -131,11 +143,12 @@ class GradScheduler:
         self._carried: list[CarriedState] = []
         self._hooks: GradientHooks | None = None
         try:
-            for one in optimizers:
-                attachment = OptimizerHooks(one, self._engine, mode=apply, applier=applier)
+            for one, around in optimizers:
+                attachment = OptimizerHooks(
+                    one, self._engine, mode=apply, applier=applier, around=around
+                )
                 self._attachments.append(attachment)
-                attachment.named()
-            self._refuse_shared()
+            refuse_strangers(self._attachments)
             with torch.no_grad():
                 for attachment in self._attachments:
                     attachment.prepare()
@@ -147,8 +160,15 @@ class GradScheduler:
             self.detach()
             raise
         if apply == "gradient":
-            for one in optimizers:
+            for one, _ in optimizers:
                 warn_if_blind(one)
+        advise(self._engine)
+
+    def __repr__(self) -> str:
+        return show.line(self._engine, self.steps)
+
+    def _repr_html_(self) -> str:
+        return show.table(self._engine, self.steps)
 
     @property
     def steps(self) -> list[int]:
@@ -203,23 +223,33 @@ class GradScheduler:
             (factor times learning rate), and, of the rules that act, "crystallized" (share of
             synapses ever dampened), "turnover" (share replaced at the last rejuvenation),
             "dale_projected" (weights set to 0 at the last step)}}. Factors are those of at most
-            16,384 evenly spaced synapses, at the weights as they are now; under sharding, numbers
-            are the local shard's.
+            2,048 evenly spaced synapses, at the weights as they are now; under sharding, numbers
+            are the local shard's. Before the first step, what the rules report, without factors.
         """
         found = {}
         for arenas in self._engine.arenas:
-            arenas.deal()
+            arenas.deal(multiplied=factors)
         with torch.no_grad():
+            for attachment in self._attachments:
+                attachment.interrupted()
+            if not any(self.steps):
+                return {
+                    name: summarise(one, one.pairs[0][1].weight, factors=False)
+                    for name, one in self._engine.bindings.items()
+                    if one.pairs
+                }
             for attachment in self._attachments:
                 for name, parameter, group in attachment.named():
                     binding = self._engine.bindings.get(name)
-                    if binding is not None and binding.stepped:
+                    left = name in self._engine.surgery.left
+                    if binding is not None and binding.stepped and not left:
                         lr = float(group["lr"]) if "lr" in group else None
                         found[name] = summarise(binding, local(parameter), lr=lr, factors=factors)
             if self._hooks is not None:
                 model = unwrap(self._engine.model)
-                for name, binding in self._engine.bindings.items():
-                    if binding.stepped:
+                for name in self._engine.surgery.present():
+                    binding = self._engine.bindings.get(name)
+                    if binding is not None and binding.stepped:
                         weight = local(model.get_parameter(name))
                         found[name] = summarise(binding, weight, factors=factors)
         return found
@@ -256,6 +286,8 @@ class GradScheduler:
         expect(name, self._engine.synapses)
         parameter = unwrap(self._engine.model).get_parameter(name)
         binding = self._engine.bindings.get(name)
+        for arenas in self._engine.arenas:
+            arenas.deal()
         with torch.no_grad():
             weight = local(parameter)
             if binding is None:  # frozen so far
@@ -270,6 +302,8 @@ class GradScheduler:
         Loads with ``torch.load(weights_only=True)`` and through `torch.distributed.checkpoint`;
         states of sharded parameters are DTensors. Tensors share memory with the scheduler's.
         """
+        for attachment in self._attachments:
+            attachment.interrupted()
         return {
             "version": checkpoint.VERSION,
             "fingerprint": checkpoint.fingerprint(self._engine, apply=self._apply),
@@ -286,6 +320,9 @@ class GradScheduler:
                 rules, or is damaged; the message names what and where. The scheduler is as it was.
         """
         found = accepted(state_dict, self._engine, optimizers=len(self.steps), apply=self._apply)
+        for attachment in self._attachments:
+            attachment.interrupted()
+            attachment.resumed = True
         self._engine.observers.load_state_dict(found.observers)
         checkpoint.spread(self._engine, found.states)
         self._applier.forget()
@@ -295,6 +332,7 @@ class GradScheduler:
     def detach(self) -> None:
         """Remove all hooks; the optimizer is as it was. Doing it again does nothing."""
         ACTING.difference_update(self._counters())
+        self._engine.units.detach()
         for attachment in self._attachments:
             attachment.detach()
         for carried in self._carried:
@@ -311,12 +349,3 @@ class GradScheduler:
 
     def _counters(self) -> Sequence[OptimizerHooks | GradientHooks]:
         return self._attachments if self._hooks is None else [self._hooks]
-
-    def _refuse_shared(self) -> None:
-        seen: dict[str, int] = {}
-        for place, attachment in enumerate(self._attachments):
-            for name, _, _ in attachment.named():
-                if seen.setdefault(name, place) != place:
-                    raise PlasticityError(
-                        f"{name} is in two of the optimizers; its steps could not be counted"
-                    )

@@ -8,16 +8,21 @@ from torch import Tensor
 
 from biofx.plasticity.kernels.base import Kernels
 from biofx.plasticity.numerics.shards import all_sum
-from biofx.plasticity.rules.rule import Context, Rule
+from biofx.plasticity.rules.rule import Context, Rule, Stage
 from biofx.plasticity.scheduler.binding import ParameterStep
 
 
-def add_up(sites: Sequence[ParameterStep], kinds: tuple[type[Rule], ...], kernels: Kernels) -> None:
-    """Find the totals that rules need after the step: `Context.total`."""
+def add_up(
+    sites: Sequence[ParameterStep],
+    stage: Stage,
+    kinds: tuple[type[Rule], ...],
+    kernels: Kernels,
+) -> None:
+    """Find the totals that rules need to change weights at a stage: `Context.total`."""
     families: dict[tuple[Any, ...], list[tuple[Context, Tensor]]] = {}
     for site in sites:
         for rule, context in chosen(site.binding.adding, kinds):
-            if not rule.active(context, "after_step"):
+            if not rule.active(context, stage):
                 continue
             site.finish(kernels)
             context.total = rule.total(context)

@@ -1,0 +1,208 @@
+"""From a model to its flat graph, without a trace in the model or the process."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from biofx.capture.call import CapturedCodeGen
+from biofx.capture.clone import clone, own_tensors
+from biofx.capture.inputs import Arguments
+from biofx.capture.isolation import generator_state, isolated, same_state
+from biofx.capture.nested import replaced, tensors
+from biofx.capture.private import fake_mode
+from biofx.capture.recorder import Recorder
+from biofx.capture.symbolic import SymbolicTracer
+from biofx.capture.writer import Assumption
+from biofx.errors import ModelError
+from biofx.synapses import original_class
+
+
+@dataclass
+class Captured:
+    """The graph of a model.
+
+    Attributes:
+        graph: flat; targets are qualified names in the model.
+        constants: {attribute: value} of what the graph reads and the model does not hold.
+        opaque: {module name: reason} of what could not be traced; "" is the model itself.
+        assumptions: what the graph takes for granted.
+        whole: every operation of the run is in the graph; only example inputs can promise that.
+        training: the mode that the model was in.
+    """
+
+    graph: fx.Graph
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    opaque: Mapping[str, str] = field(default_factory=dict)
+    assumptions: tuple[Assumption, ...] = ()
+    whole: bool = False
+    training: bool = True
+
+
+def capture(
+    model: nn.Module, arguments: Arguments | None, *, training: bool | None = None
+) -> Captured:
+    """Capture a model as one flat graph.
+
+    With arguments, a copy of the model runs on them once and what it does is recorded. Large models
+    run on fake tensors, which need no memory, where these do. Without, its forward is traced
+    symbolically as far as that goes.
+
+    Args:
+        model: not changed, nor is anything else in the process.
+        arguments: of one call.
+        training: the mode to capture; the model's own if None.
+
+    Raises:
+        ModelError: the model does not run on the arguments.
+    """
+    with isolated(model):
+        before = generator_state()
+        if arguments is None:
+            found = _traced(model, training)
+        else:
+            found = _recorded(model, arguments, training)
+        after = generator_state()
+    for name in ("python", "numpy"):
+        if name in before and not same_state(before[name], after[name]):
+            drawn = Assumption("data", f"numbers were drawn from the generator of {name}")
+            found.assumptions += (drawn,)
+    found.training = model.training if training is None else training
+    return found
+
+
+def _signature(model: nn.Module) -> inspect.Signature:
+    try:
+        return inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        variable = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
+        return inspect.Signature([variable])
+
+
+# --- without example inputs -----------------------------------------------------------------------
+
+
+def _traced(model: nn.Module, training: bool | None) -> Captured:
+    twin = clone(model, tensor=_weightless, strict=False)
+    if training is not None:
+        twin.train(training)
+    tracer = SymbolicTracer(twin, _signature(model))
+    graph = tracer.run()
+    graph.set_codegen(CapturedCodeGen(tracer.call.kept()))
+    constants = {
+        name: vars(twin)[name]
+        for node in graph.nodes
+        if node.op == "get_attr"
+        and (name := str(node.target)) in vars(twin)
+        and name not in vars(model)
+    }
+    assumed = [
+        Assumption(
+            "default", f"called without {name}" if "=" not in name else f"called with {name}"
+        )
+        for name in tracer.call.describe()
+    ]
+    return Captured(graph, constants, tracer.opaque, tuple(assumed))
+
+
+def _weightless(tensor: Tensor) -> Tensor:
+    """A parameter without values, for tracing needs none; a copy of any other tensor."""
+    if isinstance(tensor, nn.Parameter) and tensor.layout is torch.strided:
+        empty = torch.empty_like(tensor, device="meta")
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return tensor.detach().clone()
+
+
+# --- with example inputs --------------------------------------------------------------------------
+
+
+def _recorded(model: nn.Module, arguments: Arguments, training: bool | None) -> Captured:
+    signature = _signature(model)
+    try:
+        signature.bind(*arguments.args, **arguments.kwargs)
+    except TypeError as error:
+        raise ModelError(
+            f"{original_class(model).__name__} cannot be called with example_inputs: {error}. Its "
+            f"forward takes {signature}. Give a tuple of positional arguments, a dict of keyword "
+            "arguments, or a pair (tuple, dict)"
+        ) from error
+    reason: BaseException | None = None
+    mode = None if _is_small(model, arguments) else fake_mode()
+    if mode is not None:
+        try:
+            return _run(model, arguments, signature, training, mode)
+        except Exception as error:
+            reason = error
+    try:
+        return _run(model, arguments, signature, training, None)
+    except Exception as error:
+        more = ""
+        if any(parameter.is_meta for parameter in model.parameters()):
+            more = (
+                "; the model has no values (it is on the meta device), and without values: "
+                f"{_line(reason)}; transform it without example_inputs, or with values"
+            )
+        elif isinstance(error, MemoryError) or "memory" in str(error).lower():
+            more = f"; on tensors without values, which need no memory: {_line(reason)}"
+        message = f"while running the model on example_inputs: {_line(error)}{more}"
+        raise ModelError(message) from error
+
+
+# Weights (and inputs) of so many bytes are copied: making fake ones takes longer.
+_SMALL = 2**26
+
+
+def _is_small(model: nn.Module, arguments: Arguments) -> bool:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return True  # its tensors live outside Python
+    held = [*model.parameters(), *model.buffers(), *tensors((arguments.args, arguments.kwargs))]
+    if any(tensor.is_meta for tensor in held):
+        return False
+    return sum(tensor.numel() * tensor.element_size() for tensor in held) <= _SMALL
+
+
+def _line(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _run(
+    model: nn.Module,
+    arguments: Arguments,
+    signature: inspect.Signature,
+    training: bool | None,
+    mode: Any,
+) -> Captured:
+    originals: dict[int, Tensor] = {}
+    make = mode.from_tensor if mode is not None else own_tensors()
+
+    def copied(tensor: Tensor) -> Tensor:
+        fresh: Tensor = make(tensor)
+        originals[id(fresh)] = tensor
+        return fresh
+
+    twin = clone(model, tensor=copied, strict=False)
+    if training is not None:
+        twin.train(training)
+    meta = mode is not None and any(parameter.is_meta for parameter in model.parameters())
+
+    def given_copy(tensor: Tensor) -> Tensor:
+        fresh: Tensor = make(tensor.detach().to("meta") if meta else tensor.detach())
+        return fresh.requires_grad_(tensor.requires_grad)
+
+    given = replaced((arguments.args, dict(arguments.kwargs)), given_copy)
+    recorder = Recorder(twin, originals)
+    if mode is None:
+        recorder.run(Arguments(*given), signature)
+    else:
+        with mode:
+            recorder.run(Arguments(*given), signature)
+        if recorder.failed is not None:  # and the model has caught it
+            raise recorder.failed
+    recorder.graph.set_codegen(CapturedCodeGen(recorder.call.kept()))
+    recorder.graph.lint()
+    return Captured(
+        recorder.graph, recorder.constants, assumptions=tuple(recorder.assumptions), whole=True
+    )

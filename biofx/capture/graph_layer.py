@@ -1,0 +1,76 @@
+"""A layer whose forward is a small graph: what splitting makes of it."""
+
+import copy
+import inspect
+from typing import Any
+
+from torch import fx, nn
+
+from biofx.capture import graphs
+from biofx.capture.call import CapturedCodeGen
+from biofx.capture.symbolic import SymbolicTracer
+from biofx.synapses import Derived, become, mixins_of
+
+_GRAPH, _FORWARD = "_layer_graph", "_layer_forward"
+
+
+class GraphLayer(Derived):
+    """A layer that keeps its class, parameters and hooks and runs a graph for its forward."""
+
+    _private = (_GRAPH, _FORWARD)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the graph of the layer computes."""
+        return self._layer_forward(self, *args, **kwargs)  # type: ignore[operator]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        fresh: Any = object.__new__(type(self))
+        memo[id(self)] = fresh
+        fresh.__setstate__(copy.deepcopy(self._state(), memo))
+        return fresh  # type: ignore[no-any-return]
+
+    def _state(self) -> tuple[Any, ...]:
+        return (*super()._state(), graphs.to_data(layer_graph(self)), layer_graph(self)._codegen)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        *rest, nodes, codegen = state
+        super().__setstate__(tuple(rest))
+        graph = graphs.from_data(nodes)
+        graph.set_codegen(codegen)
+        set_layer_graph(self, graph)
+
+
+class PackedGraphLayer(GraphLayer):
+    """A layer whose graph puts its weights together anew at each call."""
+
+    def flatten_parameters(self) -> None:
+        """Nothing: cuDNN cannot keep in one piece what is computed at each call."""
+
+
+def layer_graph(layer: nn.Module) -> fx.Graph:
+    """The graph of a layer that has one."""
+    graph: fx.Graph = layer.__dict__[_GRAPH]
+    return graph
+
+
+def set_layer_graph(layer: nn.Module, graph: fx.Graph) -> None:
+    """Let a layer run a graph, whose `get_attr` targets are the layer's own attributes."""
+    layer.__dict__[_GRAPH] = graph
+    layer.__dict__[_FORWARD], _ = graphs.compiled(graph)
+
+
+def make_graph_layer(
+    layer: nn.Module, graph: fx.Graph, kind: type[GraphLayer] = GraphLayer
+) -> None:
+    """Turn a layer into one that runs a graph, in place."""
+    layer.__dict__.pop("forward", None)  # replaced on the instance: the graph was made of it
+    become(layer, kind, *mixins_of(layer))
+    set_layer_graph(layer, graph)
+
+
+def trace_layer(layer: nn.Module) -> tuple[fx.Graph, str | None]:
+    """The graph of a layer's own forward, and why it could not be traced, if so."""
+    tracer = SymbolicTracer(layer, inspect.signature(layer.forward))
+    graph = tracer.run()
+    graph.set_codegen(CapturedCodeGen(tracer.call.kept(), defaults_only=True))
+    return graph, tracer.opaque.get("")

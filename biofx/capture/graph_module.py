@@ -1,0 +1,134 @@
+"""A transformed model: the user's own class and forward, with a graph that describes them."""
+
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import fx, nn
+from torch.fx.graph import PythonCode
+
+from biofx.capture import graphs
+from biofx.capture.capture import Captured
+from biofx.capture.clone import clone
+from biofx.capture.plain import plain
+from biofx.synapses import Derived, become, mixins_of, original_class
+from biofx.synapses.classes import derive
+
+_CONSTANTS = "_graph_constants"
+_RUNS = "_graph_runs"
+
+
+class Described(Derived):
+    """A model with a graph in ``_graph``, whose class has other uses for GraphModule's names."""
+
+    _private = ("_graph", _CONSTANTS, _RUNS, "_code", "_lineno_map", "_prologue_start")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        fresh = clone(self, tensor=lambda tensor: copy.deepcopy(tensor, memo))
+        memo[id(self)] = fresh
+        set_graph(fresh, graphs.copied(graph_of(self), fresh))
+        if self.__dict__.get(_RUNS):
+            recompile(fresh)
+        return fresh
+
+    def _state(self) -> tuple[Any, ...]:
+        graph = graph_of(self)
+        held = {name: self.__dict__.get(name) for name in (_CONSTANTS, _RUNS)}
+        return (*super()._state(), graphs.to_data(graph), graph._codegen, held)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        *rest, nodes, codegen, held = state
+        super().__setstate__(tuple(rest))
+        graph = graphs.from_data(nodes, self)
+        graph.set_codegen(codegen)
+        set_graph(self, graph)
+        self.__dict__.update(held)
+        if held[_RUNS]:
+            recompile(self)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return plain(self)
+
+
+class Transformed(Described, fx.GraphModule):  # type: ignore[misc]
+    """A `torch.fx.GraphModule` of the user's own class that runs the user's own forward.
+
+    `graph` describes that forward. `recompile` makes the graph the forward, as in FX.
+    """
+
+    # What `torch.compile` asks every GraphModule for.
+    _lineno_map: Mapping[int, int | None] = MappingProxyType({})
+    _prologue_start = 0
+
+    @property
+    def code(self) -> str:
+        """Python code of the graph."""
+        return str(self._graph.python_code(root_module="self").src)
+
+    def recompile(self) -> PythonCode:
+        """Make the graph the forward, for the arguments that it was captured for.
+
+        On other arguments the forward raises `ModelError`.
+        """
+        return recompile(self)
+
+    def __str__(self) -> str:
+        return nn.Module.__repr__(self)
+
+
+# What `torch.fx.GraphModule` adds to a module. Where the user's class or object has one of these
+# names for something else, the user's meaning stays.
+_NAMES = frozenset(
+    name
+    for name in vars(fx.GraphModule)
+    if not name.startswith("_") and name not in vars(nn.Module)
+)
+
+
+def install(model: nn.Module, captured: Captured) -> None:
+    """Give a model its graph, in place."""
+    kind = original_class(model)
+    taken = any(hasattr(kind, name) for name in _NAMES) or any(
+        name in registry
+        for registry in (model.__dict__, model._modules, model._parameters, model._buffers)
+        for name in _NAMES
+    )
+    kept = [mixin for mixin in mixins_of(model) if not issubclass(mixin, Described)]
+    become(model, Described if taken else Transformed, *kept)
+    model.__dict__.update(captured.constants)
+    model.__dict__[_CONSTANTS] = tuple(captured.constants)
+    model.__dict__[_RUNS] = False
+    if not taken:
+        model.__dict__.update(
+            _tracer_cls=None, _tracer_extras={}, meta={}, shape_env=None, _replace_hooks=[],
+            _create_node_hooks=[], _erase_node_hooks=[], _deepcopy_hooks=[],
+        )  # fmt: skip
+    set_graph(model, captured.graph)
+
+
+def graph_of(model: nn.Module) -> fx.Graph:
+    """The graph of a transformed model."""
+    graph: fx.Graph = model.__dict__["_graph"]
+    return graph
+
+
+def set_graph(model: nn.Module, graph: fx.Graph) -> None:
+    """Give a model another graph, without running it."""
+    model.__dict__["_graph"] = graph
+    graph.owning_module = model  # type: ignore[assignment]
+
+
+def recompile(model: nn.Module) -> PythonCode:
+    """Make the graph of a transformed model its forward."""
+    forward, code = graphs.compiled(graph_of(model))
+    shared: Any = derive(original_class(model), mixins_of(model))
+    names = {"_base": shared._base, "_mixins": shared._mixins, "__module__": shared.__module__}
+    kind: Any = type(shared)(shared.__name__, (shared,), names)  # its forward is the graph's
+    model.__class__ = kind
+    kind.forward = forward
+    model.__dict__.update(
+        {_RUNS: True}, _code=code.src, _lineno_map=code._lineno_map,
+        _prologue_start=code._prologue_start,
+    )  # fmt: skip
+    return code

@@ -1,0 +1,52 @@
+"""The forms in which example inputs may be given."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from biofx.capture.nested import own, replaced
+from biofx.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One call of a model: ``model(*args, **kwargs)``."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def copies(self) -> "Arguments":
+        """The same values in tensors of their own: a run may change its inputs in place."""
+        args, kwargs = replaced((self.args, dict(self.kwargs)), own)
+        return Arguments(args, kwargs)
+
+
+def arguments_of(example: Any) -> Arguments | None:
+    """The call that example inputs stand for; None if none are given.
+
+    Args:
+        example: a tensor, a tuple (or list) of positional arguments, a mapping of keyword
+            arguments, or a pair (tuple, mapping) of both.
+
+    Raises:
+        ModelError: it is an iterator, which could be read once only.
+    """
+    if example is None:
+        return None
+    if isinstance(example, Iterator):
+        raise ModelError(
+            f"example_inputs is a {type(example).__name__}, which gives its values only once; "
+            "pass a tensor, a tuple of arguments or a dict, e.g. next(iter(loader))"
+        )
+    if isinstance(example, Mapping):
+        return Arguments((), dict(example))
+    if (
+        isinstance(example, tuple)
+        and len(example) == 2
+        and isinstance(example[0], tuple | list)
+        and isinstance(example[1], Mapping)
+    ):
+        return Arguments(tuple(example[0]), dict(example[1]))
+    if isinstance(example, tuple | list):
+        return Arguments(tuple(example), {})
+    return Arguments((example,), {})

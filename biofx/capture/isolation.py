@@ -1,0 +1,134 @@
+"""Leaves the process as it was: what running a model once may move besides the model."""
+
+import contextlib
+import gc
+import io
+import logging
+import random
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from biofx.synapses import original_class
+
+_SIMPLE = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset)
+
+
+@contextlib.contextmanager
+def isolated(model: nn.Module) -> Iterator[None]:
+    """Put back what code of a model may change while it runs for a capture.
+
+    Random generators, global modes of PyTorch, and the plain values of globals and class
+    attributes in the Python modules of the model's classes. Nothing is printed or warned.
+    """
+    values = _plain_values(model)
+    default, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # what matters of it is said by whoever asked for the run
+    try:
+        with (
+            generators_kept(),
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")  # they belong to the user's own runs
+            yield
+    finally:
+        log.setLevel(level)
+        torch.set_default_dtype(default)
+        torch.set_grad_enabled(gradients)
+        if (deterministic, warn_only) != (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ):  # setting it loads the compiler, which takes seconds
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        for owner, names in values:
+            _put_back(owner, names)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection: what is allocated stays, and searching it is a fifth of the work."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _plain_values(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
+    """The plain values that user code keeps outside of its modules, by owner."""
+    owners: dict[int, Any] = {}
+    for kind in {original_class(module) for module in model.modules()}:
+        for base in kind.__mro__:
+            if base.__module__.partition(".")[0] in ("torch", "builtins", "abc", "typing"):
+                continue
+            owners[id(base)] = base
+            place = sys.modules.get(base.__module__)
+            if place is not None:
+                owners[id(place)] = place
+    return [
+        (owner, {n: value for n, value in list(vars(owner).items()) if isinstance(value, _SIMPLE)})
+        for owner in owners.values()
+    ]
+
+
+def _put_back(owner: Any, names: Mapping[str, Any]) -> None:
+    now = vars(owner)
+    for name, value in names.items():
+        if now.get(name) is not value:
+            if isinstance(owner, ModuleType):
+                now[name] = value
+            else:
+                setattr(owner, name, value)
+
+
+def generator_state() -> dict[str, Any]:
+    """State of every generator that a model may draw from."""
+    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if "numpy.random" in sys.modules:  # NumPy loads it when it is first used
+        state["numpy"] = sys.modules["numpy"].random.get_state()
+    return state
+
+
+def same_state(one: Any, other: Any) -> bool:
+    """Whether two states of a generator of Python or NumPy are the same."""
+    if isinstance(one[1], tuple):
+        return bool(one == other)
+    return bool((one[1] == other[1]).all()) and one[2:] == other[2:]
+
+
+def restore_generators(state: Mapping[str, Any]) -> None:
+    """Put the generators back to a state that `generator_state` gave."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if "numpy" in state:
+        sys.modules["numpy"].random.set_state(state["numpy"])
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Leaves the generators as they were."""
+    with _disable_current_modes():  # fake tensors, say: the states themselves are real
+        state = generator_state()
+    try:
+        yield
+    finally:
+        with _disable_current_modes():
+            restore_generators(state)

@@ -1,0 +1,126 @@
+"""Every name of PyTorch's that is not public and that capturing cannot do without.
+
+Each has a fallback: where a future version of PyTorch lacks it, capturing goes on with less.
+"""
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+try:
+    from torch._subclasses import fake_tensor as _fake
+except ImportError:  # then models run on copies of their real tensors
+    _fake = None  # type: ignore[assignment]
+
+_VALUES_NEEDED = (
+    "DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedFakeTensorException",
+    "UnsupportedOperatorException", "UnsupportedMutationAliasingException",
+)  # fmt: skip
+
+
+def fake_mode() -> Any:
+    """A mode in which tensors have shapes and no values, or None if PyTorch offers none."""
+    if _fake is None:
+        return None
+    return _fake.FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Whether a tensor has a shape and no values."""
+    return _fake is not None and isinstance(tensor, _fake.FakeTensor)
+
+
+def needs_values(error: BaseException) -> bool:
+    """Whether an operation failed because fake tensors have no values."""
+    return any(
+        isinstance(error, kind)
+        for name in _VALUES_NEEDED
+        if isinstance(kind := getattr(_fake, name, None), type)
+    )
+
+
+_peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
+
+
+def inside_transform() -> bool:
+    """Whether `torch.vmap`, `torch.func.grad` or the like is running."""
+    return _peek() is not None
+
+
+# A context in which calls of torch's API are not shown to any mode: looking at a tensor is no call.
+without_functions: Callable[[], Any] = getattr(
+    torch._C, "DisableTorchFunction", contextlib.nullcontext
+)
+
+
+def dispatch_seen(see: Callable[..., Any]) -> Any:
+    """A mode in which ``see(function, args, kwargs)`` makes every operation of PyTorch."""
+
+    class Mode(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            # A compiler that is not loaded need not be kept out, and to load it takes seconds.
+            return "torch._dynamo" in sys.modules
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            return see(func, args, kwargs or {})
+
+    return Mode()  # type: ignore[no-untyped-call]
+
+
+class AutogradCall:
+    """``Function.apply`` of one autograd function, as a target that a graph can name."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        self.function = function
+        self.__name__ = function.__name__
+        self.__qualname__ = f"{function.__qualname__}.apply"
+        self.__module__ = function.__module__
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function.apply(*args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AutogradCall) and other.function is self.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+
+@contextlib.contextmanager
+def autograd_functions_seen(see: Callable[..., Any]) -> Iterator[None]:
+    """Let ``see(function, call, args, kwargs)`` make each call of a user's autograd function.
+
+    `TorchFunctionMode` does not see these. Functions of PyTorch's own (checkpointing) run as they
+    are. Where `apply` cannot be replaced, the operations inside are seen one by one.
+    """
+    try:
+        original = inspect.getattr_static(torch.autograd.Function, "apply")
+        bound = original.__get__
+    except AttributeError:
+        yield
+        return
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        call = bound(None, cls)
+        if cls.__module__.partition(".")[0] == "torch":
+            return call(*args, **kwargs)
+        return see(cls, call, args, kwargs)
+
+    try:
+        torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    except (AttributeError, TypeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]

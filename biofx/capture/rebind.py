@@ -1,0 +1,229 @@
+"""Copies what a model's attributes hold, so that the copy refers to the copied modules only.
+
+`copy.deepcopy` takes a function for a constant. A lambda made in `__init__`, a hook, a partial or
+a bound method would go on working on the modules of the original.
+"""
+
+import copy
+import functools
+from collections import ChainMap, OrderedDict
+from collections.abc import Iterator
+from enum import Enum
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biofx.errors import ModelError
+from biofx.synapses.classes import original_class
+
+# Values that a copy may share because nothing can change them.
+_IMMUTABLE = (
+    type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctionType, ModuleType,
+    torch.dtype, torch.device, torch.layout, torch.Size, Enum, slice, range,
+)  # fmt: skip
+_CONTAINERS = (dict, OrderedDict, list, tuple, set)
+_DEEP = 12
+
+
+class Rebinder:
+    """Copies values for the copy of a model.
+
+    Args:
+        memo: {id of a module or tensor of the model: its copy}, as for `copy.deepcopy`.
+        names: {id of a module: its qualified name}, for messages.
+        strict: raise for what cannot be rebound; otherwise it is shared.
+    """
+
+    def __init__(self, memo: dict[int, Any], *, names: dict[int, str], strict: bool) -> None:
+        self.memo = memo
+        self.names = names
+        self.strict = strict
+        self.place: nn.Module | None = None  # whose attribute is being copied
+        self._leads: dict[int, bool] = {}
+
+    def copied(self, value: Any, attribute: str) -> Any:
+        """The copy's value of an attribute.
+
+        Raises:
+            ModelError: it is a function that reaches the model's modules through a global variable,
+                or a cache around one that holds them.
+        """
+        self._attribute = attribute
+        return self._copied(value)
+
+    def _copied(self, value: Any) -> Any:
+        known = self.memo.get(id(value), self)
+        if known is not self:
+            return known
+        if isinstance(value, _IMMUTABLE):
+            return value
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        kind = type(value)
+        if kind is torch.Generator:
+            return self._remember(value, value.clone_state())  # else a copy would draw from it
+        if kind is MethodType:
+            return MethodType(self._copied(value.__func__), self._copied(value.__self__))
+        if kind is functools.partial:
+            keywords = {key: self._copied(item) for key, item in value.keywords.items()}
+            made = functools.partial(
+                self._copied(value.func), *map(self._copied, value.args), **keywords
+            )
+            return self._remember(value, made)
+        if kind in _CONTAINERS:
+            return self._container(value)
+        wrapped = getattr(value, "__wrapped__", None)
+        function = isinstance(wrapped, FunctionType) and not isinstance(value, type)
+        if function and self._reaches(wrapped):
+            self._refuse(f"is a {kind.__name__} around a function that holds modules")
+            return value
+        return self._object(value)
+
+    def _container(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is tuple:
+            items = tuple(map(self._copied, value))
+            same = all(a is b for a, b in zip(items, value, strict=True))
+            return value if same else self._remember(value, items)
+        if kind is set:
+            return self._remember(value, set(map(self._copied, value)))
+        fresh = self._remember(value, kind())
+        if kind is list:
+            fresh.extend(map(self._copied, value))
+        else:
+            for key, item in value.items():
+                fresh[self._copied(key)] = self._copied(item)
+        return fresh
+
+    def _object(self, value: Any) -> Any:
+        # A failed attempt must leave no half-made copies in the memo.
+        attempt: ChainMap[int, Any] = ChainMap({}, self.memo)
+        for function in _functions_in(value):
+            if id(function) not in attempt and self._reaches(function):
+                attempt[id(function)] = self._function(function)
+        try:
+            fresh = copy.deepcopy(value, attempt)  # type: ignore[arg-type]
+        except Exception:
+            return value
+        self.memo.update(attempt.maps[0])
+        return fresh
+
+    def _remember(self, value: Any, fresh: Any) -> Any:
+        self.memo[id(value)] = fresh
+        self.memo.setdefault(id(self.memo), []).append(value)  # alive, so that its id stays its own
+        return fresh
+
+    # --- functions -----------------------------------------------------------------------------
+
+    def _function(self, function: FunctionType) -> Any:
+        if not self._reaches(function):
+            return function  # shared, as `copy.deepcopy` does
+        for name in _globals_of(function.__code__):
+            if id(function.__globals__.get(name)) in self.names:
+                self._refuse(
+                    f"is the function {function.__qualname__}, which works on the global variable "
+                    f"{name!r}, a module"
+                )
+                return function
+        fresh = FunctionType(
+            function.__code__, function.__globals__, function.__name__, None,
+            tuple(map(self._cell, function.__closure__ or ())),
+        )  # fmt: skip
+        self._remember(function, fresh)
+        fresh.__defaults__ = self._copied(function.__defaults__)
+        fresh.__kwdefaults__ = self._copied(function.__kwdefaults__)
+        for name in ("__doc__", "__qualname__", "__module__", "__annotations__"):
+            setattr(fresh, name, getattr(function, name))
+        fresh.__dict__.update((key, self._copied(item)) for key, item in vars(function).items())
+        return fresh
+
+    def _cell(self, cell: CellType) -> CellType:
+        known = self.memo.get(id(cell))
+        if known is not None:
+            return known  # type: ignore[no-any-return]
+        if not self._reaches_inside(cell, _DEEP):
+            return cell  # a counter, say: both functions count
+        fresh = CellType()
+        self._remember(cell, fresh)
+        fresh.cell_contents = self._copied(cell.cell_contents)
+        return fresh
+
+    def _reaches(self, function: FunctionType) -> bool:
+        return self._reaches_inside(function, _DEEP)
+
+    def _reaches_inside(self, value: Any, depth: int) -> bool:
+        """Whether a value leads to a module or a tensor of the model."""
+        if id(value) in self.names:
+            return True
+        if depth == 0 or isinstance(value, _IMMUTABLE):
+            return False
+        if isinstance(value, Tensor):
+            return id(value) in self.memo and self.memo[id(value)] is not value
+        known = self._leads.get(id(value))
+        if known is None:
+            self._leads[id(value)] = False  # while it is being asked
+            known = any(self._reaches_inside(item, depth - 1) for item in _held_by(value))
+            self._leads[id(value)] = known
+            self.memo.setdefault(id(self.memo), []).append(value)
+        return known
+
+    def _refuse(self, what: str) -> None:
+        if not self.strict:
+            return
+        assert self.place is not None
+        name = self.names[id(self.place)] or "the model"
+        owner = f"{name} ({original_class(self.place).__name__})"
+        raise ModelError(
+            f"{owner}: its attribute {self._attribute!r} {what} of the model, and cannot be made "
+            "to work on a copy; transform the model itself with inplace=True, or make that a method"
+        )
+
+
+def _held_by(value: Any) -> Iterator[Any]:
+    """What a value refers to, as far as Python code that runs may follow it."""
+    if isinstance(value, CellType):
+        try:
+            yield value.cell_contents
+        except ValueError:
+            return
+    elif isinstance(value, FunctionType):
+        yield from value.__closure__ or ()
+        yield from value.__defaults__ or ()
+        yield from (value.__kwdefaults__ or {}).values()
+        yield from vars(value).values()
+        for name in _globals_of(value.__code__):
+            found = value.__globals__.get(name)
+            if isinstance(found, nn.Module):
+                yield found
+    elif isinstance(value, MethodType):
+        yield from (value.__self__, value.__func__)
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from value
+    elif not isinstance(value, nn.Module):
+        yield from getattr(value, "__dict__", {}).values()
+        wrapped = getattr(value, "__wrapped__", None)
+        if isinstance(wrapped, FunctionType):
+            yield wrapped
+
+
+def _functions_in(value: Any) -> Iterator[FunctionType]:
+    """The functions that an object keeps as attributes."""
+    for held in getattr(value, "__dict__", {}).values():
+        if isinstance(held, FunctionType):
+            yield held
+
+
+@functools.lru_cache(maxsize=4096)
+def _globals_of(code: CodeType) -> tuple[str, ...]:
+    """Names that a function's code, and functions inside it, may look up globally."""
+    names = list(code.co_names)
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            names += _globals_of(part)
+    return tuple(names)

@@ -1,0 +1,209 @@
+"""Records one run of a model as a flat graph: every operation, whatever Python did on the way.
+
+Tensors carry values (fake ones where these do), so Python decides as it always does. Two layers
+see what happens: calls of torch's API as the user wrote them, and beneath it the operations that
+no such call accounts for (inside `torch.vmap`, behind an old-style constructor).
+"""
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from biofx.capture import targets
+from biofx.capture.call import FORWARD_ONLY, Call
+from biofx.capture.inputs import Arguments
+from biofx.capture.leaves import has_hooks, is_leaf
+from biofx.capture.nested import leaves
+from biofx.capture.private import (
+    AutogradCall,
+    autograd_functions_seen,
+    dispatch_seen,
+    inside_transform,
+    needs_values,
+)
+from biofx.capture.writer import READ_BY_PYTHON, GraphWriter, current_modes, tensor_ids
+
+
+class Recorder(GraphWriter, TorchFunctionMode):
+    """Records calls into `graph` while it is entered, for the thread that made it.
+
+    Args:
+        root: the module that runs; a throw-away copy, for its `forward`s are wrapped.
+        originals: {id of a tensor of `root`: the real tensor that it stands for}.
+    """
+
+    def __init__(self, root: nn.Module, originals: dict[int, Tensor]) -> None:
+        super().__init__(root, originals)
+        self.failed: BaseException | None = None  # for want of values, even if it was caught
+        self._depth = 1  # nothing is recorded outside of the root's forward, nor inside a call
+        self._thread = threading.get_ident()
+
+    # --- running -----------------------------------------------------------------------------
+
+    def run(self, arguments: Arguments, signature: inspect.Signature) -> None:
+        """Run the root on these arguments and record what its forward does.
+
+        Args:
+            arguments: the values that it is called with.
+            signature: of its forward, without ``self``.
+        """
+        self._find_attributes()
+        self._wrap_modules(signature)
+        with autograd_functions_seen(self._autograd), dispatch_seen(self.beneath), self:
+            self.root(*arguments.args, **arguments.kwargs)
+        self._note_assigned()
+
+    def _root(self, forward: Any, signature: inspect.Signature) -> Callable[..., Any]:
+        """The forward of the root, with a graph around it: its hooks stay outside."""
+        done = False
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            if done:
+                return forward(*args, **kwargs)
+            done = True
+            self.call = Call.of(signature, args, kwargs)
+            for name, value in self.call.values.items():
+                self._placeholder(*self.call.placeholder(name), value)
+            self._depth -= 1
+            try:
+                self._modes = current_modes()
+                result = forward(*args, **kwargs)
+                self._follow_modes()
+                self._finishing = True
+                self.graph.output(self._argument(result))
+            finally:
+                self._depth += 1
+            return result
+
+        return run
+
+    def _placeholder(self, target: str, default: tuple[Any, ...], value: Any) -> None:
+        node = self.graph.create_node("placeholder", target, default, name=target.lstrip("*"))
+        self._hold(node, value)
+        self._describe(node, value)
+
+    # --- the two layers ----------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._depth or threading.get_ident() != self._thread or inside_transform():
+            return func(*args, **kwargs)
+        with self._inside():
+            result = func(*args, **kwargs)
+        self._note(func, args, kwargs, result)
+        return result
+
+    def beneath(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation that no call of torch's API accounts for."""
+        result = func(*args, **kwargs)
+        if not self._depth and threading.get_ident() == self._thread:
+            held = [leaf for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            made = [leaf for _, leaf in leaves(result) if isinstance(leaf, Tensor)]
+            fresh = not any(id(tensor) in self._known for tensor in made)
+            if made and (fresh or func._schema.is_mutable) and all(map(self._is_known, held)):
+                self._emit("call_function", func, args, kwargs, result)
+        return result
+
+    def _autograd(self, function: Any, call: Any, args: Any, kwargs: Any) -> Any:
+        if self._depth or threading.get_ident() != self._thread or kwargs or inside_transform():
+            return call(*args, **kwargs)
+        with self._inside():
+            result = call(*args)
+        self._emit("call_function", AutogradCall(function), args, {}, result)
+        return result
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        self._depth += 1
+        try:
+            yield
+        except BaseException as error:
+            if needs_values(error):
+                self.failed = error
+            raise
+        finally:
+            self._depth -= 1
+
+    def _note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        call = targets.call_of(func, args, kwargs)
+        if call.kind == "silent":
+            return
+        holds = any(isinstance(leaf, Tensor) for _, leaf in leaves(result))
+        if not holds and call.kind != "changes":
+            asked = call.kind == "value" and result is not None
+            if asked and self._depends_on_data((args, kwargs)):
+                self._assume("data", f"{call.written} gave {_short(result)}")
+                for _, leaf in leaves((args, kwargs)):
+                    if id(leaf) in self._known:
+                        self._known[id(leaf)][0].meta[READ_BY_PYTHON] = True
+            return
+        self._emit(call.op, call.target, call.args, call.kwargs, result)
+
+    # --- modules -----------------------------------------------------------------------------
+
+    def _wrap_modules(self, signature: inspect.Signature) -> None:
+        for module, name in self._names.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            inner = getattr(module, "_orig_mod", None)  # torch.compile would run graphs of its own
+            forward = inner if isinstance(inner, nn.Module) else module.forward
+            if not name:
+                wrapped = self._root(forward, signature)
+            elif is_leaf(module):
+                wrapped = self._leaf(module, name, forward)
+            else:
+                wrapped = self._scope(module, name, forward)
+            module.__dict__["forward"] = wrapped
+
+    def _scope(self, module: nn.Module, name: str, forward: Any) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._modules.append((name, module))
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self._modules.pop()
+
+        return run
+
+    def _leaf(self, module: nn.Module, name: str, forward: Any) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._depth or threading.get_ident() != self._thread or inside_transform():
+                return forward(*args, **kwargs)
+            self._modules.append((name, module))
+            try:
+                if not self._holds_its_own(module):
+                    return forward(*args, **kwargs)
+                if module.training is not self._training[module]:
+                    mode = "training" if module.training else "evaluation"
+                    self._assume("state", f"runs {name} in {mode} mode, as its code sets it")
+                with self._inside():
+                    result = forward(*args, **kwargs)
+                node = self._emit("call_module", name, args, kwargs, result)
+                if has_hooks(module):
+                    node.meta[FORWARD_ONLY] = True
+            finally:
+                self._modules.pop()
+            return result
+
+        return run
+
+    def _holds_its_own(self, module: nn.Module) -> bool:
+        """Whether a leaf computes with the tensors that its names stand for.
+
+        Not so in `torch.func.functional_call`, or where a hook computes its weight.
+        """
+        return self._tensors[module] == tensor_ids(module)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,324 @@
+"""Writes a graph: what a run did, as nodes with module, line and shape."""
+
+import dataclasses
+import linecache
+import operator
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import TensorMetadata
+
+from biofx.capture import targets
+from biofx.capture.graphs import reserve
+from biofx.capture.nested import Step, leaves
+from biofx.capture.private import (
+    is_fake,
+    without_functions,
+)
+from biofx.synapses import original_class
+
+_TORCH = str(Path(torch.__file__).parent)
+_BIOFX = str(Path(__file__).parents[1])
+
+# Key of `node.meta`: Python went on with values of the node's result.
+READ_BY_PYTHON = "biofx_read_by_python"
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """Something that a graph takes for granted.
+
+    Attributes:
+        kind: "data" (a value computed from data became a Python value, and Python went on with
+            it), "constant" (a tensor that no operation of torch's made), "state" (the forward
+            assigns an attribute of the model), "default" (an argument that was not given),
+            "outputs" (which layers were taken for outputs, and why).
+        what: one line.
+        where: ``file:line`` of the user's code, or "".
+    """
+
+    kind: str
+    what: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class GraphWriter:
+    """A graph in the making, for values that are recognised by their identity.
+
+    Args:
+        root: the module that runs; a throw-away copy.
+        originals: {id of a tensor of `root`: the real tensor that it stands for}.
+    """
+
+    def __init__(self, root: nn.Module, originals: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.root = root
+        self.originals = originals
+        self.graph = reserve(fx.Graph())
+        self.assumptions: dict[Assumption, None] = {}
+        self.constants: dict[str, Any] = {}
+        self._known: dict[int, tuple[fx.Node, tuple[Step, ...]]] = {}
+        self._parts: dict[tuple[fx.Node, tuple[Step, ...]], fx.Node] = {}
+        self._alive: list[Any] = []  # ids are those of living objects
+        self._fixed: set[fx.Node] = set()  # nodes whose values are the same at every run
+        self._modules: list[tuple[str, nn.Module]] = [("", root)]
+        self._attributes: dict[int, str] = {}
+        self._results: dict[int, fx.Node] = {}  # tuples that a node gives, as they are
+        self._modes = current_modes()
+        self._finishing = False
+        self._names = {module: name for name, module in root.named_modules()}
+
+    # --- nodes -------------------------------------------------------------------------------
+
+    def _emit(self, op: str, target: Any, args: Any, kwargs: Any, result: Any) -> fx.Node:
+        with without_functions():
+            return self._make(op, target, args, kwargs, result)
+
+    def _make(self, op: str, target: Any, args: Any, kwargs: Any, result: Any) -> fx.Node:
+        self._follow_modes()
+        given = tuple(self._argument(arg) for arg in args)
+        named = {key: self._argument(value) for key, value in kwargs.items()}
+        node = self.graph.create_node(op, target, given, named)
+        made = node.all_input_nodes or getattr(target, "__name__", "") in targets.FACTORIES
+        if op != "call_module" and made and self._fixed.issuperset(node.all_input_nodes):
+            self._fixed.add(node)
+        locate(node, self._modules, user_frame())
+        self._describe(node, result)
+        self._hold(node, result)
+        return node
+
+    def _follow_modes(self) -> None:
+        """Switch gradients and autocast in the graph where the forward has switched them."""
+        now = current_modes()
+        for name, setting in now.items():
+            if setting != self._modes[name]:
+                if name == "gradients":
+                    self.graph.call_function(torch.set_grad_enabled, (setting,))
+                else:
+                    self.graph.call_function(targets.set_autocast, (name, *setting))
+        self._modes = now
+
+    def _hold(self, node: fx.Node, value: Any) -> None:
+        if isinstance(value, tuple):
+            self._results[id(value)] = node
+            self._alive.append(value)
+        for steps, leaf in leaves(value):
+            if isinstance(leaf, Tensor):
+                self._known[id(leaf)] = node, steps
+                self._alive.append(leaf)
+
+    def _is_known(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._known or id(tensor) in self._attributes or not is_fake(tensor)
+
+    def _node_of(self, tensor: Tensor) -> fx.Node:
+        found = self._known.get(id(tensor))
+        if found is not None:
+            node = self._part(*found)
+            if "tensor_meta" not in node.meta:
+                self._describe(node, tensor)
+            return node
+        name = self._attributes.get(id(tensor))
+        if name is None:
+            name = self._constant(self.originals.get(id(tensor), tensor), "_tensor_constant")
+        node = self.graph.create_node("get_attr", name)
+        if name in self.constants:
+            self._fixed.add(node)
+        locate(node, self._modules, None)
+        self._describe(node, tensor)
+        self._hold(node, tensor)
+        return node
+
+    def _part(self, whole: fx.Node, steps: tuple[Step, ...]) -> fx.Node:
+        """The node of a part of what a node gives."""
+        if not steps:
+            return whole
+        part = self._parts.get((whole, steps))
+        if part is None:
+            kind, key = steps[-1]
+            target = operator.getitem if kind == "item" else getattr
+            part = self.graph.call_function(target, (self._part(whole, steps[:-1]), key))
+            part.meta.update({k: v for k, v in whole.meta.items() if k != "tensor_meta"})
+            if whole in self._fixed:
+                self._fixed.add(part)
+            self._parts[whole, steps] = part
+        return part
+
+    def _argument(self, value: Any) -> Any:
+        """A value as an argument of a node."""
+        if isinstance(value, Tensor):
+            return self._node_of(value)
+        if isinstance(value, targets.PLAIN):
+            return value
+        if id(value) in self._results:
+            return self._results[id(value)]
+        if isinstance(value, slice):
+            return slice(*(self._argument(v) for v in (value.start, value.stop, value.step)))
+        if type(value) is torch.Size and self._finishing:
+            return self.graph.call_function(torch.Size, (list(value),))
+        if type(value) in (list, tuple, torch.Size):
+            kind = list if type(value) is list else tuple
+            return kind(self._argument(item) for item in value)
+        if type(value) is dict and all(isinstance(key, str | int) for key in value):
+            return {key: self._argument(item) for key, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            items = tuple(self._argument(item) for item in value)
+            if type(value).__bases__ == (tuple,):
+                return type(value)(*items)
+            return self.graph.call_function(type(value), items)  # PackedSequence
+        number = targets.plain_number(value)
+        if number is not None:
+            return number
+        return self._object(value)
+
+    def _object(self, value: Any) -> Any:
+        """An object as an argument: built anew at each run if it holds tensors."""
+        if id(value) in self._attributes:
+            return self.graph.create_node("get_attr", self._attributes[id(value)])
+        if any(isinstance(leaf, Tensor) for _, leaf in leaves(value)):
+            try:
+                template = targets.Template(value)
+            except Exception as error:
+                return self._made_anew(value, error)
+            nodes = [self._node_of(tensor) for tensor in template.tensors(value)]
+            name = self._constant(template, "_object_constant")
+            made = self.graph.create_node("get_attr", name)
+            return self.graph.call_function(targets.rebuild, (made, nodes))
+        return self.graph.create_node("get_attr", self._constant(value, "_object_constant"))
+
+    def _made_anew(self, value: Any, error: Exception) -> Any:
+        """An object that cannot be copied: made of its fields, or shown as its tensors."""
+        if dataclasses.is_dataclass(value):
+            fields = [field for field in dataclasses.fields(value) if field.init]
+            given = {f.name: self._argument(getattr(value, f.name)) for f in fields}
+            return self.graph.call_function(type(value), (), given)
+        what = f"a {type(value).__name__} cannot be copied ({error})"
+        self._assume("constant", f"{what}; the graph gives its tensors")
+        return tuple(self._argument(t) for _, t in leaves(value) if isinstance(t, Tensor))
+
+    def _constant(self, value: Any, prefix: str) -> str:
+        for name, known in self.constants.items():
+            if known is value:
+                return name
+        name = f"{prefix}{len(self.constants)}"
+        self.constants[name] = value
+        if isinstance(value, Tensor):
+            if is_fake(value):
+                raise UnknownTensor(tuple(value.shape))
+            shape = "×".join(map(str, value.shape)) or "one number"
+            self._assume("constant", f"uses a tensor made outside of the model ({shape})")
+        return name
+
+    # --- what is known about a node ------------------------------------------------------------
+
+    def _describe(self, node: fx.Node, value: Any) -> None:
+        if isinstance(value, Tensor):
+            node.meta["tensor_meta"] = _metadata(value)
+        elif type(value) in (tuple, list) and all(isinstance(item, Tensor) for item in value):
+            node.meta["tensor_meta"] = tuple(map(_metadata, value))
+
+    def _assume(self, kind: str, what: str, *, running: bool = True) -> None:
+        place = user_frame() if running else None
+        where = f"{Path(place[0]).name}:{place[1]}" if place is not None else ""
+        self.assumptions[Assumption(kind, what, where)] = None
+
+    def _depends_on_data(self, value: Any) -> bool:
+        for _, leaf in leaves(value):
+            if isinstance(leaf, Tensor):
+                found = self._known.get(id(leaf))
+                if found is None or found[0] not in self._fixed:
+                    return True
+        return False
+
+    def _find_attributes(self) -> None:
+        """The tensors of the model, by qualified name."""
+        for module, name in self._names.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            prefix = f"{name}." if name else ""
+            for registry in (module._parameters, module._buffers, module.__dict__):
+                for key, value in registry.items():
+                    if isinstance(value, Tensor | torch.Generator):
+                        self._attributes.setdefault(id(value), prefix + key)
+                        self._alive.append(value)
+                        # What could not be copied computes with the model's own tensors.
+                        original = self.originals.get(id(value), value)
+                        self._attributes.setdefault(id(original), prefix + key)
+        self._tensors = {module: tensor_ids(module) for module in self._names}
+        self._training = {module: module.training for module in self._names}
+
+    def _note_assigned(self) -> None:
+        """Say which tensors of the model the forward has replaced by new ones."""
+        for module, name in self._names.items():
+            for key, now in tensor_ids(module).items():
+                if self._tensors[module].get(key, now) != now:
+                    path = f"{name}.{key}" if name else key
+                    self._assume(
+                        "state", f"the forward assigns {path}; the graph does not", running=False
+                    )
+
+
+def current_modes() -> dict[str, Any]:
+    """What decides, besides its arguments, how an operation runs."""
+    found: dict[str, Any] = {"gradients": torch.is_grad_enabled()}
+    for device in ("cpu", "cuda"):
+        found[device] = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return found
+
+
+def tensor_ids(module: nn.Module) -> dict[str, int]:
+    """{attribute: id of its tensor}."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return {}
+    registries = (module._parameters, module._buffers, module.__dict__)
+    return {
+        key: id(value)
+        for registry in registries
+        for key, value in registry.items()
+        if isinstance(value, Tensor)
+    }
+
+
+class UnknownTensor(Exception):
+    """A tensor without values turned up that no recorded operation had made."""
+
+
+def locate(
+    node: fx.Node, modules: Sequence[tuple[str, nn.Module]], place: tuple[str, int, str] | None
+) -> None:
+    """Write down in a node's `meta` in which modules and on which line it was called."""
+    node.meta["nn_module_stack"] = {
+        name: (name, f"{kind.__module__}.{kind.__qualname__}")
+        for name, module in modules
+        for kind in (original_class(module),)
+    }
+    if place is not None:
+        file, line, function = place
+        code = linecache.getline(file, line).strip()
+        node.meta["stack_trace"] = f'File "{file}", line {line}, in {function}\n    {code}'
+
+
+def _metadata(tensor: Tensor) -> TensorMetadata:
+    strided = tensor.layout is torch.strided
+    return TensorMetadata(
+        tensor.shape, tensor.dtype, tensor.requires_grad, tensor.stride() if strided else (), None,
+        False, {},
+    )  # fmt: skip
+
+
+def user_frame() -> tuple[str, int, str] | None:
+    """(file, line, function) of the innermost frame that is neither PyTorch's nor biofx's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_TORCH, _BIOFX, "<")):
+            return file, frame.f_lineno, frame.f_code.co_name
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

@@ -1,0 +1,72 @@
+"""ONNX, from the program that `torch.export` makes."""
+
+import contextlib
+import importlib.util
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biofx.capture import Arguments
+from biofx.errors import ExportError
+from biofx.export.attempt import Attempt, Impossible, one_line
+from biofx.export.check import NotCompared, result_tensors
+from biofx.export.pt2 import exported
+
+NAME, TAKES_NO_INPUTS = "ONNX", False
+ADVICE = ADVICE_NO_INPUTS = "Try format 'pt2', which takes more operations"
+LARGEST = 2**31 - 1  # bytes of one protobuf message
+
+
+def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]:
+    """The ways to make an ONNX file of a plain model.
+
+    Raises:
+        ExportError: what writes ONNX is not installed.
+    """
+    assert arguments is not None
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"format 'onnx' needs {' and '.join(missing)}; pip install 'biofx[onnx]'")
+    for how, make, _ in exported(model, arguments):
+
+        def saved(make: Callable[[], Any] = make) -> bytes:
+            program = make()
+            try:
+                with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of the exporter's own deprecated calls
+                    found = torch.onnx.export(program, dynamo=True, verbose=False)
+                assert found is not None
+                proto = found.model_proto
+                size = proto.ByteSize()
+            except Exception as error:
+                raise Impossible(one_line(error)) from error
+            if size > LARGEST:
+                raise Impossible(f"the model takes {size:,} bytes; one ONNX file holds 2 GB")
+            data: bytes = proto.SerializeToString()
+            return data
+
+        yield Attempt(how, saved, _run, loose=True)
+
+
+def _run(data: bytes, given: Arguments) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise NotCompared("onnxruntime is not installed") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    values = list(result_tensors((given.args, dict(given.kwargs))))
+    inputs = session.get_inputs()
+    if len(inputs) != len(values):
+        raise RuntimeError(f"it takes {len(inputs)} inputs, not the {len(values)} tensors given")
+    feed = {i.name: v.cpu().numpy() for i, v in zip(inputs, values, strict=True)}
+    return [_tensor(value) for value in session.run(None, feed)]
+
+
+def _tensor(value: Any) -> Tensor:
+    return torch.from_numpy(value.copy())

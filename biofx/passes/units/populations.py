@@ -1,0 +1,278 @@
+"""From what was followed to `Population`s: which units are one, and where each is found."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from biofx.passes.units.classes import MIXER, NONE, classes_of, note_several
+from biofx.passes.units.flow import Claim, Flow, Source
+from biofx.passes.units.ids import FIRST, units_in
+from biofx.synapses import Entries, Population, Reader
+from biofx.synapses.population import VECTORS
+
+
+def populations_of(flow: Flow, order: Sequence[str]) -> tuple[Population, ...]:
+    """The units of every layer.
+
+    Args:
+        flow: what was followed.
+        order: names of weight layers, for the order of the result.
+    """
+    place = {name: k for k, name in enumerate(order)}
+    sources = sorted(flow.sources.values(), key=lambda s: place.get(s.layer, len(place)))
+    builder = _Builder(flow)
+    return tuple(population for source in sources for population in builder.of(source))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where the units of a group of classes are found: (number of a claim, entries)."""
+
+    entries: tuple[tuple[int, Entries], ...]
+
+
+class _Builder:
+    """Makes populations of what was followed.
+
+    Units to which the same things happen (the same layers read them, the same reason) are one
+    population of their layer; otherwise each kind is a block of it.
+
+    Attributes:
+        classes: class of each id.
+        reason: number of the first reason of each class, `NONE` if there is none.
+        claimed: class of each entry of each claim, 0 where it is no unit's.
+        fate: a hash of everything that happens to a class; equal where the same happens.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.classes = classes_of(flow)
+        self.reasons = [text for _, text in flow.reasons]
+        self.reason = torch.full((flow.total,), NONE, dtype=torch.int64)
+        for number, (ids, _) in enumerate(flow.reasons):
+            found = self.classes[ids]
+            self.reason[found] = self.reason[found].clamp(max=number)
+        self.followed = len(self.reasons)  # reasons from here on leave the readers known
+        note_several(flow, self.classes, self.reason, self.reasons)
+        self.claimed = [self.classes[c.ids] * (c.ids >= FIRST) for c in flow.claims]
+        self.fate = torch.zeros(flow.total, dtype=torch.int64)
+        touched: list[Tensor] = []
+        for number, found in enumerate(self.claimed):
+            touched.append(self._mix(found[found >= FIRST], 2 * number + 1))
+        for number, source in enumerate(flow.sources.values()):
+            self._mix(self.classes[source.ids], 2 * number + 2)
+        self.fate = self.fate * MIXER + self.reason
+        self.where: dict[int, list[int]] = defaultdict(list)  # {fate: claims}
+        for number, unique in enumerate(touched):
+            for key in set(self.fate[unique].tolist()):
+                self.where[key].append(number)
+        self.rank = torch.full((flow.total,), -1)
+        self.cache: dict[tuple[int, ...], _Found | None] = {}
+        self.shown: dict[int, str] = {}
+        self.shared: dict[int, dict[str, None]] = defaultdict(dict)
+        for ids, norm in flow.shared:
+            for key in set(self.fate[self.classes[units_in(ids)]].tolist()):
+                self.shared[key][norm] = None
+
+    def _mix(self, found: Tensor, number: int) -> Tensor:
+        unique: Tensor
+        unique, counts = torch.unique(found, return_counts=True)
+        self.fate[unique] = self.fate[unique] * MIXER + number * 1_000_003 + counts
+        return unique
+
+    def of(self, source: Source) -> Iterator[Population]:
+        """The populations of one layer or block."""
+        classes = self.classes[source.ids]
+        reason = self.reason[classes]
+        lost = (reason < self.followed).nonzero().flatten()
+        # (rows, classes unless they are lost)
+        groups: list[tuple[Tensor, Tensor | None]] = [
+            (rows, None) for rows in _runs(lost, reason[lost])
+        ]
+        distinct = _distinct(classes[reason >= self.followed])
+        fates = self.fate[distinct]
+        for key in dict.fromkeys(fates.tolist()):
+            groups += [
+                (torch.isin(classes, members).nonzero().flatten(), members)
+                for members in self._regular(distinct[fates == key])
+            ]
+        groups.sort(key=lambda group: int(group[0][0]))
+        for rows, group in groups:
+            block = source.block
+            if len(groups) > 1:
+                block = f"{block}.{_span(rows)}" if block else _span(rows)
+            yield (
+                self._lost(source, block, rows)
+                if group is None
+                else self._population(source, block, group)
+            )
+
+    def _regular(self, members: Tensor) -> Iterator[Tensor]:
+        """Classes in groups whose entries lie regularly: all of them, if that is so."""
+        if self._find(members) is not None:
+            yield members
+            return
+        number = self.where[int(self.fate[members[0]])]
+        ends: set[int] = set()
+        for claim in number:
+            table = self._table(claim, members)
+            if table is None or len(table) < 3:
+                continue
+            steps = table[:, 0].diff()
+            usual = steps.mode().values
+            ends.update((steps != usual).nonzero().flatten().add(1).tolist())
+        pieces = members.tensor_split(torch.tensor(sorted(ends), dtype=torch.int64))
+        yield from (piece for piece in pieces if len(piece))
+
+    def _lost(self, source: Source, block: str, rows: Tensor) -> Population:
+        """Units with a reason: their own entries alone."""
+        ids = source.ids[rows]
+        incoming: list[Entries] = []
+        for number in self.where[int(self.fate[self.classes[ids[0]]])]:
+            claim = self.flow.claims[number]
+            if claim.role == "incoming" and claim.layer == source.layer:
+                found = _located(claim, claim.ids, ids, self.rank)
+                incoming += found or []
+        return Population(
+            layer=source.layer, block=block, size=len(rows), incoming=tuple(incoming),
+            reason=self.reasons[int(self.reason[self.classes[ids[0]]])],
+        )  # fmt: skip
+
+    def _population(self, source: Source, block: str, members: Tensor) -> Population:
+        """The population of classes to which the same happens."""
+        first = int(members[0])
+        other = self.shown.get(first)
+        found = self._find(members)
+        plain = Population(layer=source.layer, block=block, size=len(members))
+        if other is not None:
+            why = f"they are factors of the units of {other}, which lists them"
+            return replace(plain, reason=why)
+        if found is None:
+            why = "which entries belong to which of them follows no regular pattern"
+            return replace(plain, reason=why)
+        number = int(self.reason[first])
+        claims = self.flow.claims
+        own = [item for item in found.entries if claims[item[0]].layer == source.layer]
+        ordered = [*own, *(item for item in found.entries if item not in own)]
+        vectors = {
+            role: tuple(entry for n, entry in ordered if claims[n].role == role) for role in VECTORS
+        }
+        population = replace(
+            plain,
+            incoming=tuple(entry for n, entry in ordered if claims[n].role == "incoming"),
+            vectors={role: entries for role, entries in vectors.items() if entries},
+            readers=tuple(
+                Reader(layer=claims[n].layer, weight=entry, bias=claims[n].bias)
+                for n, entry in found.entries
+                if claims[n].role == "read"
+            ),
+            norms=tuple(self.shared.get(int(self.fate[first]), ())),
+            reason=self.reasons[number] if number != NONE else None,
+        )
+        if population.reason is None:
+            self.shown.update(dict.fromkeys(members.tolist(), population.name))
+            if not population.readers:
+                population = replace(population, reason="nothing reads them")
+        return population
+
+    def _find(self, members: Tensor) -> _Found | None:
+        """Where all entries of some classes are; None if an index map is not affine."""
+        key = tuple(members.tolist())
+        if key not in self.cache:
+            self.cache[key] = self._find_anew(members)
+        return self.cache[key]
+
+    def _find_anew(self, members: Tensor) -> _Found | None:
+        entries: list[tuple[int, Entries]] = []
+        for number in self.where[int(self.fate[members[0]])]:
+            found = _located(self.flow.claims[number], self.claimed[number], members, self.rank)
+            if found is None:
+                return None
+            entries += [(number, entry) for entry in found]
+        return _Found(tuple(entries))
+
+    def _table(self, number: int, members: Tensor) -> Tensor | None:
+        return _table(self.claimed[number], members, self.rank)
+
+
+def _distinct(classes: Tensor) -> Tensor:
+    """Each class once, in the order in which they come."""
+    unique, inverse = torch.unique(classes, return_inverse=True)
+    places = torch.full((len(unique),), len(classes), dtype=torch.int64)
+    places.scatter_reduce_(0, inverse, torch.arange(len(classes)), "amin")
+    found: Tensor = unique[places.argsort()]
+    return found
+
+
+def _runs(rows: Tensor, kind: Tensor) -> Iterator[Tensor]:
+    """Rows that are neighbours and of one kind."""
+    if len(rows):
+        ends = ((rows.diff() != 1) | (kind.diff() != 0)).nonzero().flatten() + 1
+        yield from rows.tensor_split(ends)
+
+
+def _span(rows: Tensor) -> str:
+    """Rows as a slice, as far as they are one."""
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    if len(rows) == stop - start:
+        return f"{start}:{stop}"
+    steps = rows.diff()
+    if bool((steps == steps[0]).all()):
+        return f"{start}:{stop}:{int(steps[0])}"
+    pieces = list(_runs(rows, torch.zeros_like(rows)))
+    told = ",".join(f"{int(piece[0])}:{int(piece[-1]) + 1}" for piece in pieces[:3])
+    return told + (",…" if len(pieces) > 3 else "")
+
+
+def _table(found: Tensor, members: Tensor, rank: Tensor) -> Tensor | None:
+    """Indices at which each of some classes is found, (classes, times); None if not equally often.
+
+    `rank` is scratch space of all −1, one per id.
+    """
+    size = len(members)
+    rank[members] = torch.arange(size)
+    unit = rank[found]
+    rank[members] = -1
+    places = (unit >= 0).nonzero().flatten()
+    unit = unit[places]
+    count, rest = divmod(len(places), size)
+    if rest:
+        return None
+    if count > 1 or not bool((unit[1:] >= unit[:-1]).all()):
+        order = unit.argsort(stable=True)
+        places, unit = places[order], unit[order]
+    table = unit.view(size, count)
+    if not bool((table == torch.arange(size)[:, None]).all()):
+        return None
+    return places.view(size, count)
+
+
+def _located(claim: Claim, found: Tensor, members: Tensor, rank: Tensor) -> list[Entries] | None:
+    """Where each of some classes is found along a parameter's axis; None if not regularly."""
+    table = _table(found, members, rank)
+    if table is None:
+        return None
+    if not table.shape[1]:
+        return []
+    whole = _affine(claim, table)
+    if whole is not None:
+        return [whole]
+    parts = [_affine(claim, table[:, k : k + 1]) for k in range(table.shape[1])]
+    return [part for part in parts if part is not None] if all(parts) else None
+
+
+def _affine(claim: Claim, table: Tensor) -> Entries | None:
+    """Indices (units, entries of each) as start + unit·stride + entry·step."""
+    units, count = table.shape
+    start = int(table[0, 0])
+    stride = int(table[1, 0]) - start if units > 1 else max(count, 1)
+    step = int(table[0, 1]) - start if count > 1 else 1
+    expected = start + torch.arange(units)[:, None] * stride + torch.arange(count) * step
+    if not torch.equal(expected, table):
+        return None
+    return Entries(
+        name=claim.name, axis=claim.axis, start=start, stride=stride, count=count, step=step
+    )

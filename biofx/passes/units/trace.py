@@ -1,0 +1,192 @@
+"""Follows units through a graph, node by node."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from biofx.capture.targets import rebuild
+from biofx.capture.writer import READ_BY_PYTHON
+from biofx.passes.context import WeightLayer
+from biofx.passes.units.flow import Flow
+from biofx.passes.units.functional import FUNCTIONAL, call_functional
+from biofx.passes.units.ids import CONSTANT, DATA, Ids, code, tensors
+from biofx.passes.units.layers import call_layer
+from biofx.passes.units.operations import OPERATIONS, words
+from biofx.passes.units.plain_layers import call_plain
+from biofx.passes.units.step import Names, Step, UnknownShape, shape_of
+
+
+def follow(
+    root: nn.Module,
+    graph: fx.Graph,
+    weights: Mapping[str, WeightLayer],
+    layer_of: Mapping[str, str],
+) -> Flow:
+    """The ids of every value of a recorded graph.
+
+    Args:
+        root: the model, for its modules and parameters.
+        graph: flat, with the shapes of values in ``meta["tensor_meta"]``.
+        weights: the weight layers, by name.
+        layer_of: {target of a call_module node: name of the weight layer that it is}.
+    """
+    flow = Flow()
+    owners: dict[int, str] = {}
+    for layer in weights.values():
+        for axes in layer.axes:
+            prefix = f"{layer.name}." if layer.name else ""
+            owners.setdefault(
+                id(layer.module.get_parameter(axes.parameter)), prefix + axes.parameter
+            )
+    names = Names(owners)
+    last_use = {source: node for node in graph.nodes for source in node.all_input_nodes}
+    for node in graph.nodes:
+        flow.values[node] = _visit(flow, root, node, weights, layer_of, names, last_use)
+        if READ_BY_PYTHON in node.meta:
+            flow.note(flow.values[node], "Python reads their values")
+    return flow
+
+
+def _visit(
+    flow: Flow, root: nn.Module, node: fx.Node, weights: Mapping[str, WeightLayer],
+    layer_of: Mapping[str, str], names: Names, last_use: Mapping[fx.Node, fx.Node],
+) -> Ids:  # fmt: skip
+    if node.op == "placeholder":
+        return DATA
+    if node.op == "get_attr":
+        return CONSTANT
+    if node.op == "output":
+        return flow.lose(
+            [flow.values[n] for n in node.all_input_nodes], "they are a result of the model"
+        )
+    values = [flow.values[n] for n in node.all_input_nodes]
+    if node.target is rebuild:
+        return tuple(values)
+    name, known = name_of(node)
+    step = Step(flow, root, names, node, name)
+    try:
+        if node.op == "call_module":
+            target = str(node.target)
+            if target in layer_of:
+                step.what = f"{target or 'the model'}"
+                return call_layer(step, weights[layer_of[target]], node.args, dict(node.kwargs))
+            if not any(map(tensors, values)):
+                return max(map(code, values), default=DATA)
+            step.what = f"{step.name} ({target})"
+            return call_plain(step, root.get_submodule(target), node.args, dict(node.kwargs))
+        if name in FUNCTIONAL and known:
+            made = call_functional(step, weights)
+            if made is not None:
+                return made
+        if not any(map(tensors, values)):
+            if name == "getitem" and isinstance(values[0], tuple | dict):
+                return OPERATIONS["getitem"](step, *node.args)
+            return max(map(code, values), default=CONSTANT)
+        function = OPERATIONS.get(name) if known else None
+        if function is None:
+            return step.unknown()
+        changed = _changed(node)
+        result = function(step, *node.args, **node.kwargs)
+        if changed is not None:
+            return _write(step, changed, result, last_use)
+        return _checked(step, result)
+    except (
+        UnknownShape,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        IndexError,
+        AttributeError,
+        KeyError,
+    ):
+        return step.unknown()
+
+
+def _checked(step: Step, result: Ids) -> Ids:
+    """A result whose shape is that of the value."""
+    if isinstance(result, Tensor):
+        shape = shape_of(step.node)
+        if shape is not None and shape != result.shape:
+            return step.unknown()
+    return result
+
+
+def name_of(node: fx.Node) -> tuple[str, bool]:
+    """An operation's name, without the mark of changing its argument; whether it is torch's."""
+    target: Any = node.target
+    if node.op == "call_module":
+        return str(target), True
+    if node.op == "call_method":
+        name = str(target)
+        if name == "unfold":
+            name = "unfold_method"
+        return _bare(name), True
+    schema = getattr(target, "_schema", None)
+    if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        text = str(schema.name if schema is not None else target._qualified_op_name)  # type: ignore[union-attr]
+        space, _, name = text.partition("::")
+        return _bare(name), space in ("aten", "prims")
+    name = str(getattr(target, "__name__", target))
+    place = str(getattr(target, "__module__", None) or "torch")
+    if name == "unfold":
+        name = "unfold_windows"
+    return _bare(name), place.partition(".")[0] in ("torch", "_operator", "builtins", "math")
+
+
+def _bare(name: str) -> str:
+    return name.removesuffix("_") if name.endswith("_") and not name.endswith("__") else name
+
+
+# --- what is changed in place -------------------------------------------------------------------
+
+_IN_PLACE = frozenset(
+    {"iadd", "isub", "imul", "itruediv", "ifloordiv", "iand", "ior", "setitem", "imatmul"}
+)
+
+
+def _changed(node: fx.Node) -> fx.Node | None:
+    """The argument that an operation changes, if it does."""
+    name = (
+        str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
+    )
+    if isinstance(node.target, torch._ops.OpOverload):
+        name = node.target._schema.name
+    changes = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
+    base = node.args[0] if node.args else None
+    return base if changes and isinstance(base, fx.Node) else None
+
+
+def _write(step: Step, changed: fx.Node, result: Ids, last_use: Mapping[fx.Node, fx.Node]) -> Ids:
+    """An operation has put `result` where the value of a node was."""
+    flow, before = step.flow, step.flow.values[changed]
+    same = isinstance(before, Tensor) and isinstance(result, Tensor) and torch.equal(before, result)
+    if same:
+        return result
+    if _has_views(changed, step.node, last_use):
+        flow.note([before, result], f"{step.what} writes into a tensor that is also seen elsewhere")
+    flow.values[changed] = result
+    return result
+
+
+def _has_views(changed: fx.Node, now: fx.Node, last_use: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether a value shares memory with another that is used later."""
+    views = [user for user in changed.users if user is not now and may_be_view(user)]
+    return may_be_view(changed) or any(
+        view in last_use and view < now and now < last_use[view] for view in views
+    )
+
+
+_VIEWS = frozenset(
+    words("""
+    view reshape flatten unflatten transpose permute squeeze unsqueeze expand getitem chunk
+    split unbind select narrow t movedim swapaxes diagonal getattr view_as detach contiguous to
+    tensor_split expand_as split_with_sizes type float half
+""")
+)
+
+
+def may_be_view(node: fx.Node) -> bool:
+    """Whether a node's value may share memory with its argument's."""
+    return node.op in ("call_function", "call_method") and name_of(node)[0] in _VIEWS

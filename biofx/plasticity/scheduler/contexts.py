@@ -1,0 +1,64 @@
+"""What the rules see of a parameter, put together when it is first seen."""
+
+import functools
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from biofx.plasticity.kernels.base import Kernels
+from biofx.plasticity.numerics.shards import Shard, local, shard_of
+from biofx.plasticity.rules.rule import Context, Rule
+from biofx.synapses import Neighbours, Synapses, record_of, unwrap
+from biofx.synapses.initial import initial_law
+
+
+def contexts_of(
+    model: nn.Module,
+    synapses: Mapping[str, Synapses],
+    rules: Iterable[tuple[str, Rule]],
+    *,
+    entry: Synapses,
+    weight: Tensor,
+    shard: Shard,
+    seed: int,
+    kernels: Kernels,
+) -> list[tuple[Rule, Context]]:
+    """Each rule that serves a parameter, with its context.
+
+    Args:
+        model: a transformed model, wrapped or not.
+        synapses: all of them, by parameter.
+        rules: those that serve it, with their keys.
+        entry: the parameter's own synapses.
+        weight: its local part.
+        shard: where that lies in the whole.
+        seed, kernels: as for `Engine`.
+    """
+    wiring = Neighbours.of(entry.parameter, record_of(model).populations, synapses)
+    law = initial_law(unwrap(model).get_submodule(entry.layers[0]), shard.shape)
+    lookup = functools.partial(_local_part, model)
+    return [
+        (
+            rule,
+            Context(
+                synapses=entry,
+                rule=key,
+                shard=shard,
+                weight=weight,
+                timing=rule.timing(entry),
+                seed=seed,
+                initial=law,
+                wiring=wiring,
+                lookup=lookup,
+                kernels=kernels,
+            ),
+        )
+        for key, rule in rules
+    ]
+
+
+def _local_part(model: nn.Module, name: str) -> tuple[Tensor, Shard]:
+    """The local part of any parameter or buffer, and where it lies."""
+    owner, _, own = name.rpartition(".")
+    tensor = getattr(unwrap(model).get_submodule(owner), own)
+    return local(tensor), shard_of(tensor, name)

@@ -1,0 +1,261 @@
+"""New synapses under optimizers that correct bias: each starts as a weight does at step 1.
+
+Adam and its like keep averages that start at 0 and divide them by 1 − βᵗ, t being the number of
+steps of the whole parameter. A synapse that is replaced at step t has averages of 0 and a t that is
+not its own: its first updates would be 3 to 7 times too large. So the step of its birth is kept (an
+int32 per synapse), and its update is worked out with its own age in the place of t, from the
+averages that the optimizer holds:
+
+    Δ = −lr · m/(1 − β₁ᵃ) / (√(v/(1 − β₂ᵃ)) + ε)        a: the synapse's age, 1 at its first update
+
+Source: Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015, section 3.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import NAdam, Optimizer, RAdam
+
+from biofx.plasticity.kernels.base import Kernels, Tensors, wide
+from biofx.plasticity.numerics.shards import local
+from biofx.plasticity.rules.rule import Context, Rule, scalar
+from biofx.plasticity.scheduler.binding import Binding, ParameterStep
+
+BORN, NEWEST = "born", "newest"
+# A synapse is no longer young once its correction differs from its parameter's by less than this.
+NEGLIGIBLE = 1e-7
+PRODUCTS = 1024  # ages for which NAdam's products of momenta are kept; from there on they are 0
+
+
+def adam_update(m: Tensor, v: Tensor, age: Tensor, given: Tensors) -> Tensor:
+    """m̂/(√v̂ + ε) at an age, which Adam and AdamW multiply by −lr."""
+    first, second = 1 - given["beta1"] ** age, 1 - given["beta2"] ** age
+    return m / first / ((v / second).sqrt() + given["eps"])
+
+
+def radam_update(m: Tensor, v: Tensor, age: Tensor, given: Tensors) -> Tensor:
+    """The same for RAdam: m̂ alone as long as the variance of v̂ is not known."""
+    first, power = 1 - given["beta1"] ** age, given["beta2"] ** age
+    longest = 2 / (1 - given["beta2"]) - 1
+    length = longest - 2 * age * power / (1 - power)
+    ratio = (length - 4) * (length - 2) * longest
+    ratio = ratio / ((longest - 4) * (longest - 2) * length)
+    adaptive = ratio.clamp(min=0).sqrt() * (1 - power).sqrt() / (v.sqrt() + given["eps"])
+    return m / first * torch.where(length > 5, adaptive, 1.0)
+
+
+def adamax_update(m: Tensor, largest: Tensor, age: Tensor, given: Tensors) -> Tensor:
+    """The same for Adamax: m̂/u, u being the running maximum of the gradient's size."""
+    return m / (1 - given["beta1"] ** age) / largest
+
+
+def nadam_update(m: Tensor, v: Tensor, age: Tensor, given: Tensors) -> Tensor:
+    """The same for NAdam, which looks ahead: it needs the gradient too."""
+    beta1, decay = given["beta1"], given["momentum_decay"]
+    mu = beta1 * (1 - 0.5 * 0.96 ** (age * decay))
+    following = beta1 * (1 - 0.5 * 0.96 ** ((age + 1) * decay))
+    products = given["products"][age.long().clamp(max=PRODUCTS - 1)]
+    ahead = given["grad"] * (1 - mu) / (1 - products) + m * following / (1 - products * following)
+    return ahead / ((v / (1 - given["beta2"] ** age)).sqrt() + given["eps"])
+
+
+@dataclass(frozen=True)
+class _Law:
+    """How one class of optimizers makes its update of what it keeps."""
+
+    update: Callable[[Tensor, Tensor, Tensor, Tensors], Tensor]
+    first: str = "exp_avg"
+    second: str = "exp_avg_sq"
+
+
+LAWS: dict[type[Optimizer], _Law] = {
+    torch.optim.Adam: _Law(adam_update),
+    torch.optim.AdamW: _Law(adam_update),
+    NAdam: _Law(nadam_update),
+    RAdam: _Law(radam_update),
+    torch.optim.Adamax: _Law(adamax_update, second="exp_inf"),
+}
+
+
+def law_of(optimizer: Optimizer) -> _Law | None:
+    """How an optimizer corrects bias; None if it does not, or in a way that is not known here.
+
+    A subclass counts if it takes its class's own steps.
+    """
+    steps = inspect.unwrap(type(optimizer).step)
+    for cls, law in LAWS.items():
+        if isinstance(optimizer, cls) and inspect.unwrap(cls.step) is steps:
+            return law
+    return None
+
+
+def prepare(binding: Binding) -> None:
+    """Make room for the steps at which synapses are born, where a rule may replace some."""
+    for rule, context in binding.pairs:
+        if rule.replaces and _keeps(rule, context):
+            _carrier(context.state, binding)
+            return
+
+
+def note(site: ParameterStep, fresh: Tensor, kernels: Kernels) -> None:
+    """Remember that some synapses (a mask of the weight's local shape) are born now."""
+    binding = site.binding
+    if not binding.corrected:
+        return
+    context = next((c for _, c in binding.pairs if BORN in c.state), None)
+    if context is None:  # a rule that had not said that it replaces any
+        context = next((c for rule, c in binding.pairs if _keeps(rule, c)), None)
+        if context is None:
+            return
+    state = context.state
+    _carrier(state, binding, site.weight)
+    count = context.optimizer_state.get("step", 0)
+    state[NEWEST] = max(context.step, 1)
+    kernels.fill([state[BORN]], fresh, float(count), shard=binding.shard)
+
+
+def _keeps(rule: Rule, context: Context) -> bool:
+    """Whether a rule's state may hold the births: it serves the parameter, and names no fields."""
+    return vars(type(rule)).get("remembers") is None and rule.serves(context.synapses)
+
+
+def _carrier(state: dict[str, Any], binding: Binding, weight: Tensor | None = None) -> None:
+    if BORN not in state:
+        weight = binding.pairs[0][1].weight if weight is None else weight
+        state[BORN] = torch.zeros(weight.shape, dtype=torch.int32, device=weight.device)
+        state[NEWEST] = 0
+
+
+def young(site: ParameterStep, group: Mapping[str, Any]) -> bool:
+    """Whether synapses of a parameter were born so recently that it shows."""
+    state = _births(site)
+    return state is not None and site.step - state[NEWEST] < _horizon(float(max(group["betas"])))
+
+
+def _births(site: ParameterStep) -> dict[str, Any] | None:
+    """The state that holds the parameter's births, if there were any."""
+    if site.binding.corrected:
+        for _, context in site.binding.pairs:
+            if context.state.get(NEWEST):
+                return context.state
+    return None
+
+
+@functools.cache
+def _horizon(beta: float) -> int:
+    return math.ceil(math.log(NEGLIGIBLE) / math.log(beta)) if 0 < beta < 1 else 1
+
+
+def correct_all(
+    sites: Iterable[tuple[ParameterStep, Tensor, Mapping[str, Any]]],
+    optimizer: Optimizer,
+    before: Mapping[str, Tensor],
+    kernels: Kernels,
+) -> None:
+    """Correct the updates of all parameters that have young synapses.
+
+    Args:
+        sites: parameters at this step, with the parameters themselves and their param groups.
+        optimizer: it has just moved them.
+        before: the local weights before the step.
+        kernels: evaluates the updates.
+    """
+    for site, parameter, group in sites:
+        known = before.get(site.binding.name)
+        if known is not None and young(site, group):
+            state = optimizer.state.get(parameter, {})
+            correct(site, optimizer, group, state, before=known, grad=site.grad, kernels=kernels)
+
+
+def correct(
+    site: ParameterStep,
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    state: Mapping[str, Any],
+    *,
+    before: Tensor,
+    grad: Tensor | None,
+    kernels: Kernels,
+) -> None:
+    """Give synapses that are younger than their parameter the update that is due at their age.
+
+    Args:
+        site: a parameter whose weights the optimizer has just moved.
+        optimizer, group, state: the optimizer, and what it has of this parameter.
+        before: the local weights before the step.
+        grad: the local gradient.
+        kernels: evaluates the update.
+    """
+    law, births = law_of(optimizer), _births(site)
+    if law is None or births is None or law.first not in state:
+        return
+    first, second = state[law.first], state[law.second]
+    if group.get("amsgrad"):
+        second = state["max_exp_avg_sq"]
+    weight, device = site.weight, site.weight.device
+    lr, wd = group["lr"], group.get("weight_decay", 0.0)
+    decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay")
+    beta1, beta2 = group["betas"]
+    numbers = {
+        "count": state["step"],
+        "lr": lr,
+        "beta1": beta1,
+        "beta2": beta2,
+        "eps": group["eps"],
+        "kept": 1 - lr * wd if decoupled else 1.0,
+    }
+    tensors = {
+        "weight": weight,
+        "before": before,
+        "m": local(first),
+        "v": local(second),
+        "born": births[BORN],
+    }
+    more: dict[str, Tensor] = {}
+    if law.update is nadam_update:
+        if grad is None or grad.is_sparse:
+            return
+        numbers["momentum_decay"] = group["momentum_decay"]
+        more["products"] = _products(float(beta1), float(group["momentum_decay"]), device)
+        grad = -grad if group["maximize"] else grad
+        tensors["grad"] = grad if decoupled or not wd else grad + wd * before
+        kernels = Kernels()  # it reads a table, which no compiled kernel does
+    inputs = {name: _number(value, device) for name, value in numbers.items()}
+    kernels.map(
+        _aged(law.update), tensors, writes=("weight",), shard=site.binding.shard,
+        inputs={**inputs, **more},
+    )  # fmt: skip
+
+
+def _number(value: Any, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().reshape(()).to(device, torch.float32)
+    return scalar(float(value), device)
+
+
+@functools.cache
+def _aged(update: Callable[[Tensor, Tensor, Tensor, Tensors], Tensor]) -> Any:
+    def aged(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+        weight, before = wide(tensors["weight"]), wide(tensors["before"])
+        born, count = tensors["born"].float(), inputs["count"]
+        age = (count - born).clamp(min=1)
+        given = {**inputs, "grad": wide(tensors["grad"])} if "grad" in tensors else inputs
+        change = update(wide(tensors["m"]), wide(tensors["v"]), age, given)
+        moved = before * inputs["kept"] - inputs["lr"] * change
+        return (torch.where((born > 0) & (born < count), moved, weight),)
+
+    return aged
+
+
+@functools.lru_cache(maxsize=64)
+def _products(beta1: float, decay: float, device: torch.device) -> Tensor:
+    """Products of NAdam's momenta from step 1 on, by the number of the step; 1 at 0."""
+    ages = torch.arange(1, PRODUCTS, dtype=torch.float64, device=device)
+    momenta = beta1 * (1 - 0.5 * 0.96 ** (ages * decay))
+    return torch.cat([momenta.new_ones(1), momenta.cumprod(0)]).float()

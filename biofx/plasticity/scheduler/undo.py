@@ -1,0 +1,49 @@
+"""What rules have changed before the optimizer's step, for the case that the step raises."""
+
+from typing import Any
+
+from torch import Tensor
+
+from biofx.plasticity.rules.rule import Context
+
+
+class Undo:
+    """Puts the states of rules back as they were.
+
+    Args:
+        deferred: whether what rules leave for the pass that applies the factors is done after the
+            optimizer's step, when nothing can be in vain any more.
+    """
+
+    def __init__(self, *, deferred: bool = False) -> None:
+        self.deferred = deferred
+        self._states: list[tuple[Context, dict[str, Any]]] = []
+        self._tensors: list[tuple[Tensor, Tensor]] = []
+
+    def keep(self, context: Context) -> None:
+        """Remember the state of a rule for one parameter."""
+        copies = {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in context.state.items()
+        }
+        self._states.append((context, copies))
+
+    def keep_tensor(self, tensor: Tensor) -> None:
+        """Remember what is in a tensor."""
+        self._tensors.append((tensor, tensor.clone()))
+
+    def back(self) -> None:
+        """Put everything back, once."""
+        for context, copies in self._states:
+            context.memo.clear()  # it may come from the state
+            for name, value in copies.items():
+                own = context.state.get(name)
+                if isinstance(own, Tensor) and isinstance(value, Tensor):
+                    own.copy_(value)
+                else:
+                    context.state[name] = value
+        for tensor, value in self._tensors:
+            # What has been counted since then is not in vain.
+            tensor += value
+        self._states.clear()
+        self._tensors.clear()

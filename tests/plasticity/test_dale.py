@@ -1,0 +1,247 @@
+"""Dale's principle: mirrored pairs, signs, and what is done where units cannot be followed."""
+
+import copy
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import biofx
+from biofx.plasticity import (
+    Context,
+    DalesPrinciple,
+    GradScheduler,
+    Rejuvenate,
+    Restore,
+    Rule,
+    Schedule,
+    UnitTurnover,
+)
+from tools.trials.populations import populate
+
+OFF = biofx.BioConfig(fuzzy_lr_distribution="baseline")
+
+
+def deep(width: int, layers: int = 6) -> nn.Sequential:
+    torch.manual_seed(0)
+    sizes = [10, *[width] * (layers - 1), 4]
+    parts: list[nn.Module] = []
+    for before, after in itertools.pairwise(sizes):
+        parts += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*parts[:-1])
+
+
+def convolutional() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 4, 4),
+    )
+    with torch.no_grad():
+        net[1].weight.uniform_(0.5, 1.5)
+        net[1].running_mean.normal_()
+    return net
+
+
+def mirrored(net: nn.Module, flat: int = 1, **options: Any) -> tuple[Any, Any, Any]:
+    bio = populate(biofx.transform(net, OFF), flat=flat)
+    optimizer = torch.optim.Adam(bio.parameters(), lr=0.01)
+    return bio, optimizer, GradScheduler(bio, optimizer, rules=[DalesPrinciple()], **options)
+
+
+def halved(net: nn.Sequential) -> nn.Sequential:
+    """The free network of half the width that a mirrored one begins as: every second unit.
+
+    Its weights are v = w·√2, w being those that were drawn for the even units.
+    """
+    half = copy.deepcopy(net)
+    layers = [m for m in half if isinstance(m, nn.Linear | nn.Conv2d)]
+    for place, layer in enumerate(layers):
+        weight = layer.weight.detach()
+        if place:
+            if isinstance(layer, nn.Linear) and isinstance(layers[place - 1], nn.Conv2d):
+                rows = weight.view(len(weight), -1, 4)[:, 0::2].flatten(1)
+            else:
+                rows = weight[:, 0::2]
+            weight = rows * 2**0.5
+        bias = layer.bias.detach()
+        if place < len(layers) - 1:
+            weight, bias = weight[0::2], bias[0::2]
+        layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    for norm in half:
+        if isinstance(norm, nn.BatchNorm2d):
+            for name in ("weight", "bias"):
+                setattr(norm, name, nn.Parameter(getattr(norm, name).detach()[0::2].clone()))
+            for name in ("running_mean", "running_var"):
+                setattr(norm, name, getattr(norm, name)[0::2].clone())
+    return half
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_begins_as_a_free_network_of_half_the_width(kind: str, training: bool) -> None:
+    net = deep(12) if kind == "mlp" else convolutional()
+    half = halved(net).train(training)
+    bio, _, _ = mirrored(net, flat=4)
+    bio.train(training)
+    x = torch.randn(5, 10) if kind == "mlp" else torch.randn(5, 2, 6, 6)
+    torch.testing.assert_close(bio(x), half(x), rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_share_the_size_that_was_drawn_and_drift_apart() -> None:
+    net = deep(256)
+    drawn = net[4].weight.detach().clone()
+    bio, optimizer, scheduler = mirrored(net)
+    weight = bio.get_parameter("4.weight").detach()
+    assert (weight[:, 0::2] >= 0).all()
+    assert (weight[:, 1::2] <= 0).all()
+    assert torch.equal(weight[0::2], weight[1::2])  # incoming
+    assert float(weight.square().mean() / drawn.square().mean()) == pytest.approx(1, abs=0.05)
+    # what the layer does to pairs that say the same has no common mode
+    largest = float(torch.linalg.matrix_norm(weight[0::2, 0::2] + weight[0::2, 1::2], 2))
+    signed = float(torch.linalg.matrix_norm(drawn.abs(), 2))
+    assert largest < 0.2 * signed
+    assert not torch.equal(bio.get_parameter("0.weight")[0], bio.get_parameter("0.weight")[2])
+    assert (bio.get_parameter("0.weight") < 0).any(0).all()  # the input layer is free
+    assert (bio.get_parameter("0.weight") > 0).any(0).all()
+    for _ in range(30):
+        optimizer.zero_grad()
+        bio(torch.randn(16, 10)).square().mean().backward()
+        optimizer.step()
+    assert (weight[:, 0::2] >= 0).all()
+    assert (weight[:, 1::2] <= 0).all()
+    assert not torch.equal(weight[0::2], weight[1::2])
+    told = {name: numbers["dale"] for name, numbers in scheduler.metrics().items()}
+    assert told.pop("0.weight") == "free: inputs are no units of the network"
+    assert told == {f"{2 * i}.weight": "mirrored" for i in range(1, 6)}
+
+
+def test_a_deep_network_learns() -> None:
+    """Ten layers, 200 steps: |w|·sign has hardly begun."""
+    torch.manual_seed(0)
+    x = torch.rand(256, 10)
+    y = (x[:, 0] > 0.5).long() + 2 * (x[:, 1] > 0.5).long()
+    losses = {}
+    for way in ("mirrored", "signs"):
+        net = deep(64, layers=10)
+        for layer in net[::2]:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        bio = populate(biofx.transform(net, OFF))
+        optimizer = torch.optim.Adam(bio.parameters(), lr=1e-3)
+        GradScheduler(bio, optimizer, rules=[DalesPrinciple(initialisation=way)])
+        for _ in range(200):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(bio(x), y)
+            loss.backward()
+            optimizer.step()
+        losses[way] = float(loss.detach())
+    assert losses["mirrored"] < 0.05 < 0.4 < losses["signs"], losses
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_replaced_synapses_get_their_units_sign(early: bool) -> None:
+    bio = populate(biofx.transform(deep(12), OFF))
+    optimizer = torch.optim.Adam(bio.parameters(), lr=0.0)
+    renew = Rejuvenate(law="initial", choose="random", max_share=0.5, before_step=early)
+    rules = [DalesPrinciple(), Restore(strength=0.01), renew, UnitTurnover(rate=0.2, maturity=1)]
+    for order in (rules, rules[::-1]):
+        scheduler = GradScheduler(bio, optimizer, rules=order)
+        for _ in range(6):
+            optimizer.zero_grad()
+            bio(torch.randn(8, 10)).square().mean().backward()
+            optimizer.step()
+            for place in (2, 4, 6, 8, 10):
+                weight = bio.get_parameter(f"{place}.weight")
+                assert (weight[:, 0::2] >= 0).all()
+                assert (weight[:, 1::2] <= 0).all()
+                # drawn anew, not set to 0 where the draw had the other sign
+                assert (weight != 0).float().mean() > 0.3
+        scheduler.detach()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ((6, 7, 4), "signs: 0 has an odd number of units"),
+        ((6, 8, 4), "mirrored"),
+    ],
+)
+def test_where_pairs_do_not_fit(sizes: tuple[int, ...], reason: str) -> None:
+    first, second = nn.Linear(*sizes[:2]), nn.Linear(*sizes[1:])
+    bio = populate(biofx.transform(nn.Sequential(first, nn.ReLU(), second), OFF))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    if reason == "mirrored":
+        scheduler = GradScheduler(bio, optimizer, rules=[DalesPrinciple()])
+    else:
+        with pytest.warns(UserWarning, match=r"\|w\|·sign.*odd number of units"):
+            scheduler = GradScheduler(bio, optimizer, rules=[DalesPrinciple()])
+    bio(torch.ones(2, 6)).sum().backward()
+    optimizer.step()
+    assert scheduler.metrics()["2.weight"]["dale"] == reason
+
+
+def test_units_that_do_not_obey_are_not_mirrored() -> None:
+    bio = populate(biofx.transform(deep(8, layers=3), OFF))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    rule = DalesPrinciple(only=("0.weight", "4.weight"))
+    with pytest.warns(UserWarning, match="2 does not obey the principle"):
+        GradScheduler(bio, optimizer, rules=[rule])
+
+
+def test_without_a_graph_it_says_so() -> None:
+    bio = biofx.transform(deep(8, layers=3), OFF)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="example_inputs=….*dale_initialisation"):
+        GradScheduler(bio, optimizer, rules=[DalesPrinciple()])
+    quiet = biofx.transform(deep(8, layers=3), OFF)
+    optimizer = torch.optim.SGD(quiet.parameters(), lr=0.1)
+    GradScheduler(quiet, optimizer, rules=[DalesPrinciple(initialisation="signs")])
+
+
+def test_signs_of_incoming_weights_are_warned_of() -> None:
+    bio = biofx.transform(deep(8, layers=3), OFF)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match=r"dale_axis=\"post\".*silent"):
+        GradScheduler(bio, optimizer, rules=[DalesPrinciple(axis="post")])
+
+
+def test_bad_initialisation() -> None:
+    bio = biofx.transform(deep(8, layers=3), OFF)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    rule = DalesPrinciple(initialisation="mirror")  # type: ignore[arg-type]
+    with pytest.raises(biofx.PlasticityError, match="must be 'mirrored' or 'signs'"):
+        GradScheduler(bio, optimizer, rules=[rule])
+
+
+def test_the_force_of_restore_keeps_the_signs_it_began_with() -> None:
+    """w₀ is what the other rules have made of the weights, whatever the order of the rules."""
+    bio = populate(biofx.transform(deep(8, layers=3), OFF))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.0)
+    scheduler = GradScheduler(bio, optimizer, rules=[Restore(strength=0.5), DalesPrinciple()])
+    start = scheduler.state_dict()["state"]["Restore"]["2.weight"]["start"]
+    assert torch.equal(start, bio.get_parameter("2.weight").detach())
+    assert (start[:, 0::2] >= 0).all()
+
+
+def test_a_rule_of_ones_own_may_replace_synapses_before_the_step() -> None:
+    class Own(Rule):
+        def before_update(self, context: Context) -> Tensor:
+            mask = context.uniform() < 0.5
+            context.weight.copy_(torch.where(mask, context.normal("new"), context.weight))
+            return mask
+
+    bio = populate(biofx.transform(deep(8, layers=3), OFF))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.0)
+    GradScheduler(bio, optimizer, rules=[Own(schedule=Schedule(stop=1)), DalesPrinciple()])
+    bio(torch.ones(2, 10)).sum().backward()
+    optimizer.step()
+    weight = bio.get_parameter("2.weight")
+    assert (weight[:, 0::2] >= 0).all()
+    assert (weight[:, 1::2] <= 0).all()

@@ -1,0 +1,257 @@
+"""Which synapses are replaced, by what, and when; and the force that restores them."""
+
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+import biofx
+from biofx.plasticity import GradScheduler, Rejuvenate, Restore, Schedule
+from biofx.synapses.initial import initial_law
+
+OFF = biofx.BioConfig(fuzzy_lr_distribution="baseline")
+
+LAYERS = {
+    "linear": lambda: nn.Linear(50, 60),
+    "conv": lambda: nn.Conv2d(12, 16, 3, groups=2),
+    "transposed": lambda: nn.ConvTranspose2d(12, 16, 3, groups=2),
+    "conv1d": lambda: nn.Conv1d(20, 30, 5),
+    "embedding": lambda: nn.Embedding(60, 50),
+    "bilinear": lambda: nn.Bilinear(20, 12, 14),
+    "attention": lambda: nn.MultiheadAttention(32, 4),
+    "lstm": lambda: nn.LSTM(20, 24),
+    "gru cell": lambda: nn.GRUCell(20, 24),
+}
+
+
+def replaced(layer: nn.Module, name: str, rule: Rejuvenate) -> tuple[Tensor, Tensor, Any]:
+    """Weights before and after one step of a rule, and the scheduler."""
+    bio = biofx.transform(nn.ModuleDict({"layer": layer}), OFF)
+    weight = bio.get_parameter(f"layer.{name}")
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    scheduler = GradScheduler(bio, optimizer, rules=[rule])
+    before = weight.detach().clone()
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    return before, weight.detach(), scheduler
+
+
+ALL = Rejuvenate(law="initial", choose="random", max_share=0.999)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_new_synapses_are_drawn_as_pytorch_draws_them(kind: str) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[kind]()
+    names = [name for name, p in layer.named_parameters() if p.dim() > 1 and "out_proj" not in name]
+    for name in names:
+        before, after, scheduler = replaced(LAYERS[kind](), name, ALL)
+        state = scheduler.state_dict()["state"]["Rejuvenate"][f"layer.{name}"]
+        law = initial_law(layer, tuple(before.shape))
+        assert law is not None
+        assert (state["initial_law"], state["initial_scale"]) == (law.kind, law.scale)
+        new = after[after != before]
+        assert new.numel() > 0.99 * before.numel()
+        torch.manual_seed(1)
+        theirs = torch.cat([dict(LAYERS[kind]().named_parameters())[name].flatten()
+                            for _ in range(8)])  # fmt: skip
+        assert stats.ks_2samp(new, theirs.detach()).pvalue > 1e-4
+
+
+def test_an_initialisation_of_ones_own_is_kept() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(100, 100)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    before, after, _ = replaced(layer, "weight", ALL)
+    assert float(after.std() / before.std()) == pytest.approx(1, abs=0.03)
+    assert stats.normaltest(after.flatten()).pvalue > 1e-4
+
+
+def test_layers_of_other_types_go_by_their_weights() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(0.02 * torch.randn(80, 80))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.kernel
+
+    @biofx.register(Own)
+    def own(module: Own) -> list[Any]:
+        from biofx.synapses import Axes
+
+        return [Axes("kernel", "linear", post=1, pre=0)]
+
+    torch.manual_seed(0)
+    _, after, scheduler = replaced(Own(), "kernel", ALL)
+    assert float(after.std()) == pytest.approx(0.02, rel=0.05)
+    assert scheduler.state_dict()["state"]["Rejuvenate"]["layer.kernel"]["initial_law"] == "normal"
+
+
+def test_random_is_a_share_by_chance() -> None:
+    torch.manual_seed(0)
+    rule = Rejuvenate(law="initial", choose="random", max_share=0.2)
+    before, after, scheduler = replaced(nn.Linear(200, 200), "weight", rule)
+    new = before != after
+    assert float(new.float().mean()) == pytest.approx(0.2, abs=0.01)
+    assert scheduler.metrics()["layer.weight"]["turnover"] == pytest.approx(
+        float(new.float().mean())
+    )
+    # whatever their size, and whatever they become
+    assert stats.ks_2samp(before[new].abs(), before[~new].abs()).pvalue > 1e-3
+    assert stats.kstest(after[new] * 200**0.5, stats.uniform(-1, 2).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("law", ["uniform", "lognormal", "initial"])
+def test_weak_are_the_smallest(law: Any) -> None:
+    torch.manual_seed(0)
+    rule = Rejuvenate(law=law, choose="weak", max_share=0.1)
+    before, after, _ = replaced(nn.Linear(50, 40), "weight", rule)
+    new = before != after
+    assert int(new.sum()) in (199, 200)  # ties within 2⁻²³ of the largest may be left
+    assert float(before[new].abs().max()) <= float(before[~new].abs().min())
+
+
+def test_chance_decides_among_zeros() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(50, 40)
+    with torch.no_grad():
+        layer.weight[:, ::2] = 0.0
+    rule = Rejuvenate(law="lognormal", choose="weak", max_share=0.1)
+    before, after, _ = replaced(layer, "weight", rule)
+    new = before != after
+    assert int(new.sum()) == 200
+    assert not before[new].any()
+    assert int(new.any(1).sum()) > 35  # all over the matrix
+
+
+@pytest.mark.parametrize("choose", ["random", "weak"])
+def test_a_share_must_be_given(choose: Any) -> None:
+    with pytest.raises(
+        biofx.PlasticityError, match=r"layer\.weight: say how many, e\.g\. max_share"
+    ):
+        replaced(nn.Linear(4, 4), "weight", Rejuvenate(choose=choose))
+
+
+def test_bad_settings() -> None:
+    for rule, message in (
+        (Rejuvenate(law="normal"), "law='normal' is not one of"),  # type: ignore[arg-type]
+        (Rejuvenate(choose="strong"), "choose='strong' is not one of"),  # type: ignore[arg-type]
+        (Rejuvenate(before_step=1), "before_step=1 must be True or False"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(biofx.PlasticityError, match=message):
+            replaced(nn.Linear(4, 4), "weight", rule)
+
+
+def test_before_the_step_is_the_papers_order() -> None:
+    """Synapses are replaced at the gradient of the old ones, and then moved by it."""
+    ends = []
+    for early in (True, False):
+        torch.manual_seed(0)
+        bio = biofx.transform(nn.Sequential(nn.Linear(30, 30, bias=False)), OFF)
+        weight = bio.get_parameter("0.weight")
+        optimizer = torch.optim.SGD([weight], lr=0.5)
+        rule = Rejuvenate(law="initial", choose="random", max_share=0.3, before_step=early)
+        scheduler = GradScheduler(bio, optimizer, rules=[rule])
+        before = weight.detach().clone()
+        weight.grad = torch.full_like(weight, 0.25)
+        optimizer.step()
+        ends.append(weight.detach().clone())
+        assert scheduler.metrics()["0.weight"]["turnover"] == pytest.approx(0.3, abs=0.06)
+    early, late = ends
+    stayed = torch.isclose(early, before - 0.125)
+    assert torch.equal(stayed, torch.isclose(late, before - 0.125))  # the same draws
+    torch.testing.assert_close(early[~stayed], late[~stayed] - 0.125)
+
+
+def test_before_the_step_needs_the_optimizer() -> None:
+    bio = biofx.transform(nn.Sequential(nn.Linear(3, 3)), OFF)
+    with pytest.raises(biofx.PlasticityError, match="before_step=True needs the optimizer"):
+        GradScheduler(bio, rules=[Rejuvenate(before_step=True)])
+
+
+def test_before_the_step_under_a_closure() -> None:
+    ends = []
+    for closed in (False, True):
+        torch.manual_seed(0)
+        bio = biofx.transform(nn.Sequential(nn.Linear(8, 8)), biofx.BioConfig())
+        optimizer = torch.optim.AdamW(bio.parameters(), lr=0.01)
+        rules = [Rejuvenate(d=3, before_step=True), biofx.plasticity.FuzzyLearningRates(nu=0.4)]
+        GradScheduler(bio, optimizer, rules=rules)
+        x = torch.randn(4, 8)
+
+        def loss(bio: Any = bio, optimizer: Any = optimizer, x: Any = x) -> Any:
+            optimizer.zero_grad()
+            value = bio(x).square().mean()
+            value.backward()
+            return value
+
+        for _ in range(4):
+            if closed:
+                optimizer.step(loss)
+            else:
+                loss()
+                optimizer.step()
+        ends.append(bio.get_parameter("0.weight").detach())
+    assert torch.equal(*ends)
+
+
+def test_restore_pulls_to_the_start() -> None:
+    torch.manual_seed(0)
+    bio = biofx.transform(nn.Sequential(nn.Linear(5, 4)), OFF)
+    weight = bio.get_parameter("0.weight")
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    scheduler = GradScheduler(bio, optimizer, rules=[Restore(strength=0.25)])
+    start = weight.detach().clone()
+    expected = start.clone()
+    for step in range(5):
+        gradient = torch.full_like(weight, 1.0 + step)
+        weight.grad = gradient
+        optimizer.step()
+        expected = expected - 0.1 * gradient
+        expected = expected + 0.25 * (start - expected)
+        torch.testing.assert_close(weight.detach(), expected)
+    away = float((weight.detach() - start).square().mean().sqrt())
+    assert scheduler.metrics()["0.weight"]["distance"] == pytest.approx(away, rel=1e-4)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.5, float("nan"), "1"])
+def test_restore_refuses(strength: Any) -> None:
+    bio = biofx.transform(nn.Sequential(nn.Linear(5, 4)), OFF)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    with pytest.raises(biofx.PlasticityError, match="Restore: strength="):
+        GradScheduler(bio, optimizer, rules=[Restore(strength=strength)])
+
+
+def test_the_papers_configuration() -> None:
+    config = biofx.BioConfig.paper()
+    assert config.fuzzy_learning_rate_factor_nu == 0.09
+    assert config.rejuvenation_parameter_dre == 14
+    assert (config.rejuvenate_every, config.rejuvenate_before_step) == (1, True)
+    assert config.weight_splitting_Gamma == 2
+    assert biofx.BioConfig.paper(weight_splitting_Gamma=0).weight_splitting_Gamma == 0
+    with pytest.raises(biofx.ConfigError, match="did you mean"):
+        biofx.BioConfig.paper(rejuvenate_evry=2)
+    bio = biofx.transform(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), config)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=1e-3)
+    scheduler = GradScheduler(bio, optimizer)
+    bio(torch.randn(4, 6)).square().mean().backward()
+    optimizer.step()
+    assert scheduler.metrics()["0.weight"]["turnover"] > 0
+
+
+def test_a_schedule_holds_for_replacing_before_the_step() -> None:
+    bio = biofx.transform(nn.Sequential(nn.Linear(20, 20)), OFF)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.0)
+    rule = Rejuvenate(d=1, before_step=True, schedule=Schedule(every=2, stop=4))
+    GradScheduler(bio, optimizer, rules=[rule])
+    weight = bio.get_parameter("0.weight")
+    changed = []
+    for _ in range(6):
+        before = weight.detach().clone()
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        changed.append(not torch.equal(before, weight))
+    assert changed == [False, True, False, True, False, False]
