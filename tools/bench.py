@@ -19,7 +19,17 @@ from pathlib import Path
 
 import commandline
 import torch
-from benchmarks import compiling, memory, pages, scaling, splitting, steps, transforming
+from benchmarks import (
+    compiling,
+    lasting,
+    memory,
+    pages,
+    scaling,
+    small,
+    splitting,
+    steps,
+    transforming,
+)
 from benchmarks.models import LARGE, RESNET, SMALL
 from benchmarks.report import Report, as_json, machine, show
 from benchmarks.timing import FULL, QUICK, Effort
@@ -29,6 +39,8 @@ ROWS: dict[str, Callable[[Effort], Report]] = {
     "mlp": partial(steps.measure, SMALL),
     "large-mlp": partial(steps.measure, LARGE),
     "resnet": partial(steps.measure, RESNET),
+    "small": small.small,
+    "lasting": lasting.lasting,
     "memory": memory.memory,
     "compile": compiling.compiling,
     "split": splitting.splitting,
@@ -37,6 +49,7 @@ ROWS: dict[str, Callable[[Effort], Report]] = {
 }
 WORKERS: dict[str, Callable[..., dict]] = {
     "peak": memory.peak,
+    "first_minute": lasting.first_minute,
     "first_step": compiling.first_step,
     "allocated": transforming.allocated,
     "collectives": scaling.collectives,

@@ -31,7 +31,7 @@ def memory(effort: Effort) -> Report:
 def states(case: Case) -> Table:
     """Bytes per weight in `GradScheduler.state_dict()` after a step, for every rule."""
     rules = {name: make() for name, make in RULES.items() if name != ALL}
-    rules["dale"] = [DalesPrinciple()]
+    rules["dale"] = [DalesPrinciple(initialisation="signs")]
     for kind in Distribution:
         if kind not in (Distribution.BASELINE, Distribution.UNIFORM):
             rules[f"fuzzy, {kind.name}"] = [FuzzyLearningRates(distribution=kind, dynamic=True)]

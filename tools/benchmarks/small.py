@@ -171,10 +171,10 @@ class Training:
 
 
 def costs(trainings: dict[str, Training], effort: Effort) -> dict[str, float]:
-    """Seconds of a step: medians of interleaved ones of each kind, weighted by how often it comes."""
+    """Seconds of a step: medians of interleaved ones, those of each kind weighted."""
     taken: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in trainings}
     steps = 100 if effort.quick else 600
-    for name, training in trainings.items():
+    for training in trainings.values():
         for _ in range(100):  # whatever is done for the first time
             training()
     start = time.perf_counter()
@@ -220,9 +220,9 @@ def small(effort: Effort) -> Report:
             table.rows.append([case.name, name, *cells])
     table.note = (
         "Plain training, milliseconds a step under SGD and AdamW: " + "; ".join(plain) + ". As "
-        "people set it: fuzzy, volume and Dale at every step, crystallize every 10, rejuvenate with "
-        "`max_share=0.01` every 100. Steps of all columns take turns; of steps 10 and 100 and the "
-        "others medians are taken apart, and weighted by how often they come."
+        "people set it: fuzzy, volume and Dale at every step, crystallize every 10, rejuvenate "
+        "with `max_share=0.01` every 100. Steps of all columns take turns; of steps 10 and 100 "
+        "and the others medians are taken apart, and weighted by how often they come."
     )
     report.tables.append(table)
     return report

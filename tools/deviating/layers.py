@@ -1,5 +1,7 @@
 """Deviations of factors and weights, seen on single layers."""
 
+from typing import Any
+
 import torch
 from bio_transformations import BioConverter as Package
 from torch import Tensor, nn
@@ -154,6 +156,49 @@ def dale() -> Measured:
     )
 
 
+def dale_output() -> Measured:
+    def share(model: Any, *, package: bool) -> str:
+        """Of weights whose sign is flipped: how many are set to 0, by layer."""
+        for layer in (model[0], model[2]):
+            with torch.no_grad():
+                layer.weight.mul_(-1)
+            if package:
+                layer.bio_mod.enforce_dales_principle()
+        if not package:
+            model.enforce_dales_principle()
+        first, output = (float((model[place].weight == 0).float().mean()) for place in (0, 2))
+        return f"first layer {first:.0%}, output layer {output:.0%}"
+
+    return Measured(
+        share(Package(apply_dales_principle=True)(three_layers()), package=True),
+        share(biofx.BioConverter(apply_dales_principle=True)(three_layers()), package=False),
+    )
+
+
+def without_gradient() -> Measured:
+    def found(converter: Any) -> str:
+        model = converter(three_layers())
+        for name, parameter in model.named_parameters():
+            if not name.startswith("2."):
+                parameter.grad = torch.ones_like(parameter)
+        methods = ("fuzzy_learning_rates", "crystallize", "volume_dependent_lr")
+        texts = [f"`{method}()`: {raised(getattr(model, method))}" for method in methods]
+        spread = float(model[0].weight.grad.std())
+        return f"{'; '.join(texts)}; the first layer's factors have spread {spread:.2f} afterwards"
+
+    return Measured(found(Package()), found(biofx.BioConverter()))
+
+
+def l1() -> Measured:
+    def found(converter: Any) -> str:
+        layer = converter(three_layers())[0]
+        total = float(layer.bio_mod.l1_reg())
+        weights = float(sum(p.detach().abs().sum() for p in (layer.weight, layer.bias)))
+        return f"{total:.1f}, where Σ|w| over the layer's weights and biases is {weights:.1f}"
+
+    return Measured(found(Package()), found(biofx.BioConverter()))
+
+
 ENTRIES = [
     Entry("gamma", "GAMMA factors", "The package adds 1 to a variable whose mean is 1 already, and "
           "its variance is ν, not ν². In biofx the mean is 1 and the standard deviation ν = 0.16.",
@@ -171,5 +216,19 @@ ENTRIES = [
           "with the mean of the signed weights, which is near 0. biofx draws them from "
           "U(−max abs w, max abs w), as the paper does.", rejuvenation),
     Entry("dale", "Dale's principle", "All *outgoing* weights of a unit have one sign: columns of "
-          "a linear layer's weight. The package signs rows.", dale),
+          "a linear layer's weight. The package signs rows. "
+          "`GradScheduler` also begins otherwise: since 0.2.0 units come in mirrored pairs where "
+          'that fits (`dale_initialisation="mirrored"`, the default); `"signs"` gives |w|·sign, as '
+          "before. "
+          "The [rules](rules.md) say why.", dale),
+    Entry("dale-output", "Dale's principle on the output layer", "All weights are flipped to the "
+          "wrong sign, then the principle is enforced: they are to become 0. The package gives the "
+          "output layer signs, and never enforces them.", dale_output),
+    Entry("no-gradient", "Layers without a gradient", "A network whose output layer got no "
+          "gradient, as where a part of it is frozen or was not used. The package stops there, "
+          "when other layers have been scaled already. biofx leaves such layers alone, and raises "
+          "only if no layer has a gradient.", without_gradient),
+    Entry("l1", "`l1_reg`", "The package sums the factors, which are its own parameters, and gives "
+          "a number without a gradient. biofx sums the layer's weights and biases, so that the sum "
+          "can be part of a loss.", l1),
 ]  # fmt: skip

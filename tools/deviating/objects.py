@@ -137,11 +137,29 @@ def last_layer() -> Measured:
     return Measured(f"splits the layers {', '.join(package)}", f"splits {', '.join(ours)}")
 
 
+def again() -> Measured:
+    def found(make: type) -> str:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = make(fuzzy_learning_rate_factor_nu=0.1)(small())
+            x = torch.randn(3, 12)
+            before = model(x)
+            model = make(fuzzy_learning_rate_factor_nu=0.4, weight_splitting_Gamma=2)(model)
+        spread = float((model[0].bio_mod.fuzzy_learning_rate_parameters - 1).abs().max())
+        same = "the same" if torch.equal(model(x), before) else "other"
+        said = "a warning says so" if caught else "nothing is said"
+        return f"largest abs(f − 1) {spread:.2f}; {same} outputs, and {said}"
+
+    return Measured(found(Package), found(biofx.BioConverter))
+
+
 ENTRIES = [
     Entry("deepcopy", "A copy of a converted model", "The package's layers hold a function that "
           "returns the original layer, and a copy holds the same one.", deepcopy),
     Entry("pickle", "Pickling", "The package attaches functions to the instance.", pickling),
     Entry("state-dict", "The state dict", "Of a network with two linear layers.", state_dict),
+    Entry("again", "Converting a converted model", "From ν = 0.1 to ν = 0.4 and Γ = 2. Both give "
+          "the layers new factors, and split nothing that was converted unsplit.", again),
     Entry("divisor", "What Γ must divide", "Splitting sums groups of Γ *output* units. The package "
           "checks a linear layer's inputs. Γ = 2.", gamma_check),
     Entry("dimensions", "Splitting and inputs with more dimensions", "Γ = 2, linear layers, as in "

@@ -1,6 +1,5 @@
 """What tools/zoo finds out about one model."""
 
-import inspect
 import io
 import random
 import sys
@@ -9,7 +8,6 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import CodeType
 from typing import Any
 
 import torch
@@ -18,15 +16,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import biofx
-from biofx.capture import Captured, is_leaf
-from biofx.capture.comparison import tensors
-from biofx.capture.signature import split_inputs
+from biofx.capture import arguments_of
+from biofx.capture.graph_module import recompile
+from biofx.capture.nested import tensors
 from biofx.errors import ConfigError, VerificationError
-from biofx.passes import islands
-from biofx.synapses import original_class
 from zoos.entry import Entry
-
-GENERATED = "<eval_with_key>"  # the file name of a graph's forward
 
 
 @dataclass
@@ -34,18 +28,18 @@ class Result:
     """One row. What was not reached stays None; `failures` says why.
 
     Attributes:
-        modules: those with a forward of their own, layers of torch not counted.
-        captured: how many of them have a graph; the others stay Python.
-        islands: graphs that no other graph calls; 1 if the whole model is one tree of graphs.
-        weights: share of the synapses whose layer a graph calls.
-        operations: share of the operations of a run in evaluation mode that graphs made.
+        nodes: of the graph that was captured with example inputs.
+        operations: operations of a run of the graph, as a share of those of a run of the model.
+        graph: how the graph compares with the forward, as `biofx.verify` says.
+        wired: share of the weight layers whose place in the wiring is known, with example inputs.
+        wired_without: the same without them.
         train, evaluation: whether everything was equal bit for bit in that mode, however the model
             was captured; None where the original does not run, or not twice alike.
         backward: whether gradients could be compared, in one mode at least.
         outputs, gradients, buffers: how many tensors were compared.
         seconds, seconds_without: for `biofx.transform` with and without example inputs.
         layers, split: layers with weights, and how many of them are split by Γ = 2.
-        reasons: why modules stay Python, {reason: how many}.
+        reasons: why modules could not be traced without example inputs, {reason: how many}.
         note, notes: what the reader should know.
     """
 
@@ -53,11 +47,11 @@ class Result:
     name: str
     note: str = ""
     parameters: int | None = None
-    modules: int | None = None
-    captured: int | None = None
-    islands: int | None = None
-    weights: float | None = None
+    nodes: int | None = None
     operations: float | None = None
+    graph: str = ""
+    wired: float | None = None
+    wired_without: float | None = None
     train: bool | None = None
     evaluation: bool | None = None
     backward: bool = False
@@ -120,30 +114,14 @@ def _transform(entry: Entry, work: dict[str, Any], result: Result) -> None:
     result.seconds = time.perf_counter() - start
     work["bio"] = bio
     info = biofx.info(bio)
-    graphs = dict(islands(bio))
-    own = {name for name, module in bio.named_modules() if _has_forward(module)} | set(graphs)
-    result.modules = len(own)
-    result.captured = len(graphs)
-    result.islands = sum(not _called_by_a_graph(name, graphs) for name in graphs)
-    result.weights = info.weights_in_graphs
+    result.nodes = len(info.graph.nodes)
     result.layers = len(info.layers)
-    for reason in info.opaque.values():
-        result.reasons[reason] = result.reasons.get(reason, 0) + 1
+    result.wired = _wired(bio)
 
 
-def _has_forward(module: nn.Module) -> bool:
-    """Whether a module is more than a container or a layer of torch."""
-    return not is_leaf(module) and original_class(module).forward is not nn.Module.forward
-
-
-def _called_by_a_graph(name: str, graphs: dict[str, Captured]) -> bool:
-    for above, graph in graphs.items():
-        inside = name.removeprefix(f"{above}.") if above else name
-        if above != name and (not above or inside != name):
-            for node in graph.graph.nodes:
-                if node.op == "call_module" and node.target == inside:
-                    return True
-    return False
+def _wired(bio: nn.Module) -> float:
+    info = biofx.info(bio)
+    return 1 - len(info.wiring.unknown) / max(len(info.layers), 1)
 
 
 def _compare(entry: Entry, work: dict[str, Any], result: Result) -> None:
@@ -151,10 +129,13 @@ def _compare(entry: Entry, work: dict[str, Any], result: Result) -> None:
 
 
 def _compare_without_inputs(entry: Entry, work: dict[str, Any], result: Result) -> None:
-    """A graph may then be called with other arguments than it was captured for."""
     start = time.perf_counter()
     bio = biofx.transform(work["model"])
     result.seconds_without = time.perf_counter() - start
+    result.wired_without = _wired(bio)
+    for reason in biofx.info(bio).opaque.values():
+        text = reason.partition(": ")[2] or reason
+        result.reasons[text] = result.reasons.get(text, 0) + 1
     _verify(bio, work, result)
 
 
@@ -173,6 +154,7 @@ def _verify(bio: nn.Module, work: dict[str, Any], result: Result) -> None:
         result.evaluation = True
     result.outputs, result.gradients, result.buffers = found.outputs, found.gradients, found.buffers
     result.backward = bool(found.gradients)
+    result.graph = result.graph or found.graph
     for note in found.notes:
         text = " ".join(note.split())
         text = text if len(text) < 160 else f"{text[:160]} …"
@@ -190,11 +172,18 @@ def _look(entry: Entry, work: dict[str, Any], result: Result) -> None:
 
 
 def _count_operations(entry: Entry, work: dict[str, Any], result: Result) -> None:
-    bio = work["bio"].eval()
-    args, kwargs = split_inputs(work["inputs"])
-    with Operations(bio) as counted, torch.no_grad():
-        bio(*args, **kwargs)
-    result.operations = counted.in_graphs / max(counted.all, 1)
+    model, arguments = work["model"].eval(), arguments_of(work["inputs"])
+    graph = biofx.transform(model, example_inputs=work["inputs"])
+    recompile(graph)
+    counts = []
+    for made in (model, graph):
+        given = arguments.copies()
+        seed()
+        with Operations() as counted, torch.no_grad():
+            made(*given.args, **given.kwargs)
+        counts.append(counted.all)
+    model.train()
+    result.operations = counts[1] / max(counts[0], 1)
 
 
 def _split(entry: Entry, work: dict[str, Any], result: Result) -> None:
@@ -209,8 +198,8 @@ def _split(entry: Entry, work: dict[str, Any], result: Result) -> None:
         return
     layers = biofx.info(bio).layers.values()
     result.split = sum(layer.action == "split" for layer in layers)
-    args, kwargs = split_inputs(inputs)
-    ends = [end for end in tensors(bio.train()(*args, **kwargs)) if end.requires_grad]
+    given = arguments_of(inputs).copies()
+    ends = [end for end in tensors(bio.train()(*given.args, **given.kwargs)) if end.requires_grad]
     if result.backward:
         torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])
         bio.zero_grad()
@@ -220,32 +209,18 @@ def _split(entry: Entry, work: dict[str, Any], result: Result) -> None:
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations of a run, and those that a graph made.
+    """Counts the operations of a run that make tensors."""
 
-    An operation belongs to the innermost forward that is running: that of a graph, or the Python
-    one of a module.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.forwards: set[CodeType] = set()
-        for module in model.modules():
-            forward = inspect.unwrap(original_class(module).forward)
-            if _has_forward(module) and hasattr(forward, "__code__"):
-                self.forwards.add(forward.__code__)
-        self.all = self.in_graphs = 0
+        self.all = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.all += 1
-        frame = sys._getframe(1)
-        while frame is not None and frame.f_code not in self.forwards:
-            if frame.f_code.co_filename.startswith(GENERATED):
-                self.in_graphs += 1
-                break
-            frame = frame.f_back
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        self.all += bool(tensors(result))
+        return result
 
 
 STEPS: dict[str, Callable[[Entry, dict[str, Any], Result], None]] = {

@@ -25,9 +25,11 @@ What biofx does with the models of whole libraries, one by one.
 - **transformed**: `biofx.transform` takes the model;
 - **equal**: it computes the same, bit for bit, in every mode in which the original itself repeats
   its result;
-- **weights**: the share of the weights whose layer a graph calls, and **ops** the share of the
-  operations of a forward pass that graphs make; means over the models. The rest is Python code
-  that stays as it is and calls augmented layers;
+- **graph**: models whose graph, captured with example inputs, computes bit for bit what the forward
+  computes; **ops**: operations of a run of the graph, as a share of those of a run of the model
+  (mean);
+- **wired**: the share of the weight layers of which it is known what feeds them and what they feed,
+  without example inputs and with them (means);
 - **split**: models of which Γ = 2 splits some layer;
 - **s**: the longest that `biofx.transform` took, in seconds, without example inputs and with them.
 
@@ -46,24 +48,32 @@ generators afterwards, in training and in evaluation mode. The diff is drawn. Wi
 runs forward and backward in mode `"group"`, and in mode `"expand"` it is verified to compute the
 same to rounding.
 
-## Why modules stay Python
+## Why modules cannot be traced without example inputs
 
 In how many of the {count} models: the {shown} most frequent of {reasons} reasons.
 
 {why}
 ## Model by model
 
-- **modules**: those that have graphs, of those with a forward of their own (layers of torch are not
-  counted);
-- **islands**: graphs that no other graph calls, so 1 where a model is one tree of graphs;
+- **nodes**: of the graph that was captured with example inputs;
 - **Γ = 2**: how many layers are split, of those with weights;
-- **s**: without example inputs, and with them. The difference is one run on fake tensors, which
-  tells the diff the shapes of all values; its cost grows with the number of parameters and
-  operations. Other work ran on the machine: take a time for its order of magnitude.
+- **s**: without example inputs, and with them. Other work ran on the machine: take a time for its
+  order of magnitude.
 
 {tables}"""
-SUMMARY = ["library", "version", "models", "transformed", "equal", "weights", "ops", "split", "s"]
-MODELS = ["model", "modules", "islands", "weights", "ops", "train", "eval", "Γ = 2", "s"]
+SUMMARY = [
+    "library",
+    "version",
+    "models",
+    "transformed",
+    "equal",
+    "graph",
+    "ops",
+    "wired",
+    "split",
+    "s",
+]
+MODELS = ["model", "nodes", "graph", "ops", "wired", "train", "eval", "Γ = 2", "s"]
 REASONS = 20
 
 
@@ -133,10 +143,10 @@ def show_summary(page: Page, console: Console) -> None:
 def model_row(result: Result) -> list[str]:
     return [
         result.name,
-        "–" if result.captured is None else f"{result.captured}/{result.modules}",
-        "–" if result.islands is None else str(result.islands),
-        _percent(result.weights),
+        "–" if result.nodes is None else str(result.nodes),
+        "equal" if result.graph.startswith("equal") else "–",
         _percent(result.operations),
+        f"{_percent(result.wired_without)}, {_percent(result.wired)}",
         _verdict(result, "train", result.train),
         _verdict(result, "eval", result.evaluation),
         "–" if result.split is None else f"{result.split}/{result.layers}",
@@ -147,7 +157,14 @@ def model_row(result: Result) -> list[str]:
 def remarks(results: list[Result]) -> Iterable[tuple[str, str]]:
     """What the cells of a table cannot say, by model."""
     for result in results:
-        texts = [result.note, *result.notes, *(f"FAILED: {text}" for text in result.failures)]
+        unequal = not result.graph.startswith("equal") and result.graph
+        graph = [f"graph {result.graph}"] if unequal else []
+        texts = [
+            result.note,
+            *graph,
+            *result.notes,
+            *(f"FAILED: {text}" for text in result.failures),
+        ]
         for text in texts:
             if text:
                 yield result.name, text
@@ -161,8 +178,10 @@ def _summary_row(name: str, number: str, results: list[Result]) -> list[str]:
         str(len(results)),
         str(len(done)),
         str(sum(result.equal for result in results)),
-        _percent(mean(result.weights or 0 for result in done) if done else None),
+        str(sum(result.graph.startswith("equal") for result in results)),
         _percent(mean(result.operations or 0 for result in done) if done else None),
+        f"{_percent(mean(result.wired_without or 0 for result in done) if done else None)}, "
+        f"{_percent(mean(result.wired or 0 for result in done) if done else None)}",
         str(sum(bool(result.split) for result in done)),
         f"{_most(r.seconds_without for r in done)}, {_most(r.seconds for r in done)}",
     ]

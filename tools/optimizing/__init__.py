@@ -1,0 +1,1 @@
+"""What tools/optimizers consists of: the optimizers, what is measured, the page."""

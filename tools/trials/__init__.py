@@ -1,0 +1,1 @@
+"""The trials of tools/evidence: protocols, conditions, statistics, the page and its figures."""
