@@ -133,10 +133,16 @@ def test_every_block_runs(
 ) -> None:
     name = "document_" + re.sub(r"\W", "_", path.stem.lower())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)  # a document's own files are imported by name
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setitem(sys.modules, name, ModuleType(name))  # removed again afterwards
-    run_document(path, name)
+    monkeypatch.syspath_prepend(tmp_path)  # as Python does for a script: blocks import files
+    before = set(sys.modules)
+    try:
+        run_document(path, name)
+    finally:
+        for new in set(sys.modules) - before:
+            if str(getattr(sys.modules[new], "__file__", None)).startswith(str(tmp_path)):
+                del sys.modules[new]
     assert "Traceback" not in capfd.readouterr().err
 
 

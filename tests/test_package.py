@@ -62,12 +62,15 @@ def test_every_direct_dependency_is_pinned() -> None:
         return re.sub(r"[-_.]+", "-", name).lower()
 
     text = (ROOT / "tools" / "constraints.txt").read_text(encoding="utf-8")
-    pinned = {bare(line) for line in text.splitlines() if re.match(r"[\w.-]+==[\w.]+(; |$)", line)}
+    exact = re.compile(r"[\w.-]+==[\w.]+(; python_version [<>=]+ \"[\d.]+\")?$")
+    pinned = {bare(line) for line in text.splitlines() if exact.match(line)}
     extras = PROJECT["optional-dependencies"]
     direct = {bare(line) for line in [*PROJECT["dependencies"], *extras["dev"], *extras["demo"]]}
     assert direct - {"biofx"} <= pinned
-    assert 'torch==2.13.0; python_version < "3.12"' in text.splitlines()
-    assert 'torch==2.14.1; python_version >= "3.12"' in text.splitlines()
+    assert {
+        'torch==2.13.0; python_version < "3.12"',
+        'torch==2.14.1; python_version >= "3.12"',
+    } <= {*text.splitlines()}
 
 
 COMMANDS = ["tools/test", "tools/demo", "tools/docs", "tools/release", ".ci/run"]

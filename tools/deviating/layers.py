@@ -217,9 +217,9 @@ ENTRIES = [
           "U(−max abs w, max abs w), as the paper does.", rejuvenation),
     Entry("dale", "Dale's principle", "All *outgoing* weights of a unit have one sign: columns of "
           "a linear layer's weight. The package signs rows. "
-          "`GradScheduler` also begins otherwise: since 0.2.0 units come in mirrored pairs where "
-          'that fits (`dale_initialisation="mirrored"`, the default); `"signs"` gives |w|·sign, as '
-          "before. "
+          "`GradScheduler` also begins otherwise: since 0.2.0 units come in mirrored pairs "
+          'where that fits (`dale_initialisation="mirrored"`, the default); '
+          '`"signs"` gives |w|·sign, as before. '
           "The [rules](rules.md) say why.", dale),
     Entry("dale-output", "Dale's principle on the output layer", "All weights are flipped to the "
           "wrong sign, then the principle is enforced: they are to become 0. The package gives the "

@@ -191,7 +191,7 @@ def write(
 
 
 def _reservations(page: Path) -> str:
-    """What a person wrote of the page's numbers; a new run keeps it until a person changes it."""
+    """What a person wrote about the page's numbers; a new run keeps it."""
     if not page.exists():
         return ""
     text = page.read_text(encoding="utf-8")
@@ -215,7 +215,8 @@ every model through biofx. Written by that command, with torch {torch.__version_
 
 Differences are paired by seed; ± is the half-width of a 95 % t-interval. "No effect found" means
 that the interval holds 0, not that there is none. Settings were chosen on seeds {CHOOSING} and up,
-by the same score, with shorter runs; the seeds reported, 0 and up, took no part in that.
+by the same score, with shorter runs. The reservations below say where reported seeds, 0 and
+up, had a part in that all the same.
 Conditions with a single setting were not chosen among others. Many comparisons are made here: one
 in twenty intervals misses by chance.
 {warning}"""
