@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from biofx.plasticity.numerics.shards import local
 from biofx.plasticity.numerics.uncompiled import uncompiled
 
 SAMPLE = 64  # weights that are compared
@@ -59,7 +60,7 @@ class UnseenSteps:
             self._watched, self._last = weakref.ref(parameter), None
         elif watched is not parameter:
             return
-        now = parameter.detach().reshape(-1)[:SAMPLE].clone()
+        now = local(parameter).detach().reshape(-1)[:SAMPLE].clone()
         if self._last is not None and not torch.equal(now, self._last):
             self._moves += 1
         self._last = now
