@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from biofx.plasticity.numerics.shards import is_sharded
 from biofx.synapses import Synapses
 
 
@@ -46,6 +47,8 @@ class UnitActivity:
             return
         with torch.no_grad():
             x = x.detach()
+            if is_sharded(x):  # by tensor parallelism, whose processes all run this forward
+                x = x.full_tensor()  # type: ignore[attr-defined]
             x = x.float() if x.dtype == torch.float64 else x
             if self.totals.device != x.device:
                 self.totals = self.totals.to(x.device)
