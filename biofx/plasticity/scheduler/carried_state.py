@@ -1,9 +1,10 @@
 """`CarriedState`: plasticity state that travels in an optimizer's own state dict."""
 
 import functools
+import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -181,6 +182,22 @@ def carry(
         into.append(CarriedState(hooks, apply=apply, names=own, changed=changed, leads=place == 0))
         into[-1].agree()
         into[-1].find()
+
+
+def begun(optimizer: Optimizer, names: Iterable[str]) -> set[str]:
+    """The parameters whose plasticity state was loaded into the optimizer before its scheduler.
+
+    All `names` where the state cannot be read: `CarriedState.find` refuses it then, and no weight
+    must have changed.
+    """
+    groups = optimizer.param_groups
+    key = _free_key(optimizer)
+    if not groups or key not in groups[0]:
+        return set()
+    try:
+        return set(json.loads(groups[0][key]["fingerprint"])["held"])
+    except (KeyError, TypeError, ValueError):
+        return set(names)
 
 
 def _free_key(optimizer: Optimizer) -> str:

@@ -61,6 +61,8 @@ class Engine:
         self.kernels = kernels
         # Whether rules may change the weights of a parameter when they first see it.
         self.initialises = True
+        # Parameters that were trained with these rules before: their weights are not begun again.
+        self.begun: set[str] = set()
         self.bindings: dict[str, Binding] = {}
         # Of each optimizer: what counts its steps, and how its small parameters are laid out.
         self.counters: list[Any] = []
@@ -124,8 +126,9 @@ class Engine:
                 counters(self.model, entry)
             rule.prepare(context)
         if self.initialises:
-            for rule, context in pairs:
-                rule.initialise(context)
+            if name not in self.begun and name not in self.waiting:
+                for rule, context in pairs:
+                    rule.initialise(context)
             for rule, context in pairs:
                 rule.begin(context)
         waiting = self.waiting.pop(name, None)

@@ -31,7 +31,7 @@ from biofx.plasticity.scheduler.arguments import (
     rules_of,
     warn_if_blind,
 )
-from biofx.plasticity.scheduler.carried_state import CarriedState, carry
+from biofx.plasticity.scheduler.carried_state import CarriedState, begun, carry
 from biofx.plasticity.scheduler.checkpoint_validation import accepted
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
@@ -149,6 +149,8 @@ class GradScheduler:
                 )
                 self._attachments.append(attachment)
             refuse_strangers(self._attachments)
+            for one, _ in optimizers:
+                self._engine.begun |= begun(one, synapses)
             with torch.no_grad():
                 for attachment in self._attachments:
                     attachment.prepare()
