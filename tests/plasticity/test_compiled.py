@@ -33,6 +33,7 @@ from biofx.plasticity.numerics import random
 from biofx.plasticity.numerics.polynomials import exp_near_zero
 from biofx.plasticity.numerics.shards import Shard
 from biofx.plasticity.rules.volume import volume_factors
+from biofx.plasticity.scheduler import arenas
 
 from .table import DALE
 
@@ -270,6 +271,7 @@ class TestKernels:
 
     def test_calls_per_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """One pass judges gradients and applies the factors of all rules."""
+        monkeypatch.setattr(arenas, "SMALL", 0)  # each parameter by itself
         _, rules = RULES["together"]
         train(Net(70), rules, compile=True)
         calls: list[str] = []
@@ -300,10 +302,11 @@ def volume(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
 
 
 class TestWithoutCompiler:
-    @pytest.mark.xfail(reason="a compiler that fails at the first step leaves other weights")
     def test_failure_is_told_once_and_costs_nothing_else(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """The step that fails has the compiled form's exponential: equal within rounding."""
+
         def broken(*arguments: Any, **options: Any) -> Any:
             raise RuntimeError("no such compiler")
 
@@ -317,7 +320,9 @@ class TestWithoutCompiler:
         assert [str(w.message) for w in caught if "no such compiler" in str(w.message)]
         assert len(caught) == 1
         theirs = train(Odd(), RULES["together"][1], compile=False)
-        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-7)
 
     def test_automatically(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By steps alone: sooner for more synapses, and again after going back."""
