@@ -6,7 +6,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from biofx.capture.plain import plain
     from biofx.compat import DEFAULT_BIO_CONFIG, BioConverter, BioModule
     from biofx.config import BioConfig, Distribution
     from biofx.diff import GraphDiff, diff
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from biofx.export import export
+    from biofx.modules.plain import plain
     from biofx.plasticity import GradScheduler
     from biofx.report.recorder import Recorder
     from biofx.synapses import Synapses, register
@@ -52,7 +52,7 @@ _HOMES = {
     "diff": "biofx.diff",
     "export": "biofx.export",
     "info": "biofx.transform",
-    "plain": "biofx.capture.plain",
+    "plain": "biofx.modules.plain",
     "register": "biofx.synapses",
     "transform": "biofx.transform",
     "verify": "biofx.verify",

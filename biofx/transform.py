@@ -12,12 +12,13 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
-from biofx.capture import Assumption, Captured, arguments_of, capture, clone
-from biofx.capture.graph_module import graph_of, install
-from biofx.capture.graphs import copied
+from biofx.capture import Assumption, Captured, arguments_of, capture
 from biofx.capture.isolation import uncollected
 from biofx.config import BioConfig
+from biofx.copying import clone
 from biofx.errors import ModelError
+from biofx.modules.graph_module import graph_of, install
+from biofx.modules.graphs import copied
 from biofx.passes import PASSES, TransformContext, module_names
 from biofx.synapses import Layer, Record, Synapses, Wiring, original_class, record_of, unwrap
 from biofx.synapses.record import RECORD

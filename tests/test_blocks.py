@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import biofx
-from biofx.capture.lowering import group_repeat, group_sum
-from biofx.capture.plain import plain
+from biofx.modules.lowering import group_repeat, group_sum
+from biofx.modules.plain import plain
 
 
 class Part(nn.Module):

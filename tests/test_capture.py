@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from torch import nn
 
 import biofx
-from biofx.capture.graph_module import recompile
 from biofx.errors import ModelError
+from biofx.modules.graph_module import recompile
 from biofx.verify.comparison import difference
 from tests.architectures import BY_NAME, Architecture, seed, with_tags
 from tests.architectures.attributes import ACTIVATIONS

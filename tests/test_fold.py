@@ -11,10 +11,11 @@ from hypothesis import given
 from torch import Tensor, nn
 
 import biofx
-from biofx.capture import arguments_of, clone, own_tensors
-from biofx.capture.graph_layer import PackedGraphLayer
+from biofx.capture import arguments_of
+from biofx.copying import clone, own_tensors
 from biofx.export.folding import FoldReport
 from biofx.export.programs import programs
+from biofx.modules.graph_layer import PackedGraphLayer
 from tests.architectures import ARCHITECTURES, Architecture, seed, tensors_in
 from tests.strategies import random_networks
 

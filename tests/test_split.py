@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import biofx
-from biofx.capture.graph_layer import layer_graph
-from biofx.capture.lowering import group_repeat, group_sum
+from biofx.modules.graph_layer import layer_graph
+from biofx.modules.lowering import group_repeat, group_sum
 
 
 class Pair(nn.Module):

@@ -2,7 +2,6 @@
 
 from biofx.capture.call import CapturedCodeGen
 from biofx.capture.capture import Captured, capture
-from biofx.capture.clone import clone, own_tensors
 from biofx.capture.inputs import Arguments, arguments_of
 from biofx.capture.writer import Assumption
 
@@ -13,6 +12,4 @@ __all__ = [
     "CapturedCodeGen",
     "arguments_of",
     "capture",
-    "clone",
-    "own_tensors",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.graph import CodeGen, PythonCode
 
-from biofx.capture.nested import Step, leaves, written
+from biofx.copying.nested import Step, leaves, written
 from biofx.errors import ModelError
 
 _EMPTY = inspect.Parameter.empty
@@ -219,6 +219,13 @@ class CapturedCodeGen(CodeGen):
             source = source.replace(f"{root_module}.{stand_in}", value)
         code.src = source
         return code
+
+
+def reserve(graph: fx.Graph) -> fx.Graph:
+    """Let no value of a graph take a name that its generated forward needs."""
+    for name in ("self", "torch", "_check_call"):
+        graph._graph_namespace.create_name(name, None)
+    return graph
 
 
 def _is_unsafe(node: fx.Node) -> bool:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from biofx.capture.call import CapturedCodeGen
-from biofx.capture.clone import clone, own_tensors
 from biofx.capture.inputs import Arguments
 from biofx.capture.isolation import generator_state, isolated, same_state
-from biofx.capture.nested import replaced, tensors
 from biofx.capture.private import fake_mode
 from biofx.capture.recorder import Recorder
 from biofx.capture.symbolic import SymbolicTracer
 from biofx.capture.writer import Assumption
+from biofx.copying.clone import clone, own_tensors
+from biofx.copying.nested import replaced, tensors
 from biofx.errors import ModelError
 from biofx.synapses import original_class
 

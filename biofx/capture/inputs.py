@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from biofx.capture.nested import own, replaced
+from biofx.copying.nested import own, replaced
 from biofx.errors import ModelError
 
 

@@ -19,7 +19,6 @@ from biofx.capture import targets
 from biofx.capture.call import FORWARD_ONLY, Call
 from biofx.capture.inputs import Arguments
 from biofx.capture.leaves import has_hooks, is_leaf
-from biofx.capture.nested import leaves
 from biofx.capture.private import (
     AutogradCall,
     autograd_functions_seen,
@@ -28,6 +27,7 @@ from biofx.capture.private import (
     needs_values,
 )
 from biofx.capture.writer import READ_BY_PYTHON, GraphWriter, current_modes, tensor_ids
+from biofx.copying.nested import leaves
 
 
 class Recorder(GraphWriter, TorchFunctionMode):

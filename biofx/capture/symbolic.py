@@ -11,11 +11,10 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from biofx.capture import targets
-from biofx.capture.call import FORWARD_ONLY, Call
-from biofx.capture.graphs import reserve
+from biofx.capture.call import FORWARD_ONLY, Call, reserve
 from biofx.capture.leaves import has_hooks, is_leaf
-from biofx.capture.nested import leaves
 from biofx.capture.writer import locate, user_frame
+from biofx.copying.nested import leaves
 from biofx.errors import ModelError
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
-from biofx.capture.nested import leaves, replaced
+from biofx.copying.nested import leaves, replaced
 
 GETITEM = operator.getitem
 # What a node takes for an argument as it is.

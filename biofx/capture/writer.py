@@ -14,12 +14,12 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
 from biofx.capture import targets
-from biofx.capture.graphs import reserve
-from biofx.capture.nested import Step, leaves
+from biofx.capture.call import reserve
 from biofx.capture.private import (
     is_fake,
     without_functions,
 )
+from biofx.copying.nested import Step, leaves
 from biofx.synapses import original_class
 
 _TORCH = str(Path(torch.__file__).parent)

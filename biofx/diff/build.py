@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from biofx.capture.graph_module import graph_of
 from biofx.capture.targets import rebuild
 from biofx.diff.node import PLUMBING, DiffNode, Status
 from biofx.diff.text import measured
 from biofx.diff.words import own_synapses, particular
+from biofx.modules.graph_module import graph_of
 from biofx.passes import Provenance, function_name
 from biofx.synapses import Layer, Record, original_class, record_of, unwrap
 

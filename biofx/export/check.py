@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from biofx.capture import Arguments, clone, own_tensors
+from biofx.capture import Arguments
 from biofx.capture.isolation import generators_kept
-from biofx.capture.nested import leaves
+from biofx.copying import clone, own_tensors
+from biofx.copying.nested import leaves
 from biofx.errors import ExportError
 from biofx.export.attempt import Attempt, Impossible, one_line
 

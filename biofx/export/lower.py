@@ -9,10 +9,11 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from biofx.capture import Arguments, Captured, graphs
-from biofx.capture.lowering import lower
+from biofx.capture import Arguments, Captured
 from biofx.export.attempt import Impossible
 from biofx.export.export_signature import give_types
+from biofx.modules import graphs
+from biofx.modules.lowering import lower
 from biofx.synapses import original_class
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

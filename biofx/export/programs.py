@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from biofx.capture import Arguments, clone, own_tensors
-from biofx.capture.plain import plain
+from biofx.capture import Arguments
+from biofx.copying import clone, own_tensors
 from biofx.export.bake import bake
 from biofx.export.folding import FoldReport, fold
+from biofx.modules.plain import plain
 
 
 @dataclass(frozen=True)

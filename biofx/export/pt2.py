@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from biofx.capture import Arguments, clone, own_tensors
+from biofx.capture import Arguments
 from biofx.capture.isolation import generators_kept
-from biofx.capture.nested import tensors
+from biofx.copying import clone, own_tensors
+from biofx.copying.nested import tensors
 from biofx.export.attempt import Attempt, Impossible, one_line
 from biofx.export.export_signature import tensor_call
 

@@ -11,8 +11,9 @@ from torch import nn
 from torch.jit._trace import TracerWarning
 from torch.overrides import TorchFunctionMode
 
-from biofx.capture import Arguments, capture, clone, own_tensors
+from biofx.capture import Arguments, capture
 from biofx.capture.isolation import generators_kept
+from biofx.copying import clone, own_tensors
 from biofx.errors import ModelError
 from biofx.export.attempt import Attempt, Impossible, one_line
 from biofx.export.export_signature import tensor_call

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from biofx.capture.lowering import group_repeat
+from biofx.modules.lowering import group_repeat
 from biofx.synapses import Entries, Population, Synapses
 
 _BUNDLES = "_bundles"  # {parameter: (Γ, axis)}

@@ -7,15 +7,15 @@ from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from biofx.capture.call import FORWARD_ONLY
-from biofx.capture.graph_layer import (
+from biofx.errors import ConfigError
+from biofx.modules.graph_layer import (
     GraphLayer,
     PackedGraphLayer,
     layer_graph,
     make_graph_layer,
     trace_layer,
 )
-from biofx.capture.packed import attention, recurrent
-from biofx.errors import ConfigError
+from biofx.modules.packed import attention, recurrent
 from biofx.passes.context import TransformContext, WeightLayer, join
 from biofx.passes.expansion import widened
 from biofx.passes.split_graph import WEIGHT_OPS, activation, expand, group, weight_op

@@ -8,8 +8,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from biofx.capture.lowering import group_repeat, group_sum
 from biofx.errors import ConfigError
+from biofx.modules.lowering import group_repeat, group_sum
 from biofx.passes.context import Provenance, function_name
 from biofx.passes.expansion import expand_parameter
 from biofx.synapses import Axes, Synapses

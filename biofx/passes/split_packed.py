@@ -8,8 +8,8 @@ from typing import Any
 from torch import fx, nn
 
 from biofx.capture.call import Call, CapturedCodeGen
-from biofx.capture.lowering import group_repeat, group_sum
-from biofx.capture.packed import attention, recurrent, settings_of
+from biofx.modules.lowering import group_repeat, group_sum
+from biofx.modules.packed import attention, recurrent, settings_of
 from biofx.passes.context import WeightLayer
 from biofx.passes.expansion import expand_parameter
 from biofx.passes.split_graph import insert

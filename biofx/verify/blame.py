@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from biofx.capture import clone, own_tensors
-from biofx.capture.nested import own, replaced
+from biofx.copying import clone, own_tensors
+from biofx.copying.nested import own, replaced
 from biofx.verify.comparison import difference
 
 Call = tuple[str, int]  # a module's name, and the how many-th call of it

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biofx.capture.nested import SHARED, parts, written
+from biofx.copying.nested import SHARED, parts, written
 
 
 def _listed(value: Any, path: str = "", above: frozenset[int] = frozenset()) -> Iterator[Any]:

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from biofx.capture import Arguments, arguments_of, clone, own_tensors
-from biofx.capture.graph_module import graph_of, recompile
+from biofx.capture import Arguments, arguments_of
 from biofx.capture.isolation import generator_state, generators_kept, restore_generators
-from biofx.capture.nested import own, replaced, tensors
+from biofx.copying import clone, own_tensors
+from biofx.copying.nested import own, replaced, tensors
 from biofx.errors import ModelError, VerificationError
+from biofx.modules.graph_module import graph_of, recompile
 from biofx.synapses import Record, record_of, unwrap
 from biofx.verify.blame import first_difference
 from biofx.verify.comparison import difference

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import biofx
 from biofx.capture import arguments_of
-from biofx.capture.graph_module import recompile
-from biofx.capture.nested import tensors
+from biofx.copying.nested import tensors
 from biofx.errors import ConfigError, VerificationError
+from biofx.modules.graph_module import recompile
 from zoos.entry import Entry
 
 

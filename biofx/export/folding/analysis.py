@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
-from biofx.capture.graph_layer import GraphLayer, layer_graph
-from biofx.capture.lowering import group_repeat
 from biofx.export.folding.layout import Layout, Rep, Unfoldable
+from biofx.modules.graph_layer import GraphLayer, layer_graph
+from biofx.modules.lowering import group_repeat
 
 Rule = Callable[["Analysis", fx.Node], Rep | None]
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from biofx.capture import graphs
-from biofx.capture.graph_layer import PackedGraphLayer, layer_graph
-from biofx.capture.lowering import group_repeat, group_sum
-from biofx.capture.plain import graph_module
 from biofx.export.folding.analysis import Analysis, Edit
 from biofx.export.folding.layout import equal_units, sum_columns
 from biofx.export.folding.norms import PER_UNIT
+from biofx.modules import graphs
+from biofx.modules.graph_layer import PackedGraphLayer, layer_graph
+from biofx.modules.lowering import group_repeat, group_sum
+from biofx.modules.plain import graph_module
 
 
 def apply(bio: nn.Module, model: nn.Module, found: Analysis, kept: Mapping[str, str]) -> None:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from biofx.capture import Arguments, capture, clone, own_tensors
-from biofx.capture.graph_layer import GraphLayer
+from biofx.capture import Arguments, capture
+from biofx.copying import clone, own_tensors
 from biofx.errors import ModelError
 from biofx.export.attempt import Impossible
 from biofx.export.check import Expected
 from biofx.export.folding.analysis import Analysis
 from biofx.export.folding.edits import apply
+from biofx.modules.graph_layer import GraphLayer
 
 
 @dataclass(frozen=True)

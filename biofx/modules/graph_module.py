@@ -8,10 +8,10 @@ from typing import Any
 from torch import fx, nn
 from torch.fx.graph import PythonCode
 
-from biofx.capture import graphs
 from biofx.capture.capture import Captured
-from biofx.capture.clone import clone
-from biofx.capture.plain import plain
+from biofx.copying.clone import clone
+from biofx.modules import graphs
+from biofx.modules.plain import plain
 from biofx.synapses import Derived, become, mixins_of, original_class
 from biofx.synapses.classes import derive
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from biofx.capture import graphs
 from biofx.capture.call import CapturedCodeGen
 from biofx.capture.symbolic import SymbolicTracer
+from biofx.modules import graphs
 from biofx.synapses import Derived, become, mixins_of
 
 _GRAPH, _FORWARD = "_layer_graph", "_layer_forward"

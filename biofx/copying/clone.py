@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from biofx.capture.nested import tensors
-from biofx.capture.rebind import Rebinder
+from biofx.copying.nested import tensors
+from biofx.copying.rebind import Rebinder
 from biofx.synapses.classes import slots_of
 
 REGISTRIES = ("_modules", "_parameters", "_buffers")

@@ -14,14 +14,9 @@ from torch import fx
 from torch.fx.graph import PythonCode
 from torch.fx.graph_module import _loader
 
+from biofx.capture.call import reserve
+
 Nodes = list[tuple[Any, ...]]
-
-
-def reserve(graph: fx.Graph) -> fx.Graph:
-    """Let no value of a graph take a name that its generated forward needs."""
-    for name in ("self", "torch", "_check_call"):
-        graph._graph_namespace.create_name(name, None)
-    return graph
 
 
 def copied(graph: fx.Graph, owner: Any = None) -> fx.Graph:

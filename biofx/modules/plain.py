@@ -2,10 +2,10 @@
 
 from torch import fx, nn
 
-from biofx.capture import graphs
-from biofx.capture.clone import clone
-from biofx.capture.graph_layer import GraphLayer, PackedGraphLayer, layer_graph
-from biofx.capture.lowering import group_repeat, group_sum, lower
+from biofx.copying.clone import clone
+from biofx.modules import graphs
+from biofx.modules.graph_layer import GraphLayer, PackedGraphLayer, layer_graph
+from biofx.modules.lowering import group_repeat, group_sum, lower
 from biofx.synapses import Derived, mixins_of, original_class, revert, unwrap
 from biofx.synapses.classes import SAVED, private_names
 from biofx.synapses.layers import stop_tracking
