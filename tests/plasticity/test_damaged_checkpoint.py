@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
     "overrides": {"conv": {"fuzzy_lr_distribution": "activity"}},
     "volume_dependent_every": 2,
 }
-FC, CONV = "fc.weight", "conv.weight"
+FC, CONV, STEM = "fc.weight", "conv.weight", "stem.weight"
 
 
 def trained(steps: int = 3) -> tuple[Any, torch.optim.Optimizer, GradScheduler]:
@@ -199,6 +199,75 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "counts of conv.weight has 8 of 8 values",
     ),
 }
+
+
+# As above, of a run under AdamW whose rules replace synapses and units.
+RENEWING: dict[str, Any] = {
+    "rejuvenate_every": 2,
+    "rejuvenate_law": "initial",
+    "unit_turnover_every": 1,
+    "unit_turnover_maturity": 1,
+}
+
+
+def renewed(*path: Any, value: Any) -> Callable[[dict[str, Any]], Any]:
+    return put("state", *path, value=value)
+
+
+BORN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    **{
+        f"{field} {kind}": (renewed("Rejuvenate", FC, field, value=value), message)
+        for field, kind, value, message in [
+            ("born", "None", None, "born of fc.weight is None, not a tensor"),
+            ("born", "of text", "abc", "born of fc.weight is 'abc'"),
+            ("born", "fractional", torch.ones(5, 6), "holds torch.float32 where torch.int32"),
+            ("born", "of another shape", torch.ones(6, 5, dtype=torch.int32), r"shape \(6, 5\)"),
+            ("born", "negative", -torch.ones(5, 6, dtype=torch.int32), "30 of 30 values"),
+            ("born", "too large", torch.full((5, 6), 2**40), "30 of 30 values"),
+            ("newest", "None", None, "newest of fc.weight is None"),
+            ("newest", "NaN", math.nan, "newest of fc.weight is nan"),
+            ("newest", "negative", -1, "newest of fc.weight has such as -1"),
+            ("newest", "too large", 2**70, "outside"),
+            ("initial_law", "unknown", "bogus", "is 'bogus', none of "),
+            ("initial_law", "a number", 3, "is 3, not of type str"),
+            ("initial_scale", "NaN", math.nan, "such as nan"),
+            ("initial_scale", "negative", -1.0, "such as -1.0"),
+            ("zzz", "unknown", 1, "which the rule does not keep"),
+        ]
+    },
+    "no newest": (drop("state", "Rejuvenate", FC, "newest"), "newest of fc.weight is missing"),
+    "no born": (drop("state", "Rejuvenate", FC, "born"), "born of fc.weight is missing"),
+    "no law": (drop("state", "Rejuvenate", FC, "initial_law"), "initial_law .* is missing"),
+    **{
+        f"{field} {kind}": (renewed("UnitTurnover", STEM, field, value=value), message)
+        for field, kind, value, message in [
+            ("utility", "NaN", torch.full((6,), math.nan), "utility of stem.weight has 6 of 6"),
+            ("mean", "infinite", torch.full((6,), math.inf), "mean of stem.weight has 6 of 6"),
+            ("age", "negative", torch.full((6,), -1), "age of stem.weight has 6 of 6"),
+            ("owed", "NaN", math.nan, "owed of stem.weight has such as nan"),
+            ("owed", "of text", "1", "owed of stem.weight is '1'"),
+        ]
+    },
+    "no utility": (drop("state", "UnitTurnover", STEM, "utility"), "utility .* is missing"),
+}
+
+
+@pytest.mark.parametrize("name", BORN)
+def test_what_is_kept_of_new_synapses_and_units_is_checked_too(name: str) -> None:
+    damage, message = BORN[name]
+    torch.manual_seed(0)
+    model = make(RENEWING)
+    optimizer = torch.optim.AdamW(model.parameters())
+    scheduler = GradScheduler(model, optimizer)
+    train(model, optimizer, batches(3))
+    before = copy.deepcopy(scheduler.state_dict())
+    damaged = copy.deepcopy(before)
+    damage(damaged)
+    with pytest.raises(biofx.CheckpointError, match=message):
+        scheduler.load_state_dict(damaged)
+    assert str(scheduler.state_dict()) == str(before)
+    scheduler.load_state_dict(before)
+    assert str(scheduler.state_dict()) == str(before)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

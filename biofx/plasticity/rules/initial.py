@@ -31,6 +31,11 @@ def lognormal_synapses(noise: Tensor, sign: Tensor, *, mean: Tensor, std: Tensor
     return torch.exp(mean + std * noise).copysign(sign)
 
 
+def remembered_law() -> dict[str, tuple[float, float] | frozenset[str]]:
+    """What `remember_law` keeps, for `Rule.remembers`."""
+    return {LAW: frozenset({"normal", "uniform"}), SCALE: (0.0, math.inf)}
+
+
 def remember_law(context: Context) -> None:
     """Keep in ``context.state`` what the parameter's weights are drawn from at the start.
 

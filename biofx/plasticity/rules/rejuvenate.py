@@ -19,6 +19,7 @@ from biofx.plasticity.rules.initial import (
     law_inputs,
     lognormal_synapses,
     remember_law,
+    remembered_law,
     uniform_synapses,
 )
 from biofx.plasticity.rules.rule import Context, Rule, Stage, pick, scalar
@@ -206,6 +207,7 @@ class Rejuvenate(Rule):
 
     replaces: ClassVar[bool] = True
     maps_only: ClassVar[bool] = True
+    remembers: ClassVar = remembered_law()
 
     @override
     def interval(self, synapses: Synapses) -> int:

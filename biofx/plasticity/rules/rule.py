@@ -61,9 +61,10 @@ class Rule:
     # it can share a pass over memory with what comes before and after.
     maps_only: ClassVar[bool] = False
 
-    # {field of `context.state`: (lowest, highest) of its values}, by which a checkpoint is checked:
-    # `prepare` creates these fields and no others. None: a checkpoint may hold anything.
-    remembers: ClassVar[Mapping[str, tuple[float, float]] | None] = None
+    # {field of `context.state`: (lowest, highest) of its values, or the texts that it may be}, by
+    # which a checkpoint is checked: `prepare` creates some of these fields and no others, under
+    # their names or behind a prefix and a dot. None: a checkpoint may hold anything.
+    remembers: ClassVar[Mapping[str, tuple[float, float] | frozenset[str]] | None] = None
     # Whether `observe` changes the state by `Context.map` with_factors alone.
     observes_with_factors: ClassVar[bool] = False
     # Whether `after_step` changes weights, and not only the rule's state.

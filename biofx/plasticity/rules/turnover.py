@@ -1,5 +1,6 @@
 """Turnover of units: those that are of little use give way to new ones (adult neurogenesis)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from biofx.plasticity.rules.initial import remember_law
+from biofx.plasticity.rules.initial import remember_law, remembered_law
 from biofx.plasticity.rules.rule import Context, Rule, pick
 from biofx.plasticity.rules.validation import require, whole, within
 from biofx.synapses import Population, Synapses
@@ -88,6 +89,13 @@ class UnitTurnover(Rule):
     decay: float = 0.99
 
     replaces: ClassVar[bool] = True
+    remembers: ClassVar = {
+        "utility": (0.0, math.inf),
+        "mean": (-math.inf, math.inf),
+        "age": (0, 2**62),
+        "owed": (0.0, math.inf),
+        **remembered_law(),
+    }
 
     @override
     def interval(self, synapses: Synapses) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from biofx.errors import CheckpointError, printable
 from biofx.plasticity.numerics.shards import shard_of
 from biofx.plasticity.rules.rule import Rule
+from biofx.plasticity.scheduler import newborns
 from biofx.plasticity.scheduler.binding import Binding
 from biofx.plasticity.scheduler.checkpoint import VERSION, fingerprint, part_of
 from biofx.synapses import unwrap
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # differences that a message lists
 MOST_STEPS = 2**62  # steps key random numbers, which takes 64-bit arithmetic
+
+Limits = tuple[float, float] | frozenset[str]
 
 # A whole number may stand for a fractional one that happened to be whole.
 _ALSO: dict[type, tuple[type, ...]] = {int: (), float: (int,), bool: (), str: ()}
@@ -238,6 +241,8 @@ def _check_parameter(
         key = context.rule
         if key not in found and not (bound and held):
             continue
+        if newborns.REMEMBERS.keys() & found.get(key, {}).keys():
+            newborns.make_room(context.state, blank)
         _check_fields(f"{key}'s", name, found.get(key, {}), rule, context.state)
         for field, value in found.get(key, {}).items():
             where = f"{key}'s {field} of {name}"
@@ -248,27 +253,26 @@ def _check_parameter(
                 if bound is not None:
                     found[key][field] = value
             _check_kind(f"{name}: {key}'s {field}", where, value, own)
-            limits = _remembered(rule)
-            if limits is not None and field in limits:
-                _check_range(where, value, *limits[field])
+            limits = {**newborns.REMEMBERS, **(_remembered(rule) or {})}
+            _check_range(where, value, limits.get(field.rpartition(".")[2]))
 
 
 def _check_fields(
     whose: str, name: str, found: Mapping[str, Any], rule: Rule, own: Mapping[str, Any]
 ) -> None:
-    if _remembered(rule) is None:
-        return  # a rule of the user's own may keep what it likes
+    keeps = _remembered(rule)
     for field in found:
-        if field not in own:
+        if keeps is not None and field not in own:
             _refuse(f"{whose} state of {name} has {shown(field)}, which the rule does not keep")
     for field in own:
-        if field not in found:
+        # A rule of the user's own may keep what it likes.
+        if field not in found and (keeps is not None or field in newborns.REMEMBERS):
             _refuse(f"{whose} {field} of {name} is missing")
 
 
-def _remembered(rule: Rule) -> Mapping[str, tuple[float, float]] | None:
+def _remembered(rule: Rule) -> Mapping[str, Limits] | None:
     """`Rule.remembers`, not inherited: a subclass may keep more."""
-    own: Mapping[str, tuple[float, float]] | None = vars(type(rule)).get("remembers")
+    own: Mapping[str, Limits] | None = vars(type(rule)).get("remembers")
     return own
 
 
@@ -301,7 +305,14 @@ def _sort(dtype: torch.dtype) -> tuple[bool, bool, bool]:
     return dtype.is_floating_point, dtype.is_complex, dtype == torch.bool
 
 
-def _check_range(where: str, value: Any, low: float, high: float) -> None:
+def _check_range(where: str, value: Any, limits: Limits | None) -> None:
+    if limits is None:
+        return
+    if isinstance(limits, frozenset):
+        if value not in limits:
+            _refuse(f"{where} is {shown(value)}, none of {sorted(limits)}")
+        return
+    low, high = limits
     numbers = value if isinstance(value, Tensor) else torch.tensor(float(value))
     wrong = ~((numbers >= low) & (numbers <= high) & torch.isfinite(numbers))
     bad = int(wrong.sum())

@@ -24,10 +24,12 @@ from torch.optim import NAdam, Optimizer, RAdam
 
 from biofx.plasticity.kernels.base import Kernels, Tensors, wide
 from biofx.plasticity.numerics.shards import local
-from biofx.plasticity.rules.rule import Context, Rule, scalar
+from biofx.plasticity.rules.rule import scalar
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 
 BORN, NEWEST = "born", "newest"
+# What is kept beside a rule's own state, as `Rule.remembers` says it.
+REMEMBERS = {BORN: (0, 2**31 - 1), NEWEST: (0, 2**62)}
 # A synapse is no longer young once its correction differs from its parameter's by less than this.
 NEGLIGIBLE = 1e-7
 PRODUCTS = 1024  # ages for which NAdam's products of momenta are kept; from there on they are 0
@@ -98,8 +100,8 @@ def law_of(optimizer: Optimizer) -> _Law | None:
 def prepare(binding: Binding) -> None:
     """Make room for the steps at which synapses are born, where a rule may replace some."""
     for rule, context in binding.pairs:
-        if rule.replaces and _keeps(rule, context):
-            _carrier(context.state, binding)
+        if rule.replaces and rule.serves(context.synapses):
+            make_room(context.state, binding)
             return
 
 
@@ -110,22 +112,16 @@ def note(site: ParameterStep, fresh: Tensor, kernels: Kernels) -> None:
         return
     context = next((c for _, c in binding.pairs if BORN in c.state), None)
     if context is None:  # a rule that had not said that it replaces any
-        context = next((c for rule, c in binding.pairs if _keeps(rule, c)), None)
-        if context is None:
-            return
+        context = next(c for rule, c in binding.pairs if rule.serves(c.synapses))
     state = context.state
-    _carrier(state, binding, site.weight)
+    make_room(state, binding, site.weight)
     count = context.optimizer_state.get("step", 0)
     state[NEWEST] = max(context.step, 1)
     kernels.fill([state[BORN]], fresh, float(count), shard=binding.shard)
 
 
-def _keeps(rule: Rule, context: Context) -> bool:
-    """Whether a rule's state may hold the births: it serves the parameter, and names no fields."""
-    return vars(type(rule)).get("remembers") is None and rule.serves(context.synapses)
-
-
-def _carrier(state: dict[str, Any], binding: Binding, weight: Tensor | None = None) -> None:
+def make_room(state: dict[str, Any], binding: Binding, weight: Tensor | None = None) -> None:
+    """Let a rule's state of a parameter hold births: there were none so far."""
     if BORN not in state:
         weight = binding.pairs[0][1].weight if weight is None else weight
         state[BORN] = torch.zeros(weight.shape, dtype=torch.int32, device=weight.device)
