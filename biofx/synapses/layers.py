@@ -45,14 +45,17 @@ def augment(module: nn.Module, synapses: tuple[Synapses, ...]) -> None:
 def count_activity(module: nn.Module, args: Any, output: Any) -> None:
     """Forward hook: how often each output unit was active in training.
 
-    Adds to the layer's buffer ``activity`` of shape (output units,).
+    Adds to the layer's buffer ``activity`` of shape (output units,). A layer that has another
+    number of units by now is left alone, as its synapses are.
     """
     if not module.training:
         return
     with torch.no_grad():
         axis: int = module.__dict__["_unit_axis"]
-        active = (output.detach().abs() > ACTIVE).movedim(axis, 0).flatten(1)
-        module.activity.add_(active.sum(1))  # type: ignore[operator]
+        active = (output.detach().abs() > ACTIVE).movedim(axis, 0).flatten(1).sum(1)
+        counts: Tensor = module.activity  # type: ignore[assignment]
+        if counts.shape == active.shape:
+            counts.add_(active)
 
 
 def track_activity(module: nn.Module, units: int, axis: int) -> None:

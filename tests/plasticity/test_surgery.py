@@ -1,5 +1,6 @@
 """Models are operated on after they were transformed: training goes on, and it is said where."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,9 @@ import biofx
 from biofx.plasticity import GradScheduler
 
 
-def transformed() -> nn.Module:
+def transformed(config: biofx.BioConfig | None = None) -> nn.Module:
     torch.manual_seed(0)
-    return biofx.transform(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)))
+    return biofx.transform(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), config)
 
 
 def replace(model: Any, layer: nn.Module) -> None:
@@ -98,6 +99,81 @@ def test_it_may_happen_while_training(edit: str) -> None:
         warnings.simplefilter("error")  # said once
         step(bio, optimizer)
     assert scheduler.steps == [3]
+
+
+CRYSTALLIZING = biofx.BioConfig(crystallize_every=1)
+
+
+def pruned(model: Any, optimizer: Any) -> None:
+    prune.l1_unstructured(model[0], "weight", 0.5)
+
+
+def with_new_head(model: Any, optimizer: Any) -> None:
+    model[2] = nn.Linear(8, 3)
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+
+
+def without_head(model: Any, optimizer: Any) -> None:
+    del model[2]
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+
+
+@pytest.mark.parametrize("edit", [pruned, with_new_head, without_head])
+def test_state_goes_to_and_fro_after_it(edit: Callable[[Any, Any], None]) -> None:
+    bio = transformed(CRYSTALLIZING)
+    optimizer = optim.AdamW(bio.parameters())
+    scheduler = GradScheduler(bio, optimizer)
+    step(bio, optimizer)
+    edit(bio, optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        step(bio, optimizer)
+    state, carried = copy.deepcopy(scheduler.state_dict()), copy.deepcopy(optimizer.state_dict())
+    scheduler.load_state_dict(state)
+    assert str(scheduler.state_dict()) == str(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer.load_state_dict(carried)
+    step(bio, optimizer)
+    assert scheduler.steps == [3]
+
+
+def test_a_model_that_is_changed_again_goes_on_from_its_checkpoint() -> None:
+    ends = []
+    for interrupted in (False, True):
+        bio = transformed(CRYSTALLIZING)
+        optimizer = optim.AdamW(bio.parameters())
+        scheduler = GradScheduler(bio, optimizer)
+        step(bio, optimizer)
+        with_new_head(bio, optimizer)
+        with pytest.warns(UserWarning, match="left alone"):
+            step(bio, optimizer)
+        if interrupted:
+            saved = copy.deepcopy((bio.state_dict(), optimizer.state_dict()))
+            bio = transformed(CRYSTALLIZING)
+            optimizer = optim.AdamW(bio.parameters())
+            with_new_head(bio, optimizer)
+            with pytest.warns(UserWarning, match="left alone"):
+                scheduler = GradScheduler(bio, optimizer)
+            bio.load_state_dict(saved[0])
+            optimizer.load_state_dict(saved[1])
+        step(bio, optimizer)
+        assert scheduler.steps == [3]
+        ends.append(bio.state_dict())
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_units_of_a_resized_layer_are_not_counted() -> None:
+    bio: Any = transformed(biofx.BioConfig(fuzzy_lr_distribution="activity", fuzzy_lr_dynamic=True))
+    bio[2].weight = nn.Parameter(torch.ones(6, 8))
+    bio[2].bias = nn.Parameter(torch.ones(6))
+    optimizer = optim.AdamW(bio.parameters())
+    with pytest.warns(UserWarning, match="left alone"):
+        scheduler = GradScheduler(bio, optimizer)
+    bio(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+    assert scheduler.steps == [1]
+    assert not bio[2].activity.any()
 
 
 def test_nothing_is_left() -> None:

@@ -173,7 +173,7 @@ def carry(
         elsewhere = set().union(*own[:place], *own[place + 1 :])
         return [
             name
-            for name in attachments[place].engine.synapses
+            for name in attachments[place].engine.kept()
             if name in own[place] or (place == 0 and name not in elsewhere)
         ]
 

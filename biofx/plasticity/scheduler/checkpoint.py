@@ -23,22 +23,24 @@ def fingerprint(engine: "Engine", names: Collection[str] | None = None, **more: 
 
     One string: a distributed checkpoint stores each leaf of a state dict on its own. "held" are the
     parameters whose state is in it: one that is lost on the way is missed. Of `names`, or of all.
+    A layer that is left alone, because it was changed, is in no checkpoint.
     """
+    kept = engine.kept()
     served = {
         key: {
             name: rule.settings(synapses)
-            for name, synapses in engine.synapses.items()
+            for name, synapses in kept.items()
             if rule.serves(synapses)
         }
         for key, rule in zip(engine.keys, engine.rules, strict=True)
     }
-    shapes = {name: list(synapses.shape) for name, synapses in engine.synapses.items()}
+    shapes = {name: list(synapses.shape) for name, synapses in kept.items()}
     content = {
         "seed": engine.seed,
         **more,
         "rules": served,
         "shapes": shapes,
-        "held": _among(engine.bindings, names),
+        "held": _among(engine.bindings, kept if names is None else names),
     }
     return json.dumps(content, default=str)
 
@@ -48,6 +50,7 @@ def collect(engine: "Engine", names: Collection[str] | None = None) -> States:
 
     Tensors share memory with the scheduler's, as in optimizers.
     """
+    names = engine.kept() if names is None else names
     states: States = {key: {} for key in engine.keys}
     for name in _among(engine.bindings, names):
         binding = engine.bindings[name]
@@ -86,6 +89,7 @@ def spread(
         states: of parameters.
         names: the parameters whose state is replaced; None means all.
     """
+    names = engine.kept() if names is None else names
     for name in _among(engine.waiting, names):
         del engine.waiting[name]
     for name, rules in states.items():
@@ -121,8 +125,8 @@ def restore(binding: "Binding", found: Mapping[str, Mapping[str, Any]]) -> None:
                 state[field] = value.to(binding.pairs[0][1].weight.device, copy=True)
 
 
-def _among(found: Mapping[str, Any], names: Collection[str] | None) -> list[str]:
-    return [name for name in found if names is None or name in names]
+def _among(found: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    return [name for name in found if name in names]
 
 
 def _states(binding: "Binding") -> dict[str, dict[str, Any]]:

@@ -81,7 +81,7 @@ def accepted(
     theirs = _parsed(state_dict["fingerprint"])
     _compare(theirs, json.loads(fingerprint(engine, apply=apply)))
     steps = _steps(state_dict["steps"], optimizers)
-    names = list(engine.synapses) if names is None else names
+    names = list(engine.kept()) if names is None else names
     states = _by_parameter(state_dict["state"], engine, names)
     held = theirs.get("held", [])
     for name in names:
@@ -230,12 +230,16 @@ def _check_parameter(
     bound = engine.bindings.get(name)
     if not found and not (bound and held):
         return
-    parameter = unwrap(engine.model).get_parameter(name)
-    if parameter.is_meta:
-        return  # nothing can be bound to it before it has data
-    shard = shard_of(parameter, name)
-    layout = None if bound is None else bound.layout
-    blank = Binding(name, shard, engine.contexts(name, parameter, shard), layout)
+    if bound is not None:  # it may have another name by now, as a pruned one has
+        if not bound.pairs:
+            return
+        weight, shard, layout = bound.pairs[0][1].weight, bound.shard, bound.layout
+    else:
+        weight, layout = unwrap(engine.model).get_parameter(name), None
+        if weight.is_meta:
+            return  # nothing can be bound to it before it has data
+        shard = shard_of(weight, name)
+    blank = Binding(name, shard, engine.contexts(name, weight, shard), layout)
     for rule, context in blank.pairs:
         rule.prepare(context)
         key = context.rule

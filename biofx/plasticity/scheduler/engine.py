@@ -89,6 +89,11 @@ class Engine:
         turnover = [rule for rule in self.rules if isinstance(rule, UnitTurnover)]
         self.units = UnitEngine(model, synapses, record_of(model).populations, turnover)
 
+    def kept(self) -> dict[str, Synapses]:
+        """The synapses without those of layers that were found changed since (see `Surgery`)."""
+        left = self.surgery.left
+        return {name: entry for name, entry in self.synapses.items() if name not in left}
+
     def has(self, stage: Stage) -> bool:
         """Whether any rule does something to weights, or to their moves, at a stage."""
         return any(
