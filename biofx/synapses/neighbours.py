@@ -17,11 +17,13 @@ class Neighbours:
         made: the units whose incoming weights the parameter holds.
         read: units that the parameter's layer reads, their columns, and the synapses that hold
             their incoming weights (None if they carry none).
+        held: names of all parameters that carry synapses.
     """
 
     known: bool = False
     made: tuple[Population, ...] = ()
     read: tuple[tuple[Population, Entries, Synapses | None], ...] = ()
+    held: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -38,4 +40,5 @@ class Neighbours:
                 for reader in p.readers
                 if reader.weight.name == parameter
             ),
+            held=frozenset(synapses),
         )

@@ -123,6 +123,40 @@ def test_pairs_share_the_size_that_was_drawn_and_drift_apart() -> None:
     assert told == {f"{2 * i}.weight": "mirrored" for i in range(1, 6)}
 
 
+def updated(bio: Any, optimizer: Any, steps: range) -> None:
+    for step in steps:
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        bio(torch.randn(16, 10)).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 30])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_weights_that_obey_stay_as_they_are(steps: int, backwards: bool) -> None:
+    bio, optimizer, _ = mirrored(deep(12))
+    updated(bio, optimizer, range(steps))
+    again = populate(biofx.transform(deep(12), OFF))
+    again.load_state_dict(bio.state_dict())
+    parameters = list(again.parameters())
+    # Readers may be seen before those whose units they read.
+    other = torch.optim.Adam(parameters[::-1] if backwards else parameters, lr=0.01)
+    GradScheduler(again, other, rules=[DalesPrinciple()])
+    torch.testing.assert_close(again.state_dict(), bio.state_dict(), rtol=0, atol=0)
+
+
+def test_pairs_do_not_depend_on_which_layer_is_seen_first() -> None:
+    ends = []
+    for backwards in (False, True):
+        bio = populate(biofx.transform(deep(12), OFF))
+        parameters = list(bio.parameters())
+        optimizer = torch.optim.Adam(parameters[::-1] if backwards else parameters)
+        GradScheduler(bio, optimizer, rules=[DalesPrinciple()])
+        ends.append(bio.state_dict())
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+    assert torch.equal(ends[0]["0.weight"][0::2], ends[0]["0.weight"][1::2])
+
+
 def test_a_deep_network_learns() -> None:
     """Ten layers, 200 steps: |w|·sign has hardly begun."""
     torch.manual_seed(0)

@@ -81,6 +81,26 @@ def mirrored(weight: Tensor, index: Tensor, axis: int) -> Tensor:
     return weight.index_copy(axis, second, free.clamp(max=0))
 
 
+def pairs_of(weight: Tensor, index: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """The synapses of the exciting and of the inhibiting units, of equal shapes.
+
+    Args:
+        weight, index, axis: as for `mirrored`.
+    """
+    first, second = (index[half::2].flatten() for half in (0, 1))
+    return weight.index_select(axis, first), weight.index_select(axis, second)
+
+
+def obey(exciting: Tensor, inhibiting: Tensor) -> bool:
+    """Whether all synapses of pairs of units have their units' signs (or are 0)."""
+    return bool((exciting >= 0).all() & (inhibiting <= 0).all())
+
+
+def drifted(exciting: Tensor, inhibiting: Tensor) -> bool:
+    """Whether synapses that obey were trained: `mirrored` leaves a 0 in each pair."""
+    return bool(((exciting != 0) & (inhibiting != 0)).any())
+
+
 class _Plan(NamedTuple):
     """How one parameter obeys: "mirrored", "signs" or "free", and why it is not mirrored."""
 
@@ -101,6 +121,7 @@ class DalesPrinciple(Rule):
     ``initialisation="signs"``, weights become |w|·sign, with signs that are a function of the
     scheduler's seed and the parameter's name alone. That makes the units of a layer alike (one
     singular value of the weights grows with the width), and deep networks do not learn from it.
+    Weights that obey already stay as they are: those of a trained model that was loaded.
 
     Synapses that another rule has just replaced get their unit's sign instead of becoming 0.
 
@@ -147,13 +168,17 @@ class DalesPrinciple(Rule):
         synapses, shard = context.synapses, context.shard
         whole = gathered(context.weight, shard)
         for population in self._paired(context):
+            if self._begun(context, population):
+                continue
             for entries in population.incoming:
                 whole = paired(whole, _all(population, entries, whole), entries.axis)
             for entries in (e for kind in population.vectors.values() for e in kind):
                 self._pair(context, population, entries)
         if plan.way == "mirrored":
             for population, entries, _ in context.wiring.read:
-                whole = mirrored(whole, _all(population, entries, whole), synapses.pre_axis)
+                index = _all(population, entries, whole)
+                if not obey(*pairs_of(whole, index, synapses.pre_axis)):
+                    whole = mirrored(whole, index, synapses.pre_axis)
         context.weight.copy_(shard.part(whole))
 
     @override
@@ -219,6 +244,20 @@ class DalesPrinciple(Rule):
     def _paired(self, context: Context) -> list[Population]:
         """The units whose incoming weights the parameter holds, if they come in pairs."""
         return [p for p in context.wiring.made if p.size % 2 == 0 and len(p.incoming) == 1]
+
+    def _begun(self, context: Context, population: Population) -> bool:
+        """Whether pairs of units have been trained as such: those may differ by now.
+
+        Their readers tell, whether these have been initialised before or are yet to be.
+        """
+        for reader in population.readers:
+            entries = reader.weight
+            if entries.name in context.wiring.held:
+                whole = gathered(*context.lookup(entries.name))
+                pairs = pairs_of(whole, _all(population, entries, whole), entries.axis)
+                if obey(*pairs) and drifted(*pairs):
+                    return True
+        return False
 
     def _pair(self, context: Context, population: Population, entries: Entries) -> None:
         values, shard = context.lookup(entries.name)
