@@ -353,6 +353,20 @@ def test_two_threads_in_one_optimizer() -> None:
     assert scheduler.steps == [2]
 
 
+def test_a_setting_called_k_is_no_number_of_steps() -> None:
+    class Inner(optim.SGD):
+        def __init__(self, params: Any, lr: float, k: int) -> None:
+            super().__init__(params, lr)
+            self.defaults["k"] = k
+            for group in self.param_groups:
+                group["k"] = k
+
+    bio = make()
+    optimizer = Inner(bio.parameters(), lr=0.1, k=6)
+    GradScheduler(bio, optimizer)
+    train(bio, optimizer, batches(1))  # warnings are errors
+
+
 def test_resuming_without_the_schedulers_state() -> None:
     bio = make()
     optimizer = optim.AdamW(bio.parameters())

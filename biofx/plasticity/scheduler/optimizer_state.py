@@ -47,8 +47,14 @@ def warn_of_lost_state(optimizer: Optimizer, states: Iterable[Mapping[str, Any]]
         optimizer: before a step.
         states: what it keeps for some parameters.
     """
-    holders = (*states, *optimizer.param_groups)
-    counts = [holder[key] for holder in holders for key in ("step", "k") if key in holder]
+    # An optimizer's `k` may count steps (schedule-free) or be a setting (Lookahead).
+    starts = optimizer.defaults
+    counts = [state["step"] for state in states if "step" in state] + [
+        group[key]
+        for group in optimizer.param_groups
+        for key in ("step", "k")
+        if key in group and not (starts.get(key) and group[key] == starts[key])
+    ]
     numbers = [
         float(count)
         for count in counts
