@@ -111,7 +111,10 @@ def _traced(model: nn.Module, training: bool | None) -> Captured:
 def _weightless(tensor: Tensor) -> Tensor:
     """A parameter without values, for tracing needs none; a copy of any other tensor."""
     if isinstance(tensor, nn.Parameter) and tensor.layout is torch.strided:
-        empty = torch.empty_like(tensor, device="meta")
+        try:
+            empty = torch.empty_like(tensor, device="meta")
+        except NotImplementedError:  # quantised weights are tensors that know a few operations
+            empty = tensor.detach().clone()
         return nn.Parameter(empty, requires_grad=tensor.requires_grad)
     return tensor.detach().clone()
 

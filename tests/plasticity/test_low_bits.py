@@ -29,7 +29,7 @@ class Coded(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.detach.default:
+        if function in (torch.ops.aten.detach.default, torch.ops.aten.clone.default):
             return cls(args[0].codes, args[0].qmap, args[0].scale)
         raise NotImplementedError(f"Coded has no {function}")
 
@@ -117,3 +117,17 @@ def test_what_cannot_be_cleared_is_refused() -> None:
     for kind, levels, key in (("subclass", without_zero, "exp_avg"), ("bits", LEVELS, "bits")):
         with pytest.raises(biofx.PlasticityError, match=rf"0\.weight.*'{key}'.*Rejuvenate out"):
             trained(kind, compiled=False, levels=levels)
+
+
+def test_weights_of_few_bits_are_transformed_and_left_alone() -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    coded = Coded.of(net[0].weight.detach(), LEVELS)
+    net[0].weight = nn.Parameter(coded, requires_grad=False)
+    bio = biofx.transform(net)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match=r"0\.weight: its weights are a Coded, .* left alone"):
+        scheduler = GradScheduler(bio, optimizer)
+    bio[1](torch.ones(2, 8)).sum().backward()  # type: ignore[index]
+    optimizer.step()
+    assert list(scheduler.metrics()) == ["1.weight"]
+    assert isinstance(net[0].weight, Coded)
