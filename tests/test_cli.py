@@ -104,6 +104,26 @@ def test_ascii_output_where_the_terminal_has_no_more() -> None:
     assert process("inspect", "--help", PYTHONIOENCODING="ascii").returncode == 0
 
 
+def test_names_reach_no_terminal_as_control_codes(capsys: Captured) -> None:
+    name = "\x9b2J\x07\u202e\udcff"  # a C1 control, which JSON does not have to escape, and worse
+    code = f"""
+from torch import nn
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleDict({{{name!a}: nn.Linear(4, 4)}})
+    def forward(self, x):
+        return self.heads[{name!a}](x)
+"""
+    Path("odd.py").write_text(code, encoding="utf-8")
+    for form in ("text", "rich", "json", "dot"):
+        assert main(["inspect", "odd.py:Odd", "--full", "--format", form]) == 0
+        out = capsys.readouterr().out
+        assert out.replace("\n", "").isprintable(), (form, out)
+        if form == "json":
+            assert json.dumps(name)[1:-1] in json.dumps(json.loads(out))  # nothing is lost
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     command = f"'{sys.executable}' -m biofx inspect model.py --full | true"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -51,7 +51,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         text = None
         if arguments.format == "json":
             letters = arguments.output is not None or _is_unicode(sys.stdout)
-            text = json.dumps(found.to_dict(), indent=2, ensure_ascii=not letters)
+            text = _escaped(json.dumps(found.to_dict(), indent=2, ensure_ascii=not letters))
         elif arguments.format == "html":
             text = found.to_html()
         elif arguments.format == "dot":
@@ -65,6 +65,13 @@ def inspect(arguments: argparse.Namespace) -> int:
     if failure is not None:
         raise failure
     return 0
+
+
+def _escaped(text: str) -> str:
+    """JSON whose control characters are all escaped: JSON itself asks for those below 32 alone."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+    )
 
 
 def _write(path: str | None, text: str) -> None:
