@@ -102,6 +102,20 @@ def test_factors_are_read_and_written() -> None:
     assert torch.allclose(shown, torch.tensor(0.3))
 
 
+def test_settings_of_one_layer_may_be_changed() -> None:
+    own = nn.Linear(8, 8)
+    plasticity = BioModule(lambda: own)
+    plasticity.config = plasticity.config._replace(fuzzy_learning_rate_factor_nu=0.5)
+    assert plasticity.config.fuzzy_learning_rate_factor_nu == 0.5
+    spread = plasticity.fuzzy_learning_rate_parameters.max() - 1
+    assert 0.3 < float(spread) < 0.5
+    with pytest.raises(biofx.ConfigError, match="expected a BioConfig"):
+        plasticity.config = {}  # type: ignore[assignment]
+    converted = BioConverter().convert(nn.Sequential(own))
+    with pytest.raises(biofx.ConfigError, match="convert the model again"):
+        converted[0].bio_mod.config = BioConfig()  # type: ignore[index]
+
+
 @pytest.mark.parametrize("distribution", list(Distribution))
 def test_factors_of_every_distribution_can_be_set(distribution: Distribution) -> None:
     own = layer()

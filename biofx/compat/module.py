@@ -67,15 +67,18 @@ class BioModule(nn.Module):
             raise ParentError(
                 f"parent output must be an instance of nn.Module, not of {type(layer).__name__}"
             )
+        # In `__dict__`: registered modules would come into the state dict of the layer.
+        self.__dict__.update({"_parent": parent, "_prefix": ""})
+        self._begin(config)
+
+    def _begin(self, config: BioConfig) -> None:
+        """Give the layer factors, and signs, as a configuration says."""
         if not isinstance(config, BioConfig):
             raise ConfigError(f"expected a BioConfig, got {type(config).__name__}")
-        # In `__dict__`: registered modules would come into the state dict of the layer.
         own: dict[str, Any] = {
-            "_parent": parent,
+            "_bio": transform(_bare(self.get_parent()), config.replace(weight_splitting_Gamma=0)),
             "_given": config,
             "_plasticity": ManualPlasticity(),
-            "_bio": transform(_bare(layer), config.replace(weight_splitting_Gamma=0)),
-            "_prefix": "",
         }
         self.__dict__.update(own)
         if config.apply_dales_principle:
@@ -103,6 +106,20 @@ class BioModule(nn.Module):
                 fuzzy_lr_layer_index=entry.rank, fuzzy_lr_total_layers=entry.ranks
             )
         return config
+
+    @config.setter
+    def config(self, config: BioConfig) -> None:
+        """Begin anew with other settings: as if the module had been made with them.
+
+        Raises:
+            ConfigError: it is no `BioConfig`, or the layer is one of a converted model.
+        """
+        if "_given" not in self.__dict__:
+            raise ConfigError(
+                "the settings of a converted model's layer are its converter's: convert the model "
+                "again with others (BioConfig(overrides={…}) sets those of single layers)"
+            )
+        self._begin(config)
 
     def get_parent(self) -> nn.Module:
         """The layer."""
