@@ -24,7 +24,8 @@ from biofx.plasticity import (
 from biofx.plasticity.kernels.arena import LENGTH, Arena, as_rows, total_of
 from biofx.plasticity.scheduler import arenas
 
-from .table import OPTIMIZERS, RULES, Entry
+from .table import OPTIMIZERS, RULES, Entry, batches, make
+from .table import train as train_on
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors"),
@@ -34,6 +35,7 @@ pytestmark = [
 # These need the graph of the model, and this one has no forward.
 WIRED = ("unit-turnover", "dale-mirrored", "everything")
 BY_ITSELF = [entry for entry in RULES if not entry.name.startswith(WIRED)]
+OF_UNITS = [entry for entry in RULES if entry.name.startswith(WIRED)]
 
 
 class Zoo(nn.Module):
@@ -143,6 +145,25 @@ def test_of_each_rule(
     theirs = train(config, optimizer=optimizer, apply=apply, steps=entry.steps)
     assert members(theirs[2]) == []
     assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("apply", ["update", "gradient"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("entry", OF_UNITS, ids=[entry.name for entry in OF_UNITS])
+@pytest.mark.filterwarnings("ignore:.*ignores the scale of gradients")
+def test_of_rules_that_need_the_graph(
+    entry: Entry, optimizer: str, apply: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Any] = []
+    for small in (arenas.SMALL, 0):
+        together(monkeypatch, small)
+        model = make(entry.config)
+        made = OPTIMIZERS[optimizer](list(model.parameters()))
+        scheduler = GradScheduler(model, made, apply=apply, compile=False)
+        train_on(model, made, batches(entry.steps))
+        runs.append((model, made, scheduler))
+    assert members(runs[1][2]) == []
+    assert_same(runs[0], runs[1])
 
 
 ALL: list[Rule] = [
