@@ -565,7 +565,8 @@ def test_expanded_synapses_each_have_their_own_factor() -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_phases_of_one_rule(compiled: bool) -> None:
     """Each phase has factors of its own, whichever stood at its place in the list before."""
-    bio = biofx.transform(nn.Sequential(nn.Linear(60, 60, bias=False)))
+    # So few synapses that metrics look at all of them.
+    bio = biofx.transform(nn.Sequential(nn.Linear(45, 45, bias=False)))
     optimizer = torch.optim.SGD(bio.parameters(), lr=1.0)
     rules = [
         FuzzyLearningRates(nu=0.5, schedule=Schedule(stop=2)),
@@ -577,11 +578,9 @@ def test_phases_of_one_rule(compiled: bool) -> None:
         before = weight.detach().clone()
         weight.grad = torch.ones_like(weight)
         optimizer.step()
-        found = float((before - weight.detach()).std())
+        found = float((before - weight.detach()).std(correction=0))
         assert found == pytest.approx(expected, rel=0.05)
-        assert scheduler.metrics()["0.weight"]["factor_std"] == pytest.approx(
-            found, rel=0.03
-        )  # of a sample
+        assert scheduler.metrics()["0.weight"]["factor_std"] == pytest.approx(found, rel=1e-5)
 
 
 @pytest.mark.parametrize("apply", ["update", "gradient"])
