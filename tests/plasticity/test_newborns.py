@@ -13,6 +13,7 @@ import biofx
 from biofx.plasticity import Context, FuzzyLearningRates, GradScheduler, Rule
 from biofx.plasticity.numerics.shards import shard_of
 from biofx.plasticity.scheduler import newborns
+from biofx.plasticity.scheduler.copies import Copies
 
 BIRTH, AFTER = 40, 30
 
@@ -109,6 +110,25 @@ def test_new_synapses_learn_as_at_step_1(optimizer: str, early: bool, compiled: 
         step(fresh, expected, number)
         torch.testing.assert_close(weight[:3], expected[:3], rtol=1e-4, atol=2e-6)
     assert not torch.allclose(weight[3:], expected[3:], atol=1e-4) or optimizer == "sgd"
+
+
+def test_weights_are_copied_only_while_synapses_are_young(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = []
+    plain = Copies.__call__
+
+    def copy(self: Copies, name: str, tensor: Tensor) -> Tensor:
+        copied.append(number)
+        return plain(self, name, tensor)
+
+    monkeypatch.setattr(Copies, "__call__", copy)
+    bio = biofx.transform(nn.Sequential(nn.Linear(5, 6, bias=False)))
+    weight = bio.get_parameter("0.weight")
+    optimizer = Adam([weight], lr=0.01, betas=(0.5, 0.6))
+    GradScheduler(bio, optimizer, rules=[Replace()])
+    for number in range(1, BIRTH + 60):
+        step(optimizer, weight, number)
+    youth = 32  # steps until 0.6ᵗ is below 10⁻⁷
+    assert copied == list(range(BIRTH + 1, BIRTH + youth))
 
 
 @pytest.mark.parametrize("optimizer", [Adam, NAdam, RAdam, Adamax])
