@@ -113,8 +113,8 @@ class Record:
 
 
 RECORD = "_biofx"
-# What wrappers call the model inside: torch.compile; DDP, Accelerate and others; Opacus.
-WRAPPED = ("_orig_mod", "module", "_module")
+# What wrappers call the model inside: torch.compile; DDP, Accelerate and others; Opacus; Fabric.
+WRAPPED = ("_orig_mod", "module", "_module", "_forward_module")
 
 
 def unwrap(model: nn.Module) -> nn.Module:

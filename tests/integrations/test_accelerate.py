@@ -87,15 +87,20 @@ def test_accelerate(before: bool, tmp_path: Path) -> None:
     assert same(model, alone(2))
 
 
-def test_fabric(tmp_path: Path) -> None:
+@pytest.mark.parametrize("early", [True, False])
+def test_fabric(tmp_path: Path, early: bool) -> None:
     fabric_module = pytest.importorskip("lightning.fabric")
 
     def start() -> Any:
         fabric = fabric_module.Fabric(accelerator="cpu", devices=1)
         model = bio()
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        GradScheduler(model, optimizer)
-        return fabric, *fabric.setup(model, optimizer)
+        if early:
+            GradScheduler(model, optimizer)
+        model, optimizer = fabric.setup(model, optimizer)
+        if not early:
+            GradScheduler(model, optimizer)
+        return fabric, model, optimizer
 
     fabric, model, optimizer = start()
     learn(model, optimizer, data(), fabric.backward)
