@@ -94,8 +94,9 @@ def stream_key(seed: int, step: int, name: str, stream: str = "") -> int:
 
 def stream_name(name: str, stream: str = "") -> bytes:
     """What `stream_keys` takes for one parameter and purpose."""
-    # The length keeps ("a", "b|c") and ("a|b", "c") apart.
-    return f"{len(name)}|{name}|{stream}".encode()
+    # The length keeps ("a", "b|c") and ("a|b", "c") apart. A name may hold half a character: what
+    # Python makes of bytes that are no UTF-8.
+    return f"{len(name)}|{name}|{stream}".encode(errors="surrogatepass")
 
 
 def stream_keys(
