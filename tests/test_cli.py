@@ -634,6 +634,10 @@ WEIGHT = "fc1.weight"
 OTHER_SORTS = {
     "NaN": (torch.full((20, 10), float("nan")), "holds 200 of 200 values that are no finite"),
     "infinite": (torch.full((20, 10), float("-inf")), "holds 200 of 200 values that are no finite"),
+    "NaN of one byte": (
+        torch.full((20, 10), float("nan")).to(torch.float8_e4m3fn),
+        "holds 200 of 200 values that are no finite",
+    ),
     "whole": (torch.ones(20, 10, dtype=torch.int64), "holds torch.int64, the model torch.float32"),
     "complex": (torch.ones(20, 10, dtype=torch.cfloat), "holds torch.complex64, the model"),
     "true": (torch.ones(20, 10, dtype=torch.bool), "holds torch.bool, the model"),

@@ -111,7 +111,9 @@ def _problem(value: Any, own: Tensor, *, finite: bool) -> str:
         return f"holds {value.dtype}, the model {own.dtype}"
     if not (value.is_floating_point() or value.is_complex()):
         return ""
-    bad = int((~torch.isfinite(value) if finite else torch.isnan(value)).sum())
+    # PyTorch has no comparisons for numbers of one byte.
+    numbers = value.float() if value.itemsize == 1 else value
+    bad = int((~torch.isfinite(numbers) if finite else torch.isnan(numbers)).sum())
     if not bad:
         return ""
     what = "finite numbers" if finite else "numbers"

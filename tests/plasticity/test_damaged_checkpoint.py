@@ -186,6 +186,10 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "factors without data": (crystal(torch.ones(5, 4, device="meta")), "has no data"),
     "factors NaN": (crystal(one_wrong(math.nan)), "1 of 20 values, such as nan"),
     "factors infinite": (crystal(one_wrong(math.inf)), "1 of 20 values, such as inf"),
+    "factors of one byte": (
+        crystal(one_wrong(math.nan).to(torch.float8_e4m3fn)),
+        "1 of 20 values, such as nan",
+    ),
     "factors negative": (crystal(one_wrong(-0.5)), r"such as -0.5, outside \[0, 1\]"),
     "factors above 1": (crystal(one_wrong(7.0)), r"such as 7.0, outside \[0, 1\]"),
     "drawn of text": (drawn("2"), "drawn of fc.weight is '2', not of type int"),

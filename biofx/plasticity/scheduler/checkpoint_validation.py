@@ -318,6 +318,8 @@ def _check_range(where: str, value: Any, limits: Limits | None) -> None:
         return
     low, high = limits
     numbers = value if isinstance(value, Tensor) else torch.tensor(float(value))
+    if numbers.is_floating_point() and numbers.itemsize == 1:
+        numbers = numbers.float()  # PyTorch has no comparisons for them
     wrong = ~((numbers >= low) & (numbers <= high) & torch.isfinite(numbers))
     bad = int(wrong.sum())
     if bad:
