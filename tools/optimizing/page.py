@@ -27,7 +27,8 @@ scheduler is made (some milliseconds):
   `apply="gradient"`. Rules that have no factor work there all the same.
 
 An optimizer that cannot be tried (it needs more than parameters and settings) is looked at after
-its first step, and refused if something in its state lies where the weights are.
+its first step, and refused if something in its state lies where the weights are. One that pulls
+for the first time after more than 240 steps is taken for one that does not.
 
 A synapse that `Rejuvenate` replaces gets the state that the optimizer makes at the start: 0, its
 own start value (Rprop's step sizes, Adagrad's accumulator), or, for places, the new weight. States
