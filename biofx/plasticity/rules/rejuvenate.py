@@ -228,11 +228,8 @@ class Rejuvenate(Rule):
             f"choose={plan.choose!r} replaces the share max_share, which is 1 for "
             f"{synapses.parameter}: say how many, e.g. max_share=0.01",
         )
-        require(
-            isinstance(plan.before_step, bool),
-            self.name,
-            f"before_step={plan.before_step!r} must be True or False",
-        )
+        wrong = f"before_step={plan.before_step!r} must be True or False"
+        require(isinstance(plan.before_step, bool), self.name, wrong)
         return {**super().settings(synapses), **plan._asdict()}
 
     @override
