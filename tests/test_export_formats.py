@@ -178,6 +178,15 @@ def test_pt2_with_fixed_sizes_after_free_ones_have_failed(tmp_path: Path) -> Non
     assert done.difference == 0
 
 
+def test_torchscript_of_a_model_with_layers_named_like_parts_of_a_graph(tmp_path: Path) -> None:
+    model = nn.Sequential()
+    for name in ("graph", "code", "meta"):
+        model.add_module(name, nn.Linear(4, 4))
+    x = torch.randn(3, 4)
+    biofx.export(biofx.transform(model, example_inputs=x), tmp_path / "m.pt")
+    assert torch.equal(torch.jit.load(tmp_path / "m.pt")(x), model(x))
+
+
 class Assigns(nn.Module):
     """`x += 1` changes what `a` is too; `half //= 2` leaves `whole` alone."""
 

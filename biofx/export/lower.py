@@ -75,8 +75,9 @@ def _held(model: nn.Module, captured: Captured, target: str) -> Any:
 
 
 def _safe(part: str) -> str:
-    """A part of a name as an identifier: a key of a `ModuleDict` may be anything."""
-    if part.isdigit() or (_PLAIN.fullmatch(part) and not keyword.iskeyword(part)):
+    """A part of a name as an identifier that no GraphModule has: users may take any."""
+    free = _PLAIN.fullmatch(part) and not hasattr(fx.GraphModule, part)
+    if part.isdigit() or (free and not keyword.iskeyword(part)):
         return part
     return "quoted_" + part.encode().hex()
 
