@@ -256,6 +256,28 @@ def test_an_argument_that_was_not_given_is_an_assumption() -> None:
         bio(x, mask=mask)
 
 
+def test_modes_that_a_forward_switches_are_in_the_graph_without_example_inputs() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                h = self.a(x)
+            with torch.no_grad():
+                scale = self.a(x).mean()
+            return self.b(h.float() * scale)
+
+    model, x = Mixed(), torch.randn(3, 8)
+    bio = biofx.transform(model)
+    bio.recompile()
+    results = [m(x) for m in (model, bio)]
+    assert difference(*results) is None
+    grads = [torch.autograd.grad(y.sum(), model.a.weight)[0] for y in results]
+    assert torch.equal(*grads)
+
+
 @pytest.mark.parametrize(
     ("start", "draw", "name"),
     [

@@ -41,6 +41,8 @@ def graph_module(
         hints = {}
     names = give_types(graph, call, arguments, hints)
     lower(graph)
+    for node in graph.find_nodes(op="call_function", target=torch.set_grad_enabled):
+        graph.erase_node(node)  # a file is for inference
     held: dict[str, Any] = {}
     for node in graph.nodes:
         if node.op in ("get_attr", "call_module"):
