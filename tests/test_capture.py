@@ -728,6 +728,19 @@ def test_graph_modules_are_transformed(make_input) -> None:
         bio = biofx.transform(graph_module, example_inputs=inputs)
         assert torch.equal(bio(x), model(x))
         assert sorted(s.kind for s in biofx.info(bio).synapses.values()) == ["linear", "linear"]
+        assert bio.graph is biofx.info(bio).graph
+        assert "graph" not in biofx.plain(bio).__dict__
+        assert biofx.plain(bio).graph is graph_module.graph
+        for result in (bio, copy.deepcopy(bio)):
+            result.recompile()
+            result.recompile()
+            assert torch.equal(result(x), model(x))
+        again = biofx.transform(graph_module, example_inputs=inputs)
+        assert torch.equal(again(x), graph_module(x))
+        if make_input != "export":  # `torch.export` gives modules that cannot be pickled
+            for result in (bio, again):
+                once = pickle.loads(pickle.dumps(result))
+                assert torch.equal(pickle.loads(pickle.dumps(once))(x), model(x))
 
 
 def test_a_run_on_example_inputs_leaves_no_trace() -> None:
