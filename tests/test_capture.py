@@ -256,6 +256,28 @@ def test_an_argument_that_was_not_given_is_an_assumption() -> None:
         bio(x, mask=mask)
 
 
+def test_modes_that_a_forward_switches_are_in_the_graph_without_example_inputs() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                h = self.a(x)
+            with torch.no_grad():
+                scale = self.a(x).mean()
+            return self.b(h.float() * scale)
+
+    model, x = Mixed(), torch.randn(3, 8)
+    bio = biofx.transform(model)
+    bio.recompile()
+    results = [m(x) for m in (model, bio)]
+    assert difference(*results) is None
+    grads = [torch.autograd.grad(y.sum(), model.a.weight)[0] for y in results]
+    assert torch.equal(*grads)
+
+
 @pytest.mark.parametrize(
     ("start", "draw", "name"),
     [
@@ -706,6 +728,19 @@ def test_graph_modules_are_transformed(make_input) -> None:
         bio = biofx.transform(graph_module, example_inputs=inputs)
         assert torch.equal(bio(x), model(x))
         assert sorted(s.kind for s in biofx.info(bio).synapses.values()) == ["linear", "linear"]
+        assert bio.graph is biofx.info(bio).graph
+        assert "graph" not in biofx.plain(bio).__dict__
+        assert biofx.plain(bio).graph is graph_module.graph
+        for result in (bio, copy.deepcopy(bio)):
+            result.recompile()
+            result.recompile()
+            assert torch.equal(result(x), model(x))
+        again = biofx.transform(graph_module, example_inputs=inputs)
+        assert torch.equal(again(x), graph_module(x))
+        if make_input != "export":  # `torch.export` gives modules that cannot be pickled
+            for result in (bio, again):
+                once = pickle.loads(pickle.dumps(result))
+                assert torch.equal(pickle.loads(pickle.dumps(once))(x), model(x))
 
 
 def test_a_run_on_example_inputs_leaves_no_trace() -> None:

@@ -8,7 +8,7 @@ import signal
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -127,6 +127,64 @@ def test_forms(name: str, format: Any, tmp_path: Path) -> None:
         longer = torch.randint(9, (3, 9))
         loaded = torch.export.load(str(tmp_path / "m")).module()
         assert torch.equal(loaded(longer), bio(longer))
+
+
+class Pair(NamedTuple):
+    y: Tensor
+    h: Tensor
+
+
+class GivesPair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Any = None) -> Pair:
+        h = self.a(x) * scale
+        return Pair(self.b(h if shift is None else h + shift), h)
+
+
+def test_pt2_of_a_model_that_gives_an_object_is_called_as_the_model_is(tmp_path: Path) -> None:
+    x, model = torch.randn(3, 4), GivesPair()
+    inputs = ((x, x + 1), {"shift": x + 2})
+    bio = biofx.transform(model, example_inputs=inputs)
+    biofx.export(bio, tmp_path / "m.pt2", example_inputs=inputs)
+    loaded = torch.export.load(str(tmp_path / "m.pt2")).module()
+    for given, expected in zip(
+        loaded(*inputs[0], **inputs[1]), model(*inputs[0], **inputs[1]), strict=True
+    ):
+        assert torch.equal(given, expected)
+
+
+class KeyedBySize(nn.Module):
+    """A cache by size: `torch.export` takes it for fixed sizes only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.cache = nn.Linear(4, 2), {}  # type: ignore[var-annotated]
+
+    def forward(self, x: Tensor) -> Tensor:
+        key = tuple(x.shape)
+        if key not in self.cache:
+            self.cache[key] = torch.arange(4.0)
+        return self.fc(x + self.cache[key])
+
+
+def test_pt2_with_fixed_sizes_after_free_ones_have_failed(tmp_path: Path) -> None:
+    x = torch.randn(3, 4)
+    bio = biofx.transform(KeyedBySize(), example_inputs=x)
+    done = biofx.export(bio, tmp_path / "m.pt2", example_inputs=x)
+    assert done.how.startswith("exported for these sizes only")
+    assert done.difference == 0
+
+
+def test_torchscript_of_a_model_with_layers_named_like_parts_of_a_graph(tmp_path: Path) -> None:
+    model = nn.Sequential()
+    for name in ("graph", "code", "meta"):
+        model.add_module(name, nn.Linear(4, 4))
+    x = torch.randn(3, 4)
+    biofx.export(biofx.transform(model, example_inputs=x), tmp_path / "m.pt")
+    assert torch.equal(torch.jit.load(tmp_path / "m.pt")(x), model(x))
 
 
 class Assigns(nn.Module):

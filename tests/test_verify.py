@@ -236,6 +236,21 @@ def test_what_cannot_be_compared(net: nn.Module) -> None:
         biofx.verify(bio, Net(), x())
 
 
+def test_a_graph_of_another_draw_is_not_compared() -> None:
+    class Skips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.fc(x) * random.random()
+
+    model, inputs = Skips(), torch.randn(3, 4)
+    random.seed(1)
+    report = biofx.verify(biofx.transform(model, example_inputs=inputs), model, inputs)
+    assert report.graph == "not compared: numbers were drawn from the generator of python"
+
+
 def test_wrapped_and_compiled_models_are_looked_through(net: nn.Module) -> None:
     bio = torch.compile(biofx.transform(net), backend="eager")
     assert biofx.verify(bio, net, x()).exact

@@ -68,7 +68,7 @@ def capture(
         after = generator_state()
     for name in ("python", "numpy"):
         if name in before and not same_state(before[name], after[name]):
-            drawn = Assumption("data", f"numbers were drawn from the generator of {name}")
+            drawn = Assumption("random", f"numbers were drawn from the generator of {name}")
             found.assumptions += (drawn,)
     found.training = model.training if training is None else training
     return found

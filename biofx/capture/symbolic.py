@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from biofx.capture import targets
 from biofx.capture.call import FORWARD_ONLY, Call, reserve
 from biofx.capture.leaves import has_hooks, is_leaf
-from biofx.capture.writer import locate, user_frame
+from biofx.capture.writer import current_modes, locate, switches, user_frame
 from biofx.copying.nested import leaves
 from biofx.errors import ModelError
 
@@ -46,6 +46,7 @@ class SymbolicTracer(fx.Tracer):
         self.signature = signature
         self.opaque: dict[str, str] = {}
         self._above: list[tuple[str, nn.Module]] = [("", root)]
+        self._modes = current_modes()
         _cut_cycles(root, (root,))
         parameters = signature.parameters.values()
         stars = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -101,13 +102,14 @@ class SymbolicTracer(fx.Tracer):
         name = self.path_of_module(m)
         if self.is_leaf_module(m, name):
             return self._call_leaf(m, name, forward, args, kwargs)
-        last = next(iter(reversed(self.graph.nodes)))
+        last, modes = next(iter(reversed(self.graph.nodes))), self._modes
         self._above.append((name, m))
         try:
             return forward(*args, **kwargs)
         except (Exception, Untraceable) as error:
             for node in list(_after(last)):
                 self.graph.erase_node(node)
+            self._modes = modes
             self.opaque[name] = _reason(error)
             for inside in [inner for inner in self.opaque if inner.startswith(f"{name}.")]:
                 del self.opaque[inside]
@@ -143,6 +145,9 @@ class SymbolicTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
     ) -> fx.Node:
         """A node that knows the user's line and module."""
+        before, self._modes = self._modes, current_modes()
+        for switch, setting in switches(before, self._modes):
+            super().create_node("call_function", switch, setting, {})
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         if kind not in ("placeholder", "output"):
             locate(node, self._above, user_frame())
@@ -152,7 +157,7 @@ class SymbolicTracer(fx.Tracer):
         """A value as an argument of a node."""
         if isinstance(a, torch.Tensor) and a.is_meta and not isinstance(a, nn.Parameter):
             raise Untraceable("computes with the values of its parameters")
-        number = None if isinstance(a, targets.PLAIN) else targets.plain_number(a)
+        number = None if type(a) in targets.PLAIN else targets.plain_number(a)
         return super().create_arg(a if number is None else number)
 
     def to_bool(self, obj: fx.Proxy) -> bool:

@@ -25,7 +25,7 @@ _ABOUT = frozenset({
     "is_conj", "is_neg", "is_inference", "is_pinned", "is_shared", "is_same_size", "is_coalesced",
     "is_set_to", "has_names", "dense_dim", "sparse_dim", "data_ptr", "untyped_storage", "storage",
     "qscheme", "result_type", "can_cast", "promote_types", "is_tensor", "is_storage", "numpy_T",
-    "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_",
+    "register_hook", "register_post_accumulate_grad_hook", "retain_grad",
     "broadcast_shapes", "get_default_dtype", "typename", "backward", "finfo", "iinfo", "device",
     "__len__", "__hash__", "__repr__", "__format__", "__dir__", "__deepcopy__", "__reduce_ex__",
     "__get__", "_is_view", "_nested_tensor_size", "_has_compatible_shallow_copy_type",
@@ -105,6 +105,8 @@ def call_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call
             return Call("tensor", "call_function", getattr, (args[0], attribute), {}, attribute)
         if name == "__set__" and attribute == "data":
             return Call("changes", "call_function", setattr, (args[0], attribute, args[1]), {})
+        if name == "__set__" and attribute == "requires_grad":
+            return Call("changes", "call_method", "requires_grad_", args, {})
         return Call("silent")
     method = _methods().get(func) if not isinstance(func, type) else None
     if name in _ABOUT:

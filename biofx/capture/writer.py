@@ -4,7 +4,7 @@ import dataclasses
 import linecache
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class Assumption:
     Attributes:
         kind: "data" (a value computed from data became a Python value, and Python went on with
             it), "constant" (a tensor that no operation of torch's made), "state" (the forward
-            assigns an attribute of the model), "default" (an argument that was not given),
+            assigns an attribute of the model), "random" (numbers were drawn from a generator that
+            is not PyTorch's), "default" (an argument that was not given),
             "outputs" (which layers were taken for outputs, and why).
         what: one line.
         where: ``file:line`` of the user's code, or "".
@@ -98,12 +99,8 @@ class GraphWriter:
     def _follow_modes(self) -> None:
         """Switch gradients and autocast in the graph where the forward has switched them."""
         now = current_modes()
-        for name, setting in now.items():
-            if setting != self._modes[name]:
-                if name == "gradients":
-                    self.graph.call_function(torch.set_grad_enabled, (setting,))
-                else:
-                    self.graph.call_function(targets.set_autocast, (name, *setting))
+        for target, args in switches(self._modes, now):
+            self.graph.call_function(target, args)
         self._modes = now
 
     def _hold(self, node: fx.Node, value: Any) -> None:
@@ -155,7 +152,7 @@ class GraphWriter:
         """A value as an argument of a node."""
         if isinstance(value, Tensor):
             return self._node_of(value)
-        if isinstance(value, targets.PLAIN):
+        if type(value) in targets.PLAIN:
             return value
         if id(value) in self._results:
             return self._results[id(value)]
@@ -271,6 +268,15 @@ def current_modes() -> dict[str, Any]:
     for device in ("cpu", "cuda"):
         found[device] = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return found
+
+
+def switches(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """The calls, as (function, args), that lead from some modes to others."""
+    for name, setting in now.items():
+        if setting != before[name] and name == "gradients":
+            yield torch.set_grad_enabled, (setting,)
+        elif setting != before[name]:
+            yield targets.set_autocast, (name, *setting)
 
 
 def tensor_ids(module: nn.Module) -> dict[str, int]:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from biofx.copying.nested import tensors
 from biofx.copying.rebind import Rebinder
-from biofx.synapses.classes import slots_of
+from biofx.synapses.classes import REPLACED, slots_of
 
 REGISTRIES = ("_modules", "_parameters", "_buffers")
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
 _ATOMS = frozenset({type(None), bool, int, float, str})  # the most frequent ones
 # What biofx keeps on a module and never changes in place.
 _RECORDS = frozenset(
-    {"_biofx", "_synapses", "_graph", "_layer_graph", "_layer_forward", "_tracer_cls"}
+    {"_biofx", "_synapses", "_graph", "_layer_graph", "_layer_forward", "_tracer_cls", REPLACED}
 )
 
 

@@ -231,6 +231,7 @@ MEANING = {
     "data": "The graph shows the way that these data took. torch.where keeps both ways in it.",
     "constant": "The graph keeps that tensor. Make it a buffer if it belongs to the model.",
     "state": "The model itself goes on doing so; only the graph leaves it out.",
+    "random": "The graph shows one draw. Draw with torch, whose calls are in the graph.",
     "default": "The graph describes such calls; example_inputs can give other arguments.",
     "outputs": "Layers taken for outputs are not split. example_inputs show which they are.",
 }

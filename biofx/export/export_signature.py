@@ -107,12 +107,21 @@ class TensorCall:
     Attributes:
         module: what to trace; has the parameters and children of the model, under their names.
         values: {parameter name: tensor, or tuple, list or dict of tensors}.
+        by_place: how many of these, the first ones, were given by place.
         fixed: names of the arguments that are no tensors and became constants.
     """
 
     module: nn.Module
     values: Mapping[str, Any]
+    by_place: int
     fixed: tuple[str, ...]
+
+    @property
+    def arguments(self) -> Arguments:
+        """The values as the arguments of a call of `module`."""
+        items = list(self.values.items())
+        args = tuple(value for _, value in items[: self.by_place])
+        return Arguments(args, dict(items[self.by_place :]))
 
 
 def tensor_call(model: nn.Module, arguments: Arguments) -> TensorCall:
@@ -145,6 +154,7 @@ def tensor_call(model: nn.Module, arguments: Arguments) -> TensorCall:
             positional += [parameter(f"{name}_{i}", item) for i, item in enumerate(value)]
         else:
             positional.append(parameter(name, value))
+    placed = len(values)
     named = {name: parameter(name, value) for name, value in arguments.kwargs.items()}
 
     def call(given: Mapping[str, Any]) -> Any:
@@ -158,7 +168,7 @@ def tensor_call(model: nn.Module, arguments: Arguments) -> TensorCall:
     holder: nn.Module = type(type(model).__name__, (nn.Module,), {"forward": space["forward"]})()
     for registry in REGISTRIES:
         holder.__dict__[registry] = model.__dict__[registry]
-    return TensorCall(holder.eval(), values, tuple(fixed))
+    return TensorCall(holder.eval(), values, placed, tuple(fixed))
 
 
 def _is_plain(value: Any) -> bool:

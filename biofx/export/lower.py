@@ -41,6 +41,8 @@ def graph_module(
         hints = {}
     names = give_types(graph, call, arguments, hints)
     lower(graph)
+    for node in graph.find_nodes(op="call_function", target=torch.set_grad_enabled):
+        graph.erase_node(node)  # a file is for inference
     held: dict[str, Any] = {}
     for node in graph.nodes:
         if node.op in ("get_attr", "call_module"):
@@ -75,8 +77,9 @@ def _held(model: nn.Module, captured: Captured, target: str) -> Any:
 
 
 def _safe(part: str) -> str:
-    """A part of a name as an identifier: a key of a `ModuleDict` may be anything."""
-    if part.isdigit() or (_PLAIN.fullmatch(part) and not keyword.iskeyword(part)):
+    """A part of a name as an identifier that no GraphModule has: users may take any."""
+    free = _PLAIN.fullmatch(part) and not hasattr(fx.GraphModule, part)
+    if part.isdigit() or (free and not keyword.iskeyword(part)):
         return part
     return "quoted_" + part.encode().hex()
 

@@ -16,7 +16,6 @@ from torch.utils import _pytree as pytree
 from biofx.capture import Arguments
 from biofx.capture.isolation import generators_kept
 from biofx.copying import clone, own_tensors
-from biofx.copying.nested import tensors
 from biofx.export.attempt import Attempt, Impossible, one_line
 from biofx.export.export_signature import tensor_call
 
@@ -57,18 +56,17 @@ def exported(
     tuples and dicts of what the model returns, and constants of arguments that are no tensors.
     """
     flat = tensor_call(model, arguments)
-    given = arguments.copies()  # contiguous: a slice's strides would become part of the program
-    called = Arguments((), flat.values).copies()
 
     def run(program: Any, given: Arguments) -> Any:
         return program(*given.args, **given.kwargs)
 
     def run_flat(program: Any, given: Arguments) -> Any:
-        return program(**tensor_call(model, given).values)
+        return run(program, tensor_call(model, given).arguments)
 
-    ways = [(model, given, run, "")] if _gives_known_types(model, arguments) else []
-    for module, example, runs, note in (*ways, (flat.module, called, run_flat, ", plain results")):
-        for sizes, free in _sizes(arguments):
+    ways = [(model, arguments, run, "")] if _gives_known_types(model, arguments) else []
+    plain = (flat.module, flat.arguments, run_flat, ", plain results")
+    for module, example, runs, note in (*ways, plain):
+        for sizes, free in (("any sizes", True), ("these sizes only", False)):
 
             def make(
                 module: nn.Module = module, example: Arguments = example, free: bool = free
@@ -76,20 +74,6 @@ def exported(
                 return _export(module, example, free)
 
             yield f"exported for {sizes}{note}", make, runs
-
-
-def _sizes(arguments: Arguments) -> tuple[tuple[str, bool], ...]:
-    """(name, free) of the sizes to try; with sparse tensors `torch.export` takes fixed ones only.
-
-    A failed attempt with free ones would make it fail for fixed ones too.
-    """
-    fixed = (("these sizes only", False),)
-    if any(
-        tensor.layout is not torch.strided
-        for tensor in tensors((arguments.args, dict(arguments.kwargs)))
-    ):
-        return fixed
-    return (("any sizes", True), *fixed)
 
 
 def _gives_known_types(model: nn.Module, arguments: Arguments) -> bool:
@@ -103,6 +87,9 @@ def _gives_known_types(model: nn.Module, arguments: Arguments) -> bool:
 
 def _export(module: nn.Module, given: Arguments, free: bool) -> ExportedProgram:
     said = io.StringIO()  # where it fails, torch prints whole graphs
+    # Contiguous: a slice's strides would become part of the program. And new: where an attempt
+    # fails, torch leaves its sizes marked as free.
+    given = given.copies()
     try:
         with generators_kept(), redirect_stderr(said), warnings.catch_warnings(), torch.no_grad():
             program = torch.export.export(

@@ -131,7 +131,7 @@ def _captured_for_notes(model: nn.Module, arguments: Arguments) -> list[str]:
         found = capture(model, arguments, training=False)
     except ModelError:
         return []
-    return [str(a) for a in found.assumptions if a.kind == "data"]
+    return [str(a) for a in found.assumptions if a.kind in ("data", "random")]
 
 
 def _loaded(data: bytes) -> Any:

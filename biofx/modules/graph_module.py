@@ -13,16 +13,17 @@ from biofx.copying.clone import clone
 from biofx.modules import graphs
 from biofx.modules.plain import plain
 from biofx.synapses import Derived, become, mixins_of, original_class
-from biofx.synapses.classes import derive
+from biofx.synapses.classes import REPLACED, derive, rebuild
 
 _CONSTANTS = "_graph_constants"
 _RUNS = "_graph_runs"
+_GRAPH_NAMES = ("_graph", "_code", "_lineno_map", "_prologue_start")
 
 
 class Described(Derived):
     """A model with a graph in ``_graph``, whose class has other uses for GraphModule's names."""
 
-    _private = ("_graph", _CONSTANTS, _RUNS, "_code", "_lineno_map", "_prologue_start")
+    _private = (*_GRAPH_NAMES, _CONSTANTS, _RUNS, REPLACED)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         fresh = clone(self, tensor=lambda tensor: copy.deepcopy(tensor, memo))
@@ -31,6 +32,16 @@ class Described(Derived):
         if self.__dict__.get(_RUNS):
             recompile(fresh)
         return fresh
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        made, arguments, state = super().__reduce_ex__(protocol)
+        own = self.__dict__.get(REPLACED, {}).get("_graph")
+        if own is None:
+            return made, arguments, state
+        # Each GraphModule has a class of its own, which no name leads to.
+        nodes = [(*node, {}) for *node, _ in graphs.to_data(own)]
+        name = original_class(self).__name__
+        return _rebuild, (name, nodes, own._codegen, mixins_of(self)), state
 
     def _state(self) -> tuple[Any, ...]:
         graph = graph_of(self)
@@ -89,11 +100,16 @@ _NAMES = frozenset(
 def install(model: nn.Module, captured: Captured) -> None:
     """Give a model its graph, in place."""
     kind = original_class(model)
-    taken = any(hasattr(kind, name) for name in _NAMES) or any(
-        name in registry
-        for registry in (model.__dict__, model._modules, model._parameters, model._buffers)
-        for name in _NAMES
+    taken = not issubclass(kind, fx.GraphModule) and (
+        any(hasattr(kind, name) for name in _NAMES)
+        or any(
+            name in registry
+            for registry in (model.__dict__, model._modules, model._parameters, model._buffers)
+            for name in _NAMES
+        )
     )
+    held = vars(model)
+    held[REPLACED] = {name: held[name] for name in _GRAPH_NAMES if name in held}
     kept = [mixin for mixin in mixins_of(model) if not issubclass(mixin, Described)]
     become(model, Described if taken else Transformed, *kept)
     model.__dict__.update(captured.constants)
@@ -105,6 +121,16 @@ def install(model: nn.Module, captured: Captured) -> None:
             _create_node_hooks=[], _erase_node_hooks=[], _deepcopy_hooks=[],
         )  # fmt: skip
     set_graph(model, captured.graph)
+
+
+def _rebuild(name: str, nodes: graphs.Nodes, codegen: Any, mixins: Any) -> Any:
+    """An empty transformed GraphModule, for pickle."""
+    graph = graphs.from_data(nodes)
+    graph.set_codegen(codegen)
+    base: Any = type(name, (fx.GraphModule,), {"forward": graphs.compiled(graph)[0]})
+    fresh = rebuild(base, mixins)
+    fresh.__dict__[REPLACED] = {"_graph": graph}
+    return fresh
 
 
 def graph_of(model: nn.Module) -> fx.Graph:

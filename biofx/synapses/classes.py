@@ -14,6 +14,9 @@ from torch.nn.utils.parametrize import is_parametrized
 # What biofx puts into the `__dict__` of a module and saves with it.
 SAVED = ("_biofx", "_synapses", "_unit_axis", "_bundles")
 
+# Where a transformed `torch.fx.GraphModule` keeps what its own graph was, {attribute: value}.
+REPLACED = "_graph_replaced"
+
 
 class Derived(nn.Module):
     """Base of the mixins. Pickles as (user's class, mixins, state)."""
@@ -98,8 +101,10 @@ def become(module: nn.Module, *mixins: type[Derived]) -> None:
 
 def revert(module: nn.Module) -> None:
     """Give a module its user's class back, in place, and drop what biofx has added."""
+    replaced = module.__dict__.get(REPLACED, {})
     for name in (*SAVED, *private_names(mixins_of(module))):
         module.__dict__.pop(name, None)
+    module.__dict__.update(replaced)
     module.__class__ = original_class(module)
 
 

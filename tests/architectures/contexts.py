@@ -272,6 +272,36 @@ def scripted_submodule():
     return nn.Sequential(nn.Linear(8, 8), scripted, nn.Linear(8, 4))
 
 
+@architecture("numpy_scalar", floats((4, 8)), tags={"numpy"})
+class NumpyScalar(nn.Module):
+    """`np.sqrt` of a size: a float that does not write itself as one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.fc(x) / np.sqrt(x.shape[-1]))
+
+
+@architecture("force", floats((4, 8)), tags={"autograd"})
+class Force(nn.Module):
+    """The gradient of an energy by the input, which is made to require one inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.energy = nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            place = x.detach().requires_grad_()
+            other = x.detach().clone()
+            other.requires_grad = True
+            energy = self.energy(torch.tanh(self.fc(place) + other)).sum()
+            first, second = torch.autograd.grad(energy, (place, other), create_graph=True)
+        return first + second
+
+
 @architecture("numpy_inside", floats((4, 8)), tags={"numpy", "data"})
 class NumpyInside(nn.Module):
     """`x.detach().numpy()` in a submodule, and back."""
