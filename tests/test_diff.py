@@ -524,6 +524,26 @@ def test_the_page_holds_everything(entry: Architecture) -> None:
         assert told[status] >= len([n for n in nodes if not n.again])
 
 
+class _Unpacking(nn.Module):
+    """A block that cannot be traced without an example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.gate, self.down = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(sum(self.up(row) * self.gate(row) for row in x))
+
+
+def test_blocks_that_cannot_be_traced_are_folded_too() -> None:
+    """Their reasons name the block, and so differ."""
+    diff = biofx.diff(biofx.transform(nn.Sequential(*[_Unpacking() for _ in range(12)])))
+    text = str(diff)
+    assert "11 blocks like 0" in text
+    assert "[1]" in text.split("not traced: ")[0]
+    assert "11 blocks like 0" in diff.to_html()
+
+
 def test_the_page_needs_nothing_and_folds() -> None:
     model = ResNet((3, 8, 36, 3), expansion=4)
     diff = biofx.diff(biofx.transform(model, example_inputs=torch.randn(1, 3, 32, 32)))
