@@ -87,16 +87,22 @@ __all__ = [
 ]
 
 
+# packages of public names, loaded at first use too: `biofx.plasticity.Restore`
+_PACKAGES = ("plasticity", "synapses")
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
+    if name in _PACKAGES:
+        return importlib.import_module(f"biofx.{name}")
     raise AttributeError(f"module 'biofx' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_PACKAGES))
 
 
 class _Face(ModuleType):

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from biofx.diff.text import ASCII, clean, listed
 from biofx.passes import Provenance
 from biofx.synapses import record_of
 
+from . import browser
 from .architectures import ARCHITECTURES, BY_NAME, Architecture, seed
 
 WIDTHS = (80, 200)
@@ -522,6 +524,54 @@ def test_the_page_holds_everything(entry: Architecture) -> None:
     for status in ("replaced", "split", "skipped"):
         nodes = [n for n in diff.tree.walk() if n.status == status and n.path is not None]
         assert told[status] >= len([n for n in nodes if not n.again])
+
+
+# What notebooks say of every table, list of terms and piece of code in an output.
+JUPYTER = """<style>
+.jp-OutputArea-output.jp-RenderedHTMLCommon table { table-layout: fixed; }
+:not(.jp-RenderedMarkdown).jp-RenderedHTMLCommon td { text-align: right; }
+.jp-OutputArea-output dt { float: left; width: 20%; }
+.jp-OutputArea-output dd { float: left; width: 80%; }
+.jp-RenderedHTMLCommon :not(pre) > code { background-color: #eee; }
+</style><div class="jp-OutputArea-output jp-RenderedHTMLCommon">"""
+STYLES = """
+const style = selector => getComputedStyle(document.querySelector(selector));
+return [
+  style('.biofx .reasons td').textAlign, style('.biofx .reasons').tableLayout,
+  style('.biofx dt').float, style('.biofx dd').float,
+  style('.biofx .reasons code').backgroundColor,
+]
+"""
+
+
+@pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
+def test_notebooks_do_not_change_how_it_looks(tmp_path: Path) -> None:
+    config = biofx.BioConfig(weight_splitting_Gamma=2)
+    diff = biofx.diff(biofx.transform(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), config))
+    (tmp_path / "page.html").write_text(JUPYTER + diff._repr_html_(), encoding="utf-8")
+    with browser.Browser() as window:
+        window.open(tmp_path / "page.html")
+        assert window.run(STYLES) == ["left", "auto", "none", "none", "rgba(0, 0, 0, 0)"]
+
+
+class _Unpacking(nn.Module):
+    """A block that cannot be traced without an example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.gate, self.down = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(sum(self.up(row) * self.gate(row) for row in x))
+
+
+def test_blocks_that_cannot_be_traced_are_folded_too() -> None:
+    """Their reasons name the block, and so differ."""
+    diff = biofx.diff(biofx.transform(nn.Sequential(*[_Unpacking() for _ in range(12)])))
+    text = str(diff)
+    assert "11 blocks like 0" in text
+    assert "[1]" in text.split("not traced: ")[0]
+    assert "11 blocks like 0" in diff.to_html()
 
 
 def test_the_page_needs_nothing_and_folds() -> None:

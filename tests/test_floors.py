@@ -202,6 +202,16 @@ def test_public_names_resolve(name: str) -> None:
     assert name in biofx.__all__
 
 
+def test_packages_of_public_names_need_no_import_of_their_own() -> None:
+    code = (
+        "import biofx, sys\n"
+        "assert 'torch' not in sys.modules\n"
+        "biofx.plasticity.Restore, biofx.synapses.Axes\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize("name", biofx.__all__)
 def test_public_names_are_documented(name: str) -> None:
     thing = getattr(biofx, name)

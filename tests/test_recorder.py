@@ -11,6 +11,7 @@ from torch import nn
 
 import biofx
 from biofx.plasticity import Crystallize, FuzzyLearningRates, GradScheduler, Rejuvenate
+from biofx.plasticity.scheduler import arenas
 from biofx.report import sampling
 from biofx.report.history import FACTOR_BINS, History, LayerHistory
 from biofx.synapses import synapses_of
@@ -45,6 +46,26 @@ def train(run: Run, first: int, last: int) -> None:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), images.flatten(1)[:, :3].argmax(1)).backward()
         optimizer.step()
+
+
+def test_small_parameters_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under SGD, those whose synapses are replaced share a step."""
+    found = []
+    for small in (0, arenas.SMALL):
+        monkeypatch.setattr(arenas, "SMALL", small)
+        torch.manual_seed(0)
+        bio = biofx.transform(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+        optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+        scheduler = GradScheduler(bio, optimizer, rules=rules(), compile=False)
+        recorder = biofx.Recorder(scheduler, every=1)
+        for _ in range(8):
+            optimizer.zero_grad()
+            bio(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+        assert any(arena.bindings for arena in scheduler._engine.arenas) == bool(small)
+        found.append({name: layer.replaced for name, layer in recorder.history.layers.items()})
+    assert found[0] == found[1]
+    assert all(found[0].values())
 
 
 def saved(recorder: biofx.Recorder, folder: Path) -> dict[str, Any]:

@@ -253,6 +253,51 @@ def test_a_click_on_a_layer_shows_it(
     assert window.run(TITLE) == "second"
 
 
+# Titles of cards whose legend lies over them.
+OVERLAPS = """
+return [...document.querySelectorAll('.card')].filter(card => {
+  const legend = card.querySelector('.legend'), title = document.createRange();
+  if (!legend) return false;
+  title.selectNodeContents(card.querySelector('h3'));
+  const a = title.getBoundingClientRect(), b = legend.getBoundingClientRect();
+  return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+}).map(card => card.querySelector('h3').textContent)
+"""
+WEIGHT_TICKS = """
+const card = [...document.querySelectorAll('.card')]
+  .find(card => card.querySelector('h3').textContent === 'Weights over time');
+return [...card.querySelectorAll('text')].map(text => text.textContent)
+"""
+
+
+@needs_browser
+def test_legends_leave_titles_free(window: browser.Browser, history: Path, tmp_path: Path) -> None:
+    show(window, tmp_path, page(read(history)))
+    try:
+        for width in (1440, 1280, 1110, 800):
+            window.size(width, 900)
+            assert window.run(OVERLAPS) == [], width
+    finally:
+        window.size(1440, 900)
+
+
+@needs_browser
+def test_numbers_are_short_and_axes_have_several(
+    window: browser.Browser, history: Path, tmp_path: Path
+) -> None:
+    content = read(history)
+    for layer in content["layers"]:
+        numbers, samples = layer["numbers"], len(content["steps"])
+        for name, value in (("factor_q05", 1e-45), ("factor_q50", 1e-29), ("weight_min", -0.45)):
+            numbers[name] = [value] * samples
+        for name, value in (("weight_max", 0.45), ("weight_q05", -0.3), ("weight_q95", 0.3)):
+            numbers[name] = [value] * samples
+    show(window, tmp_path, page(content))
+    assert "≈ 0" in shown(window)
+    assert "e−" not in shown(window)
+    assert {"−0.4", "−0.2", "0", "0.2", "0.4"} <= set(window.run(WEIGHT_TICKS))
+
+
 @needs_browser
 def test_it_asks_nothing_of_anybody_and_complains_of_nothing(
     window: browser.Browser, history: Path, tmp_path: Path

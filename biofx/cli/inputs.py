@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biofx.cli.errors import CommandError, UsageError, one_line
+from biofx.cli.errors import CommandError, UsageError
 
 _SIZES = r"\d+(?:\s*[,\s×x]\s*\d+)*\s*,?"
 _FORM = re.compile(rf"(?:(?P<name>[^\W\d]\w*)=)?\s*(?P<shape>{_SIZES})?\s*(?::(?P<dtype>\w+))?")
@@ -58,7 +58,7 @@ def _load(path: str) -> Any:
     except Exception as error:
         raise CommandError(
             f"--input {path} holds more than tensors in tuples, lists and dicts, or is not a file "
-            f"of torch.save: {one_line(error, 120)}"
+            "of torch.save; biofx loads nothing else, because it could run code"
         ) from error
     if isinstance(found, list):
         found = tuple(found)

@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has said what it has to say
         return stop.code if isinstance(stop.code, int) else FAILED
     if getattr(arguments, "run", None) is None:
-        parser.print_usage(sys.stderr)
-        return _say(parser.prog, "name a command: inspect, export or report", WRONG_USAGE)
+        commands = "name a command: inspect, export or report (help: biofx --help)"
+        return _say(parser.prog, commands, WRONG_USAGE)
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()

@@ -1,14 +1,16 @@
 """The arguments of the commands. Importing this loads no torch."""
 
 import argparse
+import difflib
 import platform
 import sys
 import textwrap
 from importlib import metadata
-from typing import Any
+from typing import Any, NoReturn
 
 from biofx import __version__
 from biofx.config import Distribution
+from biofx.errors import printable
 
 _TRUST = (
     "MODEL is imported, so its code runs: use only files that you trust. Weights are loaded with "
@@ -46,7 +48,7 @@ in the training script:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; `arguments.run` is the command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="biofx",
         description="Give any PyTorch model the plasticity of synapses: look at what changes "
         "(inspect), write a model that runs without biofx (export), look back on a run (report).",
@@ -59,6 +61,24 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_report(commands)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; argparse would print all options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {printable(message)} (help: {self.prog} --help)\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Each command refuses what it does not know; argparse leaves that to the main parser."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            option = rest[0].partition("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            self.error(f"unrecognized argument {rest[0]}{hint}")
+        return found, rest
 
 
 def _add_inspect(commands: Any) -> None:

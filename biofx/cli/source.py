@@ -119,8 +119,9 @@ def code_of(where: str, doing: str = "importing it") -> Iterator[None]:
     except (CommandError, KeyboardInterrupt):
         raise
     except SyntaxError as error:
-        place = (error.filename or where) + (f":{error.lineno}" if error.lineno else "")
-        raise CommandError(f"{place}: {one_line(error)} (while {doing})") from error
+        place = _short(error.filename or where) + (f":{error.lineno}" if error.lineno else "")
+        text = f"{type(error).__name__}: {error.msg}"
+        raise CommandError(f"{place}: {text} (while {doing})") from error
     except SystemExit as error:
         text = f"it calls sys.exit({error.code!r}); keep what only a script does under "
         text += "if __name__ == '__main__'"

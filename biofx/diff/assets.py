@@ -18,7 +18,7 @@ body[data-jp-theme-light="false"] .biofx, body.vscode-dark .biofx { color-scheme
 body.biofx-page { margin: 0; background: light-dark(#fff, #0f1216); color-scheme: light dark; }
 .biofx-page > .biofx { max-width: 1180px; margin: 0 auto; padding: 32px 28px 64px; }
 .biofx * { box-sizing: border-box; }
-.biofx code, .biofx .size, .biofx .name { font-family: ui-monospace, SFMono-Regular, Menlo,
+.biofx.biofx code, .biofx .size, .biofx .name { font-family: ui-monospace, SFMono-Regular, Menlo,
   Consolas, "DejaVu Sans Mono", monospace; font-size: 12px; background: none; padding: 0;
   color: inherit; }
 .biofx h1 { font-size: 22px; line-height: 1.2; margin: 0 0 14px; font-weight: 650; color: inherit;
@@ -28,6 +28,7 @@ body.biofx-page { margin: 0; background: light-dark(#fff, #0f1216); color-scheme
   background: var(--hover); border-radius: 0 6px 6px 0; }
 .biofx .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr));
   gap: 12px 28px; margin: 0 0 22px; }
+.biofx.biofx .facts :is(dl, dt, dd) { float: none; display: block; width: auto; }
 .biofx .facts dt { color: var(--soft); font-size: 11px; font-weight: 400; margin: 0; }
 .biofx .facts dd { margin: 0; overflow-wrap: anywhere; }
 .biofx .facts .alarm { color: var(--alarm); }
@@ -99,11 +100,13 @@ body.biofx-page { margin: 0; background: light-dark(#fff, #0f1216); color-scheme
   padding: 7px 10px; border-radius: 6px; color: var(--fg); background: var(--bg);
   border: 1px solid var(--line); box-shadow: 0 4px 16px #0003; font-weight: 400; }
 .biofx .why:hover .tip, .biofx .why:focus .tip { display: block; }
-.biofx table { border-collapse: collapse; width: 100%; font: inherit; color: inherit; }
-.biofx td { text-align: left; vertical-align: top; padding: 5px 16px 5px 0; background: none;
-  border: 0; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+.biofx.biofx .reasons { border-collapse: collapse; width: 100%; table-layout: auto; margin: 0;
+  font: inherit; color: inherit; }
+.biofx.biofx .reasons td { text-align: left; vertical-align: top; padding: 5px 16px 5px 0;
+  background: none; border: 0; border-top: 1px solid var(--line); line-height: inherit;
+  overflow-wrap: anywhere; }
 .biofx tr { background: none !important; }
-.biofx td.label { color: var(--soft); white-space: nowrap; }
+.biofx.biofx .reasons td.label { color: var(--soft); white-space: nowrap; }
 .biofx ul { margin: 0; padding: 0; list-style: none; }
 .biofx .meaning { margin: 2px 0 12px; color: var(--soft); }
 .biofx .none { padding: 8px 22px; margin: 0; color: var(--soft); }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from biofx.diff.node import DiffNode
 from biofx.diff.rows import Row, count_of, fold_row, gap_row, run_row, tally
+from biofx.diff.text import without_places
 
 # Rows of a picture that need not be folded further.
 ENOUGH = 48
@@ -216,7 +217,8 @@ class Emitter:
                 if not child.plumbing
             ]
             sizes = (node.shape, node.parameters) if self.folding.sizes else ()
-            looks = (node.op, node.status, node.old, node.new, label, node.reason, node.settings)
+            reason = without_places(node.reason or "")
+            looks = (node.op, node.status, node.old, node.new, label, reason, node.settings)
             known = self._intern((looks, node.again, sizes, tuple(parts)))
             self.known[id(node)] = known
         return known

@@ -240,7 +240,7 @@ class _Drawn:
 def _reasons(reasons: Sequence[words.Reason]) -> Iterator[str]:
     if not reasons:
         return
-    yield "<h2>Reasons</h2><table>"
+    yield '<h2>Reasons</h2><table class="reasons">'
     for reason in reasons:
         yield (
             f'<tr><td class="label">{_say(reason.kind)}</td><td>{_say(reason.text)}</td>'

@@ -86,6 +86,14 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     )
 
 
+_NUMBERED = re.compile(r"(?<![\w.=:])(?=[\w.]*\d)[\w.]+(?![\w.:])")
+
+
+def without_places(reason: str) -> str:
+    """A reason without what differs between repeated blocks: words that hold a number."""
+    return _NUMBERED.sub("…", reason)
+
+
 def listed(names: Iterable[str], most: int = 6) -> str:
     """Names in their natural order, those that differ in one number as one: ``h.0–11.attn``."""
     groups: dict[tuple[str, str], list[int]] = {}

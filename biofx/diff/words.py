@@ -1,13 +1,12 @@
 """The vocabulary of the pictures: markers, colours; settings, reasons and assumptions in words."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from biofx.config import BioConfig, Distribution
-from biofx.diff.text import natural
+from biofx.diff.text import natural, without_places
 from biofx.synapses import Layer, Record, Synapses
 
 if TYPE_CHECKING:
@@ -146,8 +145,6 @@ def particular(record: Record, layer: Layer) -> str:
 
 # --- reasons -------------------------------------------------------------------------------------
 
-_NUMBERED = re.compile(r"(?<![\w.=:])(?=[\w.]*\d)[\w.]+(?![\w.:])")
-
 
 @dataclass
 class Reason:
@@ -169,7 +166,7 @@ def reasons(record: Record) -> tuple[list[Reason], dict[str, int]]:
     found: dict[tuple[str, str], Reason] = {}
     alike: dict[tuple[str, str], list[str]] = {}
     for kind, name, reason in _reasons(record):
-        key = kind, _NUMBERED.sub("…", reason)
+        key = kind, without_places(reason)
         entry = found.setdefault(key, Reason(kind, reason, []))  # type: ignore[arg-type]
         entry.names.append(name)
         alike.setdefault(key, []).append(reason)

@@ -106,7 +106,7 @@ def _format(path: Path, format: str | None) -> str:
             known = ", ".join(f"{suffix} ({name})" for suffix, name in SUFFIXES.items())
             raise ExportError(
                 f"the name {path.name!r} does not tell the format; end it in {known}, or give "
-                "format"
+                "format (on the command line: --format)"
             )
         return told
     if format not in FORMATS:

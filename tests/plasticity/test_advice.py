@@ -1,5 +1,6 @@
 """What a scheduler warns of, and when it does not."""
 
+import inspect
 import warnings
 from typing import Any
 
@@ -20,8 +21,11 @@ def scheduler(**config: Any) -> GradScheduler:
 
 def test_a_clamp_that_moves_the_mean() -> None:
     message = r"factor_nu=5 with the clamp \[0\.5, 2\] gives factors of mean 1\.2\d, not 1"
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match=message) as warned:
         scheduler(fuzzy_learning_rate_factor_nu=5)
+    assert warned[0].filename == __file__  # the line that makes the scheduler
+    _, first = inspect.getsourcelines(scheduler)
+    assert warned[0].lineno == first + 3
     with pytest.warns(UserWarning, match=r"of mean 0\.\d+, not 1"):
         scheduler(fuzzy_learning_rate_factor_nu=2, fuzzy_lr_distribution="lognormal")
 

@@ -335,6 +335,21 @@ def test_dale_on_a_parameter_without_two_sides() -> None:
         GradScheduler(model, sgd(model), rules=[DalesPrinciple()])
 
 
+def test_of_many_parameters_at_fault_a_few_are_named() -> None:
+    layers = [nn.Linear(2, 2) for _ in range(40)]
+    config = biofx.BioConfig(rejuvenate_every=1)
+    model = biofx.transform(nn.Sequential(*layers), config)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = GradScheduler(model, optimizer)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+        parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(biofx.PlasticityError, match="; and 32 more; the rules have") as caught:
+        optimizer.step()
+    assert len(str(caught.value)) < 1000
+    scheduler.detach()
+
+
 @pytest.mark.parametrize(
     ("config", "rule"),
     [

@@ -15,6 +15,7 @@ from biofx.plasticity.kernels.arena import SMALL, Arena, total_of
 from biofx.plasticity.kernels.base import Kernels
 from biofx.plasticity.numerics.shards import Shard, all_sum
 
+LISTED = 8  # parameters that an error names; of a large model all may be at fault
 SOURCES = {
     "mean_abs": ("sum_abs",),
     "finite": ("sum_abs",),
@@ -202,6 +203,8 @@ def _refuse(requests: Sequence[Request]) -> None:
             for name, count, numel in counts
             if count or not isinstance(arena, Arena)
         ]
+    if len(problems) > LISTED:
+        problems[LISTED:] = [f"and {len(problems) - LISTED} more"]
     raise PlasticityError(
         "; ".join(problems)
         + "; the rules have written nothing. Lower the learning rate, or clip gradients"

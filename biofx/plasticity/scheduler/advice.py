@@ -21,7 +21,7 @@ def advise(engine: Engine) -> None:
             it was to start mirrored.
     """
     for message in (*_idle(engine), *_clamped(engine), *_dale(engine)):
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warnings.warn(message, UserWarning, stacklevel=3)  # whoever makes the scheduler
 
 
 def _idle(engine: Engine) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Small parameters that the same rules serve, bound together, and taken through a step together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +103,10 @@ class ArenaBinding(Binding):
             ):
                 return False
         return True
+
+    @override
+    def parts(self, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
+        yield from zip(self.names, self.arena.views(mask.contiguous()), strict=True)
 
     @override
     def note(self, site: ParameterStep) -> None:

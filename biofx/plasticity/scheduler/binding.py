@@ -2,7 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,10 @@ class Binding:
         """Whether this is the ordinary parameter that was bound, of the same size."""
         known = self.parameter
         return known is not None and known() is parameter and parameter.shape == self.shard.size
+
+    def parts(self, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """(name, its part of a mask) of each parameter that is bound here."""
+        yield self.name, mask
 
     def note(self, site: "ParameterStep") -> None:
         """Remember the factors of a step."""

@@ -277,7 +277,8 @@ class Engine:
     def _forget(self, site: ParameterStep, fresh: Tensor) -> None:
         newborns.note(site, fresh, self.kernels)
         site.forget(fresh, self.kernels)
-        self.observers.replaced(site.binding.name, fresh)
+        for name, part in site.binding.parts(fresh):
+            self.observers.replaced(name, part)
 
     def change(
         self, sites: Sequence[ParameterStep], stage: Stage, kinds: tuple[type[Rule], ...] = ()

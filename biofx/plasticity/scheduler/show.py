@@ -43,7 +43,7 @@ def table(engine: Engine, steps: Sequence[int]) -> str:
         for name, count in _serving(engine).items()
     )
     return (
-        f"<table><caption style='text-align:left'><b>GradScheduler</b> of "
+        f"<table><caption style='text-align:left; white-space:nowrap'><b>GradScheduler</b> of "
         f"{escape(_model(engine))}, {_steps(steps)}</caption><thead><tr>"
         "<th style='text-align:left'>rule</th><th>parameters</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>"

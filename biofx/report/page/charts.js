@@ -58,8 +58,9 @@ function axis(width, left) {
 }
 
 function ticks(low, high, most = 6) {
-  const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map(m => m * power).find(s => s >= rough) || power * 10;
+  const power = 10 ** Math.floor(Math.log10((high - low) / most));
+  const count = step => Math.floor(high / step + 1e-9) - Math.ceil(low / step - 1e-9) + 1;
+  const step = [1, 2, 5, 10].map(m => m * power).find(s => count(s) <= most + 1) || power * 20;
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); i++) found.push(Number((i * step).toPrecision(12)));
   return found;

@@ -54,6 +54,9 @@ function number(x, digits = 3) {
   return (text.includes('e') ? text : String(Number(text))).replace('-', '−');
 }
 
+// A synapse that was dampened often has a factor of 1e-40, say: it stands still.
+const factor = (x, digits = 3) => (x > 0 && x < 1e-3 ? '≈ 0' : number(x, digits));
+
 function percent(x) {
   if (x === null || x === undefined) return '–';
   const p = 100 * x;

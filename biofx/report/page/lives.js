@@ -141,7 +141,7 @@ function lane(layer, synapse, last) {
     marks: s => (at(synapse.weight, s) === null ? [] : [[y(synapse.weight[s]), 'blue']]),
     tell(s) {
       const deaths = synapse.replaced.filter(step => step <= history.steps[s]).length;
-      return `unit ${row} ← input ${column}\nweight ${number(at(synapse.weight, s))}, factor ${number(at(synapse.factor, s))}` + (deaths ? `\nreplaced ${deaths === 1 ? 'once' : `${deaths} times`}` : '');
+      return `unit ${row} ← input ${column}\nweight ${number(at(synapse.weight, s))}, factor ${factor(at(synapse.factor, s))}` + (deaths ? `\nreplaced ${deaths === 1 ? 'once' : `${deaths} times`}` : '');
     },
   });
 }
@@ -160,7 +160,7 @@ function groupPanels(node) {
   const rows = layers.map(layer => element('tr', { onclick: () => jump(layer) },
     element('td', {}, element('button', { type: 'button', title: visible(layer.label) }, visible(layer.label))),
     element('td', {}, visible(layer.type || '')), element('td', { class: 'n' }, compact(layer.size)),
-    element('td', {}, sparkline(layer.factorBytes, FACTOR_BINS, sample, 96, 20)), element('td', { class: 'n' }, number(lastOf(layer.numbers.factor_q50))),
+    element('td', {}, sparkline(layer.factorBytes, FACTOR_BINS, sample, 96, 20)), element('td', { class: 'n' }, factor(lastOf(layer.numbers.factor_q50))),
     ...columns.map(([key]) => element('td', { class: 'n' }, percent(lastOf(layer.numbers[key]))))));
   const heads = [['Layer'], ['Type'], ['Synapses', 'n'], ['Factors now, 0 to 2'], ['Median', 'n'], ...columns.map(([, title]) => [title, 'n'])];
   parts.push(card('Layers', null, null, element('div', { class: 'scroll' }, element('table', {},
@@ -198,7 +198,7 @@ function strips(layers) {
       }));
       if (tall >= 12) layers.forEach((layer, i) => svg.append(shape('text', { class: 'mono', x: scale.left - 10, y: (i + .5) * tall + 4, 'text-anchor': 'end' }, shorten(visible(layer.label), 20))));
     },
-    tell: s => layers.slice(0, 12).map(layer => `${visible(layer.label)}: ${number(at(layer.numbers.factor_q50, s))}`).join('\n') + (layers.length > 12 ? `\n… ${layers.length - 12} more` : ''),
+    tell: s => layers.slice(0, 12).map(layer => `${visible(layer.label)}: ${factor(at(layer.numbers.factor_q50, s))}`).join('\n') + (layers.length > 12 ? `\n… ${layers.length - 12} more` : ''),
   });
   return card('Plasticity of each layer, step by step', 'Median factor: one line a layer, in the order of the table below.', [ramp(RAMPS, '0', number(top, 2))], chart);
 }

@@ -7,7 +7,7 @@ const SERIES = [
 ];
 
 const card = (title, note, legend, ...content) => element('section', { class: 'card' },
-  legend && element('div', { class: 'legend' }, ...legend), element('h3', {}, title), note && element('p', {}, note), ...content);
+  element('div', { class: 'top' }, element('h3', {}, title), legend && element('div', { class: 'legend' }, ...legend)), note && element('p', {}, note), ...content);
 
 function gap(layer, part, otherwise) {
   const fault = layer.missing[part];
@@ -57,9 +57,9 @@ function layerPanels(layer) {
 function figures(layer) {
   const cells = [
     ['Synapses', '', () => compact(layer.size), () => (layer.shape || []).join(' × ')],
-    ['Median factor', '', s => number(at(layer.numbers.factor_q50, s)), s => {
+    ['Median factor', '', s => factor(at(layer.numbers.factor_q50, s)), s => {
       const low = at(layer.numbers.factor_q05, s), high = at(layer.numbers.factor_q95, s);
-      return low === null ? '' : `90 % in ${number(low, 2)} … ${number(high, 2)}`;
+      return low === null ? '' : `90 % in ${factor(low, 2)} … ${factor(high, 2)}`;
     }],
     ...SERIES.filter(([key]) => layer.numbers[key]).map(([key, title, colour]) => [title, colour, s => percent(at(layer.numbers[key], s)), () => (key === 'silent' ? `of ${compact(extent(layer)[0])} units` : 'of synapses')]),
     ['Step', '', s => count(history.steps[s]), s => `sample ${s + 1} of ${history.steps.length}`],
@@ -81,7 +81,7 @@ function timeline(layer) {
   const note = 'What each synapse’s update is multiplied by: 1 learns at the full rate, 0 not at all. Lines: median, 5 % and 95 %.';
   if (!layer.factorBytes) return card(title, note, null, gap(layer, 'factors', 'No factor was recorded.'));
   const top = Math.min(FACTOR_BINS, Math.max(10, Math.ceil(usedBins(layer.factorBytes, FACTOR_BINS)[1] / 10) * 10));
-  const height = 216, y = factor => height * (1 - Math.min(factor / (top / 20), 1));
+  const height = 216, y = value => height * (1 - Math.min(value / (top / 20), 1));
   const n = layer.numbers;
   const factors = timeChart({
     height, label: `Heat map of the plasticity factors of ${visible(layer.label)} over the steps`,
@@ -97,7 +97,7 @@ function timeline(layer) {
       const d = path(n.factor_q50, scale, y);
       svg.append(shape('path', { class: 'halo', d }), shape('path', { class: 'median', d }));
     },
-    tell: s => `median ${number(at(n.factor_q50, s))}, mean ${number(at(n.factor_mean, s))}\n5 % to 95 %: ${number(at(n.factor_q05, s))} to ${number(at(n.factor_q95, s))}`,
+    tell: s => `median ${factor(at(n.factor_q50, s))}, mean ${factor(at(n.factor_mean, s))}\n5 % to 95 %: ${factor(at(n.factor_q05, s))} to ${factor(at(n.factor_q95, s))}`,
   });
   const present = SERIES.filter(([key]) => n[key]);
   const strips = present.map(([key, name, colour, what], i) => {
