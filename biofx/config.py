@@ -154,7 +154,8 @@ class BioConfig(TupleLike):
     unit_turnover_threshold: float = 0.1
     unit_turnover_maturity: int = 100
 
-    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # Not hashed, as mappings cannot be; equal configurations have equal hashes all the same.
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
