@@ -201,7 +201,6 @@ def test_dales_principle_of_one_layer() -> None:
     assert not hasattr(without, "sign")
     for call in (
         without.enforce_dales_principle,
-        lambda: BioModule.dalian_network_initialization(without),
         lambda: BioModule.dalian_network_initialization(own),
     ):
         with pytest.raises(AttributeError):
@@ -424,3 +423,171 @@ def test_modules_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert model.state_dict().keys() == Net().state_dict().keys()
+
+
+# --- what code written for the package reads and calls besides -----------------------------------
+
+
+def test_activity_is_counted_where_it_was() -> None:
+    conv = nn.Conv2d(3, 6, 3, padding=1)
+    plasticity = BioModule(lambda: conv, ACTIVE)
+    assert torch.equal(plasticity.activation_count, torch.zeros(6))
+    plasticity.update_fuzzy_learning_rates(torch.randn(2, 3, 8, 8))
+    once = plasticity.activation_count
+    assert ((once > 0) & (once <= 2 * 8 * 8)).all()
+    plasticity.update_fuzzy_learning_rates(torch.randn(2, 3, 8, 8))
+    assert (plasticity.activation_count > once).all()
+    assert not hasattr(BioModule(lambda: conv), "activation_count")
+
+
+def test_activity_is_counted_in_a_converted_model() -> None:
+    model: Any = BioConverter(ACTIVE)(Net())
+    model(torch.randn(5, 2, 4, 4))
+    before = {name: model.get_submodule(name).bio_mod.activation_count.sum() for name in LAYERS}
+    assert all(total > 0 for total in before.values())
+    model.update_fuzzy_learning_rates()
+    model(torch.randn(5, 2, 4, 4))
+    for name in LAYERS:
+        assert model.get_submodule(name).bio_mod.activation_count.sum() > before[name]
+
+
+ACTIVE = BioConfig(
+    fuzzy_lr_distribution=Distribution.ACTIVITY, fuzzy_lr_dynamic=True, fuzzy_lr_update_freq=1
+)
+
+
+def test_activity_acts_without_calls_of_update() -> None:
+    """In the package, the forward pass itself updates these factors."""
+    torch.manual_seed(0)
+    model: Any = BioConverter(ACTIVE)(Net())
+    seen = []
+    for _ in range(3):
+        model(torch.randn(5, 2, 4, 4)).square().mean().backward()
+        model.fuzzy_learning_rates()
+        seen.append(model.first.bio_mod.fuzzy_learning_rate_parameters.detach().clone())
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
+    model.update_fuzzy_learning_rates()
+    own = model.first.bio_mod.fuzzy_learning_rate_parameters.detach().clone()
+    model.fuzzy_learning_rates()  # no second update
+    assert torch.equal(model.first.bio_mod.fuzzy_learning_rate_parameters, own)
+    still: Any = BioConverter(ACTIVE, fuzzy_lr_dynamic=False)(Net())
+    for _ in range(2):
+        still(torch.randn(5, 2, 4, 4)).square().mean().backward()
+        still.fuzzy_learning_rates()
+        seen.append(still.first.bio_mod.fuzzy_learning_rate_parameters.detach().clone())
+    assert torch.equal(seen[-1], seen[-2])
+
+
+def test_weight_adaptive_factors_can_be_asked_for_anew() -> None:
+    own = layer()
+    config = BioConfig(fuzzy_lr_distribution=Distribution.WEIGHT_ADAPTIVE)
+    plasticity = BioModule(lambda: own, config)
+    factors = plasticity.fuzzy_learning_rate_parameters
+    assert plasticity.weight_adaptive_initialized is False
+    plasticity.update_fuzzy_learning_rates()
+    assert plasticity.weight_adaptive_initialized is True
+    first = factors.detach().clone()
+    plasticity.update_fuzzy_learning_rates()
+    assert torch.equal(factors, first)
+    plasticity.weight_adaptive_initialized = False
+    assert torch.equal(factors, first)
+    plasticity.update_fuzzy_learning_rates()
+    assert plasticity.weight_adaptive_initialized is True
+    assert not torch.equal(factors, first)
+    assert not hasattr(BioModule(layer), "weight_adaptive_initialized")
+
+
+class Scale(nn.Module):
+    """A layer of a type that biofx does not know, without a forward."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(*shape) + 0.5)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (5,), (2, 3, 4)])
+def test_any_module_with_a_weight_is_a_layer(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    own = Scale(*shape)
+    plasticity = BioModule(lambda: own, BioConfig(rejuvenation_parameter_dre=0.5))
+    own.weight.grad = torch.ones(shape)
+    plasticity.fuzzy_learning_rates()
+    factors = plasticity.fuzzy_learning_rate_parameters.detach().clone()
+    assert torch.equal(own.weight.grad, factors)
+    assert factors.std() > 0.02
+    own.weight.grad.fill_(100.0)
+    plasticity.crystallize()
+    torch.testing.assert_close(plasticity.fuzzy_learning_rate_parameters.data, factors * 0.6)
+    plasticity.volume_dependent_lr()
+    before = own.weight.detach().clone()
+    plasticity.rejuvenate_weights()
+    assert not torch.equal(own.weight, before)
+    torch.testing.assert_close(plasticity.l1_reg(), own.weight.abs().sum())
+    assert list(own.state_dict()) == ["weight"]
+    assert not hasattr(plasticity, "sign")
+    with pytest.raises(AttributeError, match="Can not use dalians network initialization on"):
+        BioModule.dalian_network_initialization(plasticity)
+    with pytest.raises(AttributeError, match="Can not use dalians network initialization on"):
+        BioModule(lambda: own, BioConfig(apply_dales_principle=True))
+    with pytest.raises(biofx.PlasticityError, match="register"):
+        BioModule(lambda: own, ACTIVE)
+
+
+def test_signs_can_be_given_to_a_layer_made_without_them() -> None:
+    for own, shape in ((layer(), (1, 6)), (nn.Conv2d(3, 4, 3), (1, 3, 1, 1))):
+        plasticity = BioModule(lambda own=own: own)  # type: ignore[misc]
+        factors = plasticity.fuzzy_learning_rate_parameters.detach().clone()
+        BioModule.dalian_network_initialization(plasticity)
+        assert plasticity.sign.shape == shape
+        assert (own.weight * plasticity.sign >= 0).all()
+        assert torch.equal(plasticity.fuzzy_learning_rate_parameters, factors)
+        with pytest.raises(AttributeError, match="without apply_dales_principle"):
+            plasticity.enforce_dales_principle()
+    model: Any = copy.deepcopy(converted())
+    BioModule.dalian_network_initialization(model.first.bio_mod)
+    assert (model.first.weight * model.first.bio_mod.sign >= 0).all()
+    assert not hasattr(model.second.bio_mod, "sign")
+
+
+def test_a_layer_whose_weight_is_frozen_says_so() -> None:
+    own = layer()
+    own.weight.requires_grad_(False)
+    own.bias.grad = torch.ones(5)
+    plasticity = BioModule(lambda: own)
+    for call in (plasticity.crystallize, plasticity.rejuvenate_weights):
+        with pytest.raises(RuntimeError, match="Weights do not require gradients"):
+            call()
+
+
+def test_calls_on_single_layers_count_for_those_layers_alone() -> None:
+    model: Any = BioConverter(
+        fuzzy_lr_distribution="temporal",
+        fuzzy_lr_dynamic=True,
+        fuzzy_lr_update_freq=2,
+        fuzzy_lr_decay=0.5,
+    )(Net())
+    layers = [model.conv, model.first]
+    before = [own.bio_mod.fuzzy_learning_rate_parameters.detach().clone() for own in layers]
+    for _ in range(2):
+        for own in layers:
+            own.bio_mod.update_fuzzy_learning_rates()
+    for own, factors in zip(layers, before, strict=True):
+        now = own.bio_mod.fuzzy_learning_rate_parameters
+        torch.testing.assert_close(now.data - 1, (factors - 1) / 2)
+
+
+def test_splitting_that_splits_nothing_is_said() -> None:
+    """The package splits a model's only layer; here it is an output layer."""
+    with pytest.warns(UserWarning, match="splits no layer of Sequential.*output layer"):
+        BioConverter(weight_splitting_Gamma=2)(nn.Sequential(nn.Linear(6, 4)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BioConverter(weight_splitting_Gamma=2)(Net())
+
+
+def test_a_configuration_is_a_key() -> None:
+    config = BioConfig(overrides={"first": {"base_lr": 0.2}})
+    again = BioConfig(overrides={"first": {"base_lr": 0.2}})
+    assert {config: 1}[again] == 1
+    assert len({config, BioConfig(), DEFAULT_BIO_CONFIG}) == 2

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from biofx.compat.module import BioModule
 from biofx.errors import ConfigError
 from biofx.plasticity import ManualPlasticity
-from biofx.synapses import Derived, record_of
+from biofx.synapses import BioLayer, Derived, record_of, wants_activity
 
 
 class Converted(Derived):
@@ -30,6 +30,7 @@ class Converted(Derived):
         Raises:
             PlasticityError: no weight has a gradient.
         """
+        self._follow_activity()
         self._call("fuzzy_learning_rates")
 
     def update_fuzzy_learning_rates(self, x: Tensor | None = None) -> None:
@@ -94,6 +95,19 @@ class Converted(Derived):
             getattr(self._plasticity, method)(self, *args)
         else:
             self._all(method)
+
+    def _follow_activity(self) -> None:
+        """Update ACTIVITY factors where forward passes were counted since the last update.
+
+        In `bio_transformations` the forward pass itself updates them, so code written for it may
+        never call `update_fuzzy_learning_rates`.
+        """
+        for _, layer in _with_bio_mod(self):
+            entries = layer.synapses if isinstance(layer, BioLayer) else ()
+            follows = entries and wants_activity(entries[0]) and entries[0].config.fuzzy_lr_dynamic
+            counts = getattr(layer, "activity", None)
+            if follows and isinstance(counts, Tensor) and bool(counts.any()):
+                layer.bio_mod.update_fuzzy_learning_rates()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Converted":
         deeper = getattr(super(), "__deepcopy__", None)

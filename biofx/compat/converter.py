@@ -12,7 +12,7 @@ from biofx.compat.module import BioModule
 from biofx.config import BioConfig
 from biofx.errors import ConfigError, ModelError
 from biofx.plasticity import ManualPlasticity
-from biofx.synapses import BioLayer, become, record_of, wants_activity
+from biofx.synapses import BioLayer, become, original_class, record_of, wants_activity
 from biofx.synapses.classes import mixins_of
 from biofx.synapses.record import RECORD
 from biofx.transform import transform
@@ -140,6 +140,7 @@ class BioConverter:
         }
         config = self.config.replace(overrides={**self.config.overrides, **marked})
         bio = transform(model, self._with_outputs(model, config), inplace=inplace)
+        _say_unsplit(bio)
         become(bio, Converted, *mixins_of(bio))
         self._give_plasticity(bio)
         return bio
@@ -230,6 +231,26 @@ class BioConverter:
         }
         made: type[nn.Module] = type(cls)(cls.__name__, (cls,), namespace)  # type: ignore[misc]
         return made
+
+
+def _say_unsplit(bio: nn.Module) -> None:
+    """Warn where a Γ was set and no layer is split, as of a model with one layer."""
+    record = record_of(bio)
+    layers = record.layers
+    if record.config.weight_splitting_Gamma < 2 or not layers:
+        return
+    if any(
+        layer.action == "split" or getattr(bio.get_submodule(name), OUTPUT_MARK, False)
+        for name, layer in layers.items()
+    ):
+        return
+    name, layer = next(iter(layers.items()))
+    warnings.warn(
+        f"weight_splitting_Gamma={record.config.weight_splitting_Gamma} splits no layer of "
+        f"{original_class(bio).__name__} ({name or 'the model'}: {layer.reason})",
+        UserWarning,
+        stacklevel=5,
+    )
 
 
 def assumed_output(model: nn.Module) -> str | None:

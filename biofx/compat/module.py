@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from biofx.compat.layer import Unknown, transformed
 from biofx.config import BioConfig, Distribution
 from biofx.errors import ConfigError, ModelError, PlasticityError
 from biofx.plasticity import ManualPlasticity
 from biofx.plasticity.scheduler.manual import UnsignedError
-from biofx.synapses import BioLayer, original_class, synapses_of
-from biofx.synapses.classes import SAVED, mixins_of, private_names
-from biofx.transform import transform
+from biofx.synapses import synapses_of
 
 DEFAULT_BIO_CONFIG = BioConfig()
 
@@ -76,12 +75,20 @@ class BioModule(nn.Module):
         if not isinstance(config, BioConfig):
             raise ConfigError(f"expected a BioConfig, got {type(config).__name__}")
         own: dict[str, Any] = {
-            "_bio": transform(_bare(self.get_parent()), config.replace(weight_splitting_Gamma=0)),
+            "_bio": transformed(self.get_parent(), config.replace(weight_splitting_Gamma=0)),
             "_given": config,
             "_plasticity": ManualPlasticity(),
         }
+        self.__dict__.pop("_signed", None)
         self.__dict__.update(own)
+        active = config.fuzzy_lr_distribution == Distribution.ACTIVITY
+        if active and isinstance(own["_bio"], Unknown):
+            raise PlasticityError(
+                f"the activity of a {type(self.get_parent()).__name__} cannot be counted: its "
+                "output units are not known; teach its type with biofx.register"
+            )
         if config.apply_dales_principle:
+            self._expect_units()
             self._plasticity.initialise_dales_principle(self._model(), self._names())
 
     @classmethod
@@ -138,12 +145,43 @@ class BioModule(nn.Module):
         return self._plasticity.rates(self._model(), self._names()[0])
 
     @property
+    def activation_count(self) -> Tensor:
+        """How often each output unit was active in training, of shape (units,).
+
+        Raises:
+            AttributeError: the distribution is not ACTIVITY.
+        """
+        if self.config.fuzzy_lr_distribution != Distribution.ACTIVITY:
+            raise AttributeError("activation_count")
+        return self._plasticity.activation_count(self._model(), self._names()[0])
+
+    @property
+    def weight_adaptive_initialized(self) -> bool:
+        """Whether WEIGHT_ADAPTIVE factors are drawn; set it to False, and the next update does.
+
+        Raises:
+            AttributeError: the distribution is not WEIGHT_ADAPTIVE.
+        """
+        if self.config.fuzzy_lr_distribution != Distribution.WEIGHT_ADAPTIVE:
+            raise AttributeError("weight_adaptive_initialized")
+        return self._plasticity.weight_adaptive_drawn(self._model(), self._names()[0])
+
+    @weight_adaptive_initialized.setter
+    def weight_adaptive_initialized(self, drawn: bool) -> None:
+        if self.weight_adaptive_initialized and not drawn:
+            self._plasticity.draw_weight_adaptive_again(self._model(), self._names()[0])
+
+    @property
     def sign(self) -> Tensor:
         """±1 per unit, broadcastable to the weight, by Dale's principle.
 
         Raises:
-            AttributeError: the layer was converted without `apply_dales_principle`.
+            AttributeError: the layer has none: `apply_dales_principle` is off, and
+                `dalian_network_initialization` was not called.
         """
+        if "_signed" in self.__dict__:
+            signed: BioModule = self.__dict__["_signed"]
+            return signed.sign
         return self._plasticity.signs(self._model(), self._names()[0])
 
     def __getattr__(self, name: str) -> Any:
@@ -228,17 +266,22 @@ class BioModule(nn.Module):
         """w ← |w|·sign, one sign per unit.
 
         Args:
-            module: a `BioModule` whose configuration has `apply_dales_principle`.
+            module: a `BioModule`. Without `apply_dales_principle` it has signs from now on, which
+                nothing enforces.
 
         Raises:
-            AttributeError: it is none, or Dale's principle is off.
+            AttributeError: it is none, or its layer is of a type that biofx does not know.
         """
         if not isinstance(module, BioModule):
             raise UnsignedError(
                 f"Can not use dalians network initialization on {type(module)}: give a BioModule"
             )
-        _ = module.sign
-        module._plasticity.initialise_dales_principle(module._model(), module._names())
+        module._expect_units()
+        if module.config.apply_dales_principle:
+            module._plasticity.initialise_dales_principle(module._model(), module._names())
+        else:
+            config = module.config.replace(apply_dales_principle=True)
+            module.__dict__["_signed"] = BioModule(module.get_parent, config)
 
     def l1_reg(self) -> Tensor:
         """Σ|w| over the layer's weights and biases, of shape (); it may be part of a loss."""
@@ -249,13 +292,22 @@ class BioModule(nn.Module):
         """The layer that it acts on."""
         return type(self.get_parent()).__name__
 
+    def _expect_units(self) -> None:
+        if isinstance(self.__dict__.get("_bio"), Unknown):
+            raise UnsignedError(
+                f"Can not use dalians network initialization on {type(self.get_parent())}: which "
+                "axes of its weight are units is not known; teach it with biofx.register"
+            )
+
     def _expect(self, *, gradients: bool) -> None:
         layer = self.get_parent()
-        if not any(parameter.requires_grad for parameter in layer.parameters()):
+        model = self._model()
+        weights = [model.get_parameter(name) for name in self._names()]
+        if not any(weight.requires_grad for weight in weights):
             raise PlasticityError(
                 f"Weights do not require gradients: this {type(layer).__name__} is frozen"
             )
-        if gradients and all(parameter.grad is None for parameter in layer.parameters()):
+        if gradients and all(weight.grad is None for weight in weights):
             raise PlasticityError(
                 "No gradients found for the weights: call this after loss.backward() and before "
                 "zero_grad()"
@@ -281,16 +333,3 @@ class BioModule(nn.Module):
         if "_bio" in self.__dict__:
             return tuple(synapses_of(self.__dict__["_bio"]))
         return tuple(entry.parameter for entry in self.__dict__["_layer"].synapses)
-
-
-def _bare(layer: nn.Module) -> nn.Module:
-    """The layer as it was before it was augmented, over the same parameters; else the layer."""
-    if not isinstance(layer, BioLayer):
-        return layer
-    base = original_class(layer)
-    bare = base.__new__(base)
-    added = {*SAVED, *private_names(mixins_of(layer)), "bio_mod"}
-    for name, value in vars(layer).items():
-        if name not in added:
-            bare.__dict__[name] = dict(value) if isinstance(value, dict) else value
-    return bare

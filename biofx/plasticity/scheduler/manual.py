@@ -12,9 +12,10 @@ from biofx.plasticity.rules.crystallize import Crystallize
 from biofx.plasticity.rules.dale import DalesPrinciple
 from biofx.plasticity.rules.fuzzy import FuzzyLearningRates
 from biofx.plasticity.rules.rejuvenate import Rejuvenate
-from biofx.plasticity.rules.rule import Rule
+from biofx.plasticity.rules.rule import STATIC, Rule
 from biofx.plasticity.rules.volume import VolumeDependentRates
 from biofx.plasticity.scheduler import checkpoint
+from biofx.plasticity.scheduler.activity import counters
 from biofx.plasticity.scheduler.apply import Applier
 from biofx.plasticity.scheduler.binding import ParameterStep
 from biofx.plasticity.scheduler.engine import Engine
@@ -38,12 +39,12 @@ class ManualPlasticity:
     model that it belongs to, and the copy serves the copied model.
 
     Args:
-        seed: of all draws; the n-th call of a method draws the same numbers in every run.
+        seed: of all draws; the n-th call of a method for a parameter draws the same in every run.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
-        self._calls: dict[str, int] = {}
+        self._calls: dict[tuple[str, str], int] = {}  # {(method, parameter): how often}
         self._state: checkpoint.States = {}
         self._engine: Engine | None = None
         self._applier = Applier(Kernels())
@@ -203,6 +204,29 @@ class ManualPlasticity:
         self._applier.forget()
         self._show()
 
+    def weight_adaptive_drawn(self, model: nn.Module, name: str) -> bool:
+        """Whether a parameter's WEIGHT_ADAPTIVE factors have been drawn."""
+        return bool(self._memory(model, name)["drawn"] != STATIC)
+
+    def draw_weight_adaptive_again(self, model: nn.Module, name: str) -> None:
+        """Let the next update draw a parameter's WEIGHT_ADAPTIVE factors."""
+        self._memory(model, name)["drawn"] = STATIC
+
+    def activation_count(self, model: nn.Module, name: str) -> Tensor:
+        """How often each of a parameter's output units was active so far, of shape (units,)."""
+        memory = self._memory(model, name)
+        waiting = counters(model, synapses_of(model)[name])
+        counts: Tensor = memory["counts"] + torch.stack(waiting).sum(0)
+        return counts
+
+    def _memory(self, model: nn.Module, name: str) -> dict[str, Any]:
+        """What the rule of the fuzzy factors remembers of a parameter."""
+        engine = self._engine_of(model)
+        for rule, context in engine.bind(name, _parameter(engine, name)).pairs:
+            if isinstance(rule, FuzzyLearningRates):
+                return context.state
+        raise PlasticityError(f"{name} has no fuzzy factors")
+
     def _take_up(self) -> None:
         """What was written into the tensors that `rates` has given holds from now on."""
         for name, (shown, known) in list(self._shown.items()):
@@ -220,7 +244,8 @@ class ManualPlasticity:
 
     @torch.no_grad()
     def _factors(self, engine: Engine, name: str) -> Tensor:
-        site = engine.site(name, _parameter(engine, name), step=max(self._calls.get("fuzzy", 0), 1))
+        step = max(self._calls.get(("fuzzy", name), 0), 1)
+        site = engine.site(name, _parameter(engine, name), step=step)
         engine.collect([site], FuzzyLearningRates, Crystallize)
         site.release()
         return applied_factors(site.binding, site.weight)
@@ -237,12 +262,13 @@ class ManualPlasticity:
     ) -> tuple[Engine, Sequence[ParameterStep]]:
         engine = self._engine_of(model)
         self._take_up()
-        step = self._calls[call] = self._calls.get(call, 0) + 1
         sites = []
         for name in engine.surgery.present():
+            if only is not None and name not in only:
+                continue
             parameter = _parameter(engine, name)
-            meant = only is None or name in only
-            if meant and parameter.requires_grad and not (grads and parameter.grad is None):
+            step = self._calls[call, name] = self._calls.get((call, name), 0) + 1
+            if parameter.requires_grad and not (grads and parameter.grad is None):
                 sites.append(engine.site(name, parameter, step=step, grad=parameter.grad))
         if grads and not sites:
             raise PlasticityError(
