@@ -12,11 +12,11 @@ from pathlib import Path
 
 import commandline
 import torch
-from deviating import layers, network, objects
+from deviating import layers, limits, network, objects
 from deviating.entry import Entry, Measured
 from rich.console import Console
 
-ENTRIES: list[Entry] = [*layers.ENTRIES, *network.ENTRIES, *objects.ENTRIES]
+ENTRIES: list[Entry] = [*layers.ENTRIES, *network.ENTRIES, *objects.ENTRIES, *limits.ENTRIES]
 
 PAGE = """\
 # Deviations

@@ -209,8 +209,10 @@ ENTRIES = [
     Entry("weight-adaptive", "WEIGHT_ADAPTIVE factors", "To be drawn at the first update and, with "
           "`fuzzy_lr_dynamic`, again every `fuzzy_lr_update_freq` = 100 updates. With it, the "
           "package never draws them: all stay 1. ν = 0.16.", weight_adaptive),
-    Entry("activity", "ACTIVITY factors", "The package gives the network's input to each layer.",
-          activity),
+    Entry("activity", "ACTIVITY factors", "The package gives the network's input to each layer. "
+          "Its forward pass, too, draws the factors anew, in a tenth of the calls. In biofx they "
+          "are drawn every `fuzzy_lr_update_freq` updates; where forward passes were counted and "
+          "no update called, `fuzzy_learning_rates()` makes one.", activity),
     Entry("rejuvenate", "What rejuvenation leaves", "One call on standard normal weights. The "
           "package clamps every weight to ±1 and draws new weights from a law that is positive, "
           "with the mean of the signed weights, which is near 0. biofx draws them from "

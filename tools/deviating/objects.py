@@ -148,7 +148,11 @@ def again() -> Measured:
         spread = float((model[0].bio_mod.fuzzy_learning_rate_parameters - 1).abs().max())
         same = "the same" if torch.equal(model(x), before) else "other"
         said = "a warning says so" if caught else "nothing is said"
-        return f"largest abs(f − 1) {spread:.2f}; {same} outputs, and {said}"
+        gamma = model[0].bio_mod.config.weight_splitting_Gamma
+        return (
+            f"largest abs(f − 1) {spread:.2f}; {same} outputs, and {said}; "
+            f"`bio_mod.config` shows Γ = {gamma}"
+        )
 
     return Measured(found(Package), found(biofx.BioConverter))
 
@@ -159,7 +163,8 @@ ENTRIES = [
     Entry("pickle", "Pickling", "The package attaches functions to the instance.", pickling),
     Entry("state-dict", "The state dict", "Of a network with two linear layers.", state_dict),
     Entry("again", "Converting a converted model", "From ν = 0.1 to ν = 0.4 and Γ = 2. Both give "
-          "the layers new factors, and split nothing that was converted unsplit.", again),
+          "the layers new factors, and split nothing that was converted unsplit. biofx shows the Γ "
+          "in use.", again),
     Entry("divisor", "What Γ must divide", "Splitting sums groups of Γ *output* units. The package "
           "checks a linear layer's inputs. Γ = 2.", gamma_check),
     Entry("dimensions", "Splitting and inputs with more dimensions", "Γ = 2, linear layers, as in "
