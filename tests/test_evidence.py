@@ -62,13 +62,23 @@ def test_seeds_that_choose_are_not_reported(quick: bool) -> None:
         reported = {trial.seed for trial in experiment.reported({})}
         chooses = {trial.seed for trial in experiment.chosen_among()}
         assert not reported & chooses
-        assert reported == set(range(experiment.seeds))
+        assert reported == set(range(plan.REPORTED, plan.REPORTED + experiment.seeds))
         choosing += len(chooses)
         keys = [trial.key for trial in experiment.reported({})]
         assert len(set(keys)) == len(keys)
         families = [family.name for family in experiment.families]
         assert set(experiment.baseline) <= set(families)
     assert choosing
+
+
+def test_controls_are_always_drawn(tmp_path: Path) -> None:
+    from trials import figures
+
+    runs = {name: [[end, end]] * 3 for name, end in (("plain", 0.1), ("new", 0.9), ("bad", 0.2))}
+    figures.over_tasks(runs, tmp_path / "a.svg", ylabel="accuracy", controls=("plain",))
+    drawn = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert ">plain<" in drawn
+    assert "not shown: bad ends at 0.20" in drawn
 
 
 def idx(folder: Path, images: Any, labels: Any, *, packed: bool) -> None:

@@ -1,6 +1,6 @@
 """Figures of the page, as SVG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -26,24 +26,27 @@ COLOURS = (
     "#555555", "#9467bd", "#1f77b4", "#2ca02c", "#d62728", "#ff7f0e", "#8c564b", "#17becf",
     "#e377c2", "#bcbd22",
 )  # fmt: skip
-FAR = 0.75  # conditions below this share of the best are left to the table
+FAR = 0.5  # conditions below this share of the best are left to the table, unless they are controls
 
 
-def over_tasks(runs: Runs, path: Path, *, ylabel: str) -> None:
+def over_tasks(runs: Runs, path: Path, *, ylabel: str, controls: Collection[str] = ()) -> None:
     """Accuracy over tasks with bands of 95 % t-intervals, and one dot per seed for the last fifth.
 
     Conditions that end far below the best one are named and not drawn: they would flatten the rest.
+    Controls are always drawn.
 
     Args:
         runs: what to show, in order.
         path: the SVG file.
         ylabel: what the accuracy is.
+        controls: names of the conditions that others are compared with.
     """
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(9, 3.8), width_ratios=(3, 2), constrained_layout=True
     )
     last = {n: interval([fifth(t, last=True) for t in seeds]).mean for n, seeds in runs.items()}
-    near = {name: seeds for name, seeds in runs.items() if last[name] >= FAR * max(last.values())}
+    far_from = FAR * max(last.values())
+    near = {n: seeds for n, seeds in runs.items() if n in controls or last[n] >= far_from}
     for place, (name, seeds) in enumerate(near.items()):
         colour = COLOURS[place % len(COLOURS)]
         steps = range(1, len(seeds[0]) + 1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from trials.learner import Condition
-from trials.plan import CHOOSING, Experiment
+from trials.plan import CHOOSING, REPORTED, Experiment
 from trials.statistics import FEWEST, fifth, interval, paired, score
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -176,7 +176,7 @@ def write(
         if runs and "tasks" in next(iter(runs.values()))[0]:
             shown = {name: [seed["tasks"] for seed in seeds] for name, seeds in runs.items()}
             file = images / f"evidence-{experiment.name}.svg"
-            figures.over_tasks(shown, file, ylabel="accuracy")
+            figures.over_tasks(shown, file, ylabel="accuracy", controls=experiment.baseline)
             parts.append(f"![Accuracy over tasks](images/{file.name})\n")
         elif runs and experiment.protocol not in ("born",):
             values = {n: [score(s, experiment.score) for s in seeds] for n, seeds in runs.items()}
@@ -215,8 +215,7 @@ every model through biofx. Written by that command, with torch {torch.__version_
 
 Differences are paired by seed; ± is the half-width of a 95 % t-interval. "No effect found" means
 that the interval holds 0, not that there is none. Settings were chosen on seeds {CHOOSING} and up,
-by the same score, with shorter runs. The reservations below say where reported seeds, 0 and
-up, had a part in that all the same.
+by the same score, with fewer tasks. Reported are seeds {REPORTED} and up, which had no part in it.
 Conditions with a single setting were not chosen among others. Many comparisons are made here: one
 in twenty intervals misses by chance.
 {warning}"""
