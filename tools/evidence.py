@@ -1,7 +1,7 @@
 """Measures what the rules of biofx do, with intervals, and writes the page about it.
 
     tools/evidence                        everything on scikit-learn's digits; goes on if stopped
-    tools/evidence --only permuted,dale   some of it
+    tools/evidence --only permuted,dale   some of it; "paper" is all that begins with "paper-"
     tools/evidence --quick                a few short runs: does the harness work?
     tools/evidence --data mnist=DIR       on MNIST's idx files instead
     tools/evidence --markdown docs/evidence.md
@@ -47,11 +47,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--seeds must be at least 1")
     options.experiments = experiments(quick=options.quick, mnist=options.data != "digits")
     if options.only:
-        names = options.only.split(",")
         known = [experiment.name for experiment in options.experiments]
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            parser.error(f"no experiment {unknown[0]!r}; there are {', '.join(known)}")
+        names = []
+        for name in options.only.split(","):
+            meant = [n for n in known if n == name] or [
+                n for n in known if n.startswith(f"{name}-")
+            ]
+            if not meant:
+                parser.error(f"no experiment {name!r}; there are {', '.join(known)}")
+            names += meant
         options.experiments = [e for e in options.experiments if e.name in names]
     if options.seeds is not None:
         options.experiments = [replace(e, seeds=options.seeds) for e in options.experiments]
