@@ -1,14 +1,15 @@
 """Measures what the rules of biofx do, with intervals, and writes the page about it.
 
     tools/evidence                        everything on scikit-learn's digits; goes on if stopped
-    tools/evidence --only permuted,dale   some of it
+    tools/evidence --only permuted,dale   some of it; "paper" is all that begins with "paper-"
     tools/evidence --quick                a few short runs: does the harness work?
     tools/evidence --data mnist=DIR       on MNIST's idx files instead
     tools/evidence --markdown docs/evidence.md
 
 Every model is transformed by biofx and trained with its rules. Settings are chosen on seeds that
 are not reported. Results are kept as they come, in build/evidence; delete that folder to measure
-anew.
+anew. A run that was stopped by --minutes reports the seeds that all conditions of a table have
+finished, in the order in which they were planned.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import commandline
 from rich.console import Console
 from trials import page
 from trials.plan import Experiment, Trial, experiments
-from trials.runner import Progress, Store, run
+from trials.runner import Progress, Store, run, unique
 from trials.statistics import score
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few short runs, under 3 minutes")
     parser.add_argument("--data", default="digits", metavar="SOURCE", help="digits or mnist=DIR")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds per condition")
+    parser.add_argument("--minutes", type=float, metavar="N", help="begin no trial after so long")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one per core)")
     parser.add_argument("--results", type=Path, metavar="DIR", help="(build/evidence)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page here")
@@ -45,11 +47,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--seeds must be at least 1")
     options.experiments = experiments(quick=options.quick, mnist=options.data != "digits")
     if options.only:
-        names = options.only.split(",")
         known = [experiment.name for experiment in options.experiments]
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            parser.error(f"no experiment {unknown[0]!r}; there are {', '.join(known)}")
+        names = []
+        for name in options.only.split(","):
+            meant = [n for n in known if n == name] or [
+                n for n in known if n.startswith(f"{name}-")
+            ]
+            if not meant:
+                parser.error(f"no experiment {name!r}; there are {', '.join(known)}")
+            names += meant
         options.experiments = [e for e in options.experiments if e.name in names]
     if options.seeds is not None:
         options.experiments = [replace(e, seeds=options.seeds) for e in options.experiments]
@@ -81,14 +87,16 @@ def main(arguments: list[str] | None = None) -> None:
     folder = options.results or ROOT / "build" / "evidence"
     store = Store(folder / f"{source}-{effort}.jsonl")
     workers = options.workers or len(os.sched_getaffinity(0))
-    choosing: list[Trial] = [t for e in options.experiments for t in e.chosen_among()]
-    later = [t for e in options.experiments for t in e.reported({})]
+    choosing: list[Trial] = unique(t for e in options.experiments for t in e.chosen_among())
+    later = unique(t for e in options.experiments for t in e.reported({}))
     progress = Progress([*choosing, *later], console.print, workers)
     begun = time.monotonic()
     common = {"data": options.data, "workers": workers, "progress": progress}
+    if options.minutes is not None:
+        common["until"] = begun + 60 * options.minutes
     run(choosing, store, **common)
     chosen = {experiment.name: choose(experiment, store) for experiment in options.experiments}
-    reported = [t for e in options.experiments for t in e.reported(chosen[e.name])]
+    reported = unique(t for e in options.experiments for t in e.reported(chosen[e.name]))
     run(reported, store, **common)
     console.print(f"done in {(time.monotonic() - begun) / 60:.1f} min; results in {store.path}")
     command = "tools/evidence" + (" --quick" if options.quick else "")

@@ -23,7 +23,9 @@ from biofx.plasticity import (
     FuzzyLearningRates,
     GradScheduler,
     Rejuvenate,
+    Restore,
     Rule,
+    UnitTurnover,
     VolumeDependentRates,
 )
 
@@ -147,11 +149,67 @@ def dale() -> Any:
     return figure
 
 
+def restore() -> Any:
+    figure, axis = plt.subplots(figsize=(6, 2.8))
+    pushed, free = 60, 240
+    for strength, colour in ((0.003, GREY), (0.01, BLUE), (0.03, ORANGE)):
+        layer = nn.Linear(1, 1, bias=False)
+        with torch.no_grad():
+            layer.weight.fill_(0.2)
+        bio = biofx.transform(nn.Sequential(layer))
+        optimizer = torch.optim.SGD(bio.parameters(), lr=0.01)
+        GradScheduler(bio, optimizer, rules=[Restore(strength=strength)], compile=False)
+        weight = bio.get_parameter("0.weight")
+        way = []
+        for step in range(free):
+            weight.grad = torch.full_like(weight, -1.0 if step < pushed else 0.0)
+            optimizer.step()
+            way.append(float(weight.detach()))
+        axis.plot(range(1, free + 1), way, color=colour, label=f"k = {strength:g}")
+    axis.axhline(0.2, color=GREY, lw=0.8, ls=":")
+    axis.axvline(pushed, color=GREY, lw=0.8, ls=":")
+    axis.text(free, 0.21, "w₀", ha="right", va="bottom")
+    axis.text(pushed + 3, 0.8, "from here on without a gradient", va="top")
+    axis.set(xlabel="step", ylabel="w", ylim=(0.15, 0.95))
+    axis.legend(loc="upper right", ncols=3)
+    return figure
+
+
+def turnover() -> Any:
+    figure, axis = plt.subplots(figsize=(7, 3.2))
+    units, steps = 24, 600
+    net = nn.Sequential(nn.Linear(12, units), nn.ReLU(), nn.Linear(units, 4))
+    x, y = torch.randn(256, 12), torch.randint(4, (256,))
+    bio = biofx.transform(net, example_inputs=x)
+    optimizer = torch.optim.Adam(bio.parameters(), lr=1e-2)
+    rule = UnitTurnover(rate=1e-3, maturity=100)
+    GradScheduler(bio, optimizer, rules=[rule], compile=False)
+    utilities, born = [], []
+    for step in range(steps):
+        rows = torch.randint(len(x), (32,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(bio(x[rows]), y[rows]).backward()
+        optimizer.step()
+        with torch.no_grad():
+            outgoing = bio.get_parameter("2.weight").abs().sum(0)
+            utilities.append(bio[1](bio[0](x)).abs().mean(0) * outgoing)
+        born += [(step, unit) for unit in (outgoing == 0).nonzero().flatten().tolist()]
+    values = torch.stack(utilities, 1)
+    colours = mpl.colors.LinearSegmentedColormap.from_list("", [f"{BLUE}00", BLUE])
+    axis.pcolormesh(values / values.amax(), cmap=colours, rasterized=True)
+    axis.plot(*zip(*born, strict=True), "o", ms=3.5, color=ORANGE, label="replaced", clip_on=False)
+    axis.set(xlabel="step", ylabel="unit", yticks=[])
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
+    return figure
+
+
 FIGURES = {
     "fuzzy": fuzzy,
     "volume": volume,
     "crystallize": crystallize,
     "rejuvenate": rejuvenate,
+    "restore": restore,
+    "turnover": turnover,
     "dale": dale,
 }
 

@@ -49,7 +49,7 @@ class Zoo(nn.Module):
         self.prime = nn.Linear(1, 131)
         self.conv = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
         self.grouped = nn.Conv1d(4, 8, 3, groups=2)
-        self.large = nn.Linear(300, 250)
+        self.large = nn.Linear(400, 350)
         self.none = nn.Linear(0, 3)
         self.frozen = nn.Linear(6, 6)
         self.frozen.weight.requires_grad_(False)
@@ -181,6 +181,32 @@ def test_of_other_types(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> 
     assert bool(members(ours[2])) == (dtype == torch.float64)
     together(monkeypatch, 0)
     assert_same(ours, train(rules=ALL, dtype=dtype))
+
+
+def mirrored(steps: int = 6) -> tuple[nn.Module, Any, GradScheduler]:
+    """A network whose wiring is known: its first layer is free, the others are in pairs."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(5, 12)
+    bio = biofx.transform(net, example_inputs=x)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.5)
+    rules = [VolumeDependentRates(base=1.0), Rejuvenate(max_share=0.3), DalesPrinciple()]
+    scheduler = GradScheduler(bio, optimizer, rules=rules, compile=False)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        bio(x).square().mean().backward()
+        optimizer.step()
+    return bio, optimizer, scheduler
+
+
+def test_of_mirrored_pairs_and_free_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = mirrored()
+    assert members(ours[2]) == [3]
+    told = {numbers["dale"].split(":")[0] for numbers in ours[2].metrics().values()}
+    assert told == {"free", "mirrored"}
+    assert (ours[0].get_parameter("0.weight") < 0).any(0).all()
+    together(monkeypatch, 0)
+    assert_same(ours, mirrored())
 
 
 def gaps(step: int, name: str, grad: Tensor) -> Tensor | None:

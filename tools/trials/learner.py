@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 import biofx
 from biofx.plasticity import Rule
-from biofx.synapses import record_of
-from trials.populations import populate
 
 OFF = {"fuzzy_lr_distribution": "baseline"}
 
@@ -49,7 +47,7 @@ class Condition:
 def _rule(rule: Rule) -> str:
     shown = {k: v for k, v in vars(rule).items() if v != getattr(type(rule), k, None)}
     schedule = shown.pop("schedule", None)
-    text = [f"{k}={v!r}" for k, v in shown.items()]
+    text = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in shown.items()]
     text += [f"every={schedule.every}"] if schedule is not None else []
     return f"{type(rule).__name__}({', '.join(text)})"
 
@@ -81,10 +79,8 @@ class Learner:
         torch.manual_seed(seed)
         config = biofx.BioConfig(**{**OFF, **condition.config})
         self.model = biofx.transform(make(), config, example_inputs=example)
-        if not record_of(self.model).populations and isinstance(self.model, nn.Sequential):
-            populate(self.model)
         optimizer = getattr(torch.optim, condition.optimizer)
-        self.optimizer = optimizer(self.model.parameters(), foreach=True, **condition.settings)
+        self.optimizer = optimizer(self.model.parameters(), fused=True, **condition.settings)
         configured = condition.config and set(condition.config) != {"weight_splitting_Gamma"}
         self.scheduler = None
         if condition.rules or configured:

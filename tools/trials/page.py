@@ -1,13 +1,14 @@
 """The page about what was measured."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trials.learner import Condition
-from trials.plan import CHOOSING, Experiment
+from trials.plan import CHOOSING, REPORTED, Experiment
 from trials.statistics import FEWEST, fifth, interval, paired, score
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -18,6 +19,19 @@ RESERVATIONS = (
     "<!-- reservations: by hand; delete what a new run makes untrue -->",
     "<!-- end -->",
 )
+
+
+def finished(
+    experiment: Experiment, chosen: Mapping[str, Condition], results: Results
+) -> Experiment:
+    """The experiment with as many seeds as all its conditions have finished, in order.
+
+    None, if its settings are not chosen yet.
+    """
+    if any(trial.key not in results for trial in experiment.chosen_among()):
+        return replace(experiment, seeds=0)
+    missing = [t.seed for t in experiment.reported(dict(chosen)) if t.key not in results]
+    return replace(experiment, seeds=min(missing) - REPORTED) if missing else experiment
 
 
 def found(
@@ -88,11 +102,13 @@ def tables(
     plan: Sequence[Experiment], chosen: Mapping[str, Mapping[str, Condition]], results: Results
 ) -> str:
     """All tables, for the terminal."""
-    return "\n".join(f"{e.name}\n{table(e, chosen[e.name], results)}" for e in plan)
+    done = [finished(e, chosen[e.name], results) for e in plan]
+    return "\n".join(f"{e.name}\n{table(e, chosen[e.name], results)}" for e in done)
 
 
 TITLES = {
     "permuted": "Loss of plasticity: permuted pixels",
+    "permuted-others": "Permuted pixels: the other rules",
     "labels": "Loss of plasticity: random labels",
     "dale": "Dale's principle in a deep network",
     "newborn-own-age": "New synapses under Adam, as biofx trains them",
@@ -111,6 +127,11 @@ ABOUT = {
         "steps). MLP with two hidden layers of 100 ReLU units and PyTorch's own initialisation, "
         "{tasks} tasks. No interval of a rule divides a task, so that none knows its borders "
         "({seeds} seeds)."
+    ),
+    "permuted-others": (
+        "The same trial, with the same controls, for rules that are not made for it. Their "
+        "settings were not chosen here: they are the defaults, and for rejuvenation 1 % every 500 "
+        "steps ({seeds} seeds)."
     ),
     "labels": (
         "The same {count} images get new random labels in each of {tasks} tasks and are learned "
@@ -165,18 +186,23 @@ def write(
     from trials import figures
 
     images = path.parent / "images"
-    parts = [_head_of_page(data, command, plan, quick=quick)]
+    done = [finished(e, chosen[e.name], results) for e in plan]
+    parts = [_head_of_page(data, command, done, quick=quick)]
     if kept := _reservations(path):
         parts.append(kept)
-    for experiment in plan:
+    for planned, experiment in zip(plan, done, strict=True):
+        if not experiment.seeds:
+            continue
         runs = found(experiment, chosen[experiment.name], results)
         about = ABOUT.get(experiment.name) or ABOUT[experiment.protocol]
         text = about.format(**experiment.settings, seeds=experiment.seeds)
+        if experiment.seeds < planned.seeds:
+            text += f" Planned were {planned.seeds} seeds; the clock stopped the run."
         parts.append(f"## {TITLES.get(experiment.name, experiment.name)}\n\n{text}\n")
         if runs and "tasks" in next(iter(runs.values()))[0]:
             shown = {name: [seed["tasks"] for seed in seeds] for name, seeds in runs.items()}
             file = images / f"evidence-{experiment.name}.svg"
-            figures.over_tasks(shown, file, ylabel="accuracy")
+            figures.over_tasks(shown, file, ylabel="accuracy", controls=experiment.baseline)
             parts.append(f"![Accuracy over tasks](images/{file.name})\n")
         elif runs and experiment.protocol not in ("born",):
             values = {n: [score(s, experiment.score) for s in seeds] for n, seeds in runs.items()}
@@ -185,7 +211,10 @@ def write(
             parts.append(f"![One dot per seed](images/{file.name})\n")
         parts.append(table(experiment, chosen[experiment.name], results))
         parts.append(settings(experiment, chosen[experiment.name]))
-        parts.append(f"Repeat: `{command} --only {experiment.name}`\n")
+        again = f"{command} --only {experiment.name}"
+        if experiment.seeds < planned.seeds:
+            again += f" --seeds {experiment.seeds}"
+        parts.append(f"Repeat: `{again}`\n")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(parts), encoding="utf-8")
 
@@ -200,23 +229,28 @@ def _reservations(page: Path) -> str:
 
 
 def _head_of_page(data: str, command: str, plan: Sequence[Experiment], *, quick: bool) -> str:
-    few = [e.name for e in plan if e.seeds < FEWEST]
+    few = [e.name for e in plan if 0 < e.seeds < FEWEST]
+    none = [e.name for e in plan if not e.seeds]
     warning = (
         f"\n**Too few seeds for intervals** in {', '.join(few)}: it takes {FEWEST}.\n"
         if few
         else ""
     )
+    if none:
+        warning += (
+            f"\n**Planned and not measured**, for the clock stopped the run: {', '.join(none)}.\n"
+        )
     warning += "\n**Short runs, to test the harness; no evidence.**\n" if quick else ""
     name = "scikit-learn's digits (1,797 images of 8 × 8)" if data == "digits" else "MNIST"
     return f"""# Evidence
 
-What the rules do, measured on {name} by `{command} --markdown docs/evidence.md`, which trains
-every model through biofx. Written by that command, with torch {torch.__version__}.
+What the rules do, measured on {name} by
+`{command} --markdown docs/evidence.md`, which trains every model through biofx. Written by that
+command, with torch {torch.__version__}.
 
 Differences are paired by seed; ± is the half-width of a 95 % t-interval. "No effect found" means
 that the interval holds 0, not that there is none. Settings were chosen on seeds {CHOOSING} and up,
-by the same score, with shorter runs. The reservations below say where reported seeds, 0 and
-up, had a part in that all the same.
+by the same score, with fewer tasks. Reported are seeds {REPORTED} and up, which had no part in it.
 Conditions with a single setting were not chosen among others. Many comparisons are made here: one
 in twenty intervals misses by chance.
 {warning}"""

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -96,15 +97,42 @@ class Progress:
         )
 
 
-def run(trials: list[Trial], store: Store, *, data: str, workers: int, progress: Progress) -> None:
-    """Perform the trials that have no result yet."""
+def unique(trials: Iterable[Trial]) -> list[Trial]:
+    """Without those that do what an earlier one does: experiments share their controls."""
+    found: dict[str, Trial] = {}
+    for trial in trials:
+        found.setdefault(trial.key, trial)
+    return list(found.values())
+
+
+def run(
+    trials: list[Trial],
+    store: Store,
+    *,
+    data: str,
+    workers: int,
+    progress: Progress,
+    until: float = math.inf,
+) -> None:
+    """Perform the trials that have no result yet.
+
+    Args:
+        trials: all different.
+        store: keeps the results.
+        data: the images' source.
+        workers: processes.
+        progress: is told of each.
+        until: from this time of `time.monotonic()` on none is begun.
+    """
     waiting = {trial.key: trial for trial in trials if trial.key not in store.results}
     progress.skip([trial for trial in trials if trial.key not in waiting])
     if not waiting:
         return
     if workers == 1:
         start(data)
-        for trial in list(waiting.values()):
+        for trial in waiting.values():
+            if time.monotonic() >= until:
+                return
             result, seconds = perform(trial, data)
             store.add(trial.key, result)
             progress.advance(trial, seconds)
@@ -115,6 +143,11 @@ def run(trials: list[Trial], store: Store, *, data: str, workers: int, progress:
         futures = {pool.submit(perform, trial, data): trial for trial in waiting.values()}
         try:
             for future in concurrent.futures.as_completed(futures):
+                if time.monotonic() >= until:
+                    for other in futures:
+                        other.cancel()
+                if future.cancelled():
+                    continue
                 trial = futures[future]
                 result, seconds = future.result()
                 store.add(trial.key, result)

@@ -78,8 +78,9 @@ class _Builder:
                 self.shared[key][norm] = None
 
     def _mix(self, found: Tensor, number: int) -> Tensor:
-        unique: Tensor
-        unique, counts = torch.unique(found, return_counts=True)
+        unique, counts = found, torch.tensor(1)
+        if not _increases(found):
+            unique, counts = torch.unique(found, return_counts=True)
         self.fate[unique] = self.fate[unique] * MIXER + number * 1_000_003 + counts
         return unique
 
@@ -96,7 +97,7 @@ class _Builder:
         fates = self.fate[distinct]
         for key in dict.fromkeys(fates.tolist()):
             groups += [
-                (torch.isin(classes, members).nonzero().flatten(), members)
+                (_rows_of(classes, members), members)
                 for members in self._regular(distinct[fates == key])
             ]
         groups.sort(key=lambda group: int(group[0][0]))
@@ -198,8 +199,22 @@ class _Builder:
         return _table(self.claimed[number], members, self.rank)
 
 
+def _increases(ids: Tensor) -> bool:
+    """Whether each comes once, in order: nearly always, and then much is known at once."""
+    return bool((ids.diff() > 0).all())
+
+
+def _rows_of(classes: Tensor, members: Tensor) -> Tensor:
+    """Where any of some classes stands."""
+    if torch.equal(classes, members):
+        return torch.arange(len(classes))
+    return torch.isin(classes, members).nonzero().flatten()
+
+
 def _distinct(classes: Tensor) -> Tensor:
     """Each class once, in the order in which they come."""
+    if _increases(classes):
+        return classes
     unique, inverse = torch.unique(classes, return_inverse=True)
     places = torch.full((len(unique),), len(classes), dtype=torch.int64)
     places.scatter_reduce_(0, inverse, torch.arange(len(classes)), "amin")
@@ -252,6 +267,8 @@ def _table(found: Tensor, members: Tensor, rank: Tensor) -> Tensor | None:
 
 def _located(claim: Claim, found: Tensor, members: Tensor, rank: Tensor) -> list[Entries] | None:
     """Where each of some classes is found along a parameter's axis; None if not regularly."""
+    if torch.equal(found, members):
+        return [Entries(name=claim.name, axis=claim.axis, start=0, stride=1, count=1, step=1)]
     table = _table(found, members, rank)
     if table is None:
         return None

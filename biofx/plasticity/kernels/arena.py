@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 LENGTH = 128  # elements of a row: what is padded is less than a row of each parameter
-SMALL = 2**16  # synapses up to which a parameter is copied into an arena and back at each step
+SMALL = 2**17  # synapses up to which a parameter is copied into an arena and back at each step
 
 
 class Arena:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from biofx.plasticity.kernels.arena import LENGTH, SMALL, Arena, total_of
-from biofx.plasticity.kernels.layout import offset, one_run
+from biofx.plasticity.kernels.layout import one_run
+from biofx.plasticity.numerics.random import index_dtype
 from biofx.plasticity.numerics.shards import Shard
 
 # function(index, tensors, inputs) -> one tensor for each that is written
@@ -126,10 +127,12 @@ class Kernels:
         if target.numel() <= PIECE or not one_run(leaves, shard):
             _evaluate(work.spec, shard.index(target.device), leaves)
             return
-        first = offset(shard, target.device)
+        assert shard.first is not None  # or else it is not one run
+        dtype = index_dtype(shard.numel)
         for start in range(0, target.numel(), PIECE):
             stop = min(start + PIECE, target.numel())
-            index = torch.arange(start, stop, dtype=first.dtype, device=first.device) + first
+            places = (shard.first + start, shard.first + stop)
+            index = torch.arange(*places, dtype=dtype, device=target.device)
             pieces = [leaf.view(-1)[start:stop] if leaf.dim() else leaf for leaf in leaves]
             _evaluate(work.spec, index, pieces)
 
@@ -187,7 +190,8 @@ class Kernels:
 
 
 def _evaluate_rows(work: KernelCall, arena: Arena) -> None:
-    rows, several = arena.size[0], max(PIECE // LENGTH, 1)
+    # More at a time than of one large parameter: of few elements, what counts is the calls.
+    rows, several = arena.size[0], max(2 * PIECE // LENGTH, 1)
     for start in range(0, rows, several):
         stop = min(start + several, rows)
         index = arena.first[start:stop] + arena.columns

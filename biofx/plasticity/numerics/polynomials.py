@@ -21,13 +21,21 @@ _LN2: Final = (0.693359375, math.log(2) - 0.693359375)
 
 def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
     """Σ cᵢxⁱ, in pairs (Estrin's scheme): short chains of operations keep a processor busy."""
+    # In place where a tensor is nobody else's: fresh memory costs more than the arithmetic.
     terms: list[Any] = list(coefficients)
-    while len(terms) > 1:
+    while True:
         odd = [terms.pop()] if len(terms) % 2 else []
-        terms = [b * x + a for a, b in zip(terms[::2], terms[1::2], strict=True)] + odd
+        terms = [_line(a, b, x) for a, b in zip(terms[::2], terms[1::2], strict=True)] + odd
+        if len(terms) == 1:
+            result: Tensor = terms[0]
+            return result
         x = x * x
-    result: Tensor = terms[0]
-    return result
+
+
+def _line(a: Any, b: Any, x: Tensor) -> Tensor:
+    """b·x + a; `b` is overwritten if it is a tensor."""
+    product = b.mul_(x) if isinstance(b, Tensor) else b * x
+    return product.add_(a)
 
 
 def exp(x: Tensor) -> Tensor:

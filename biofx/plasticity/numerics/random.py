@@ -49,6 +49,7 @@ __all__ = [
     "bits",
     "counters",
     "gamma",
+    "index_dtype",
     "key_tensor",
     "normal",
     "shard_counters",
@@ -157,7 +158,7 @@ def counters(shape: int | Sequence[int], device: torch.device | str | None = Non
     """
     shape = (shape,) if isinstance(shape, int | torch.SymInt) else tuple(shape)
     numel = math.prod(shape)
-    return torch.arange(numel, dtype=_index_dtype(numel), device=device).view(shape)
+    return torch.arange(numel, dtype=index_dtype(numel), device=device).view(shape)
 
 
 def shard_counters(
@@ -186,7 +187,7 @@ def shard_counters(
             f"shard of shape {tuple(local_shape)} at {tuple(offsets)} of a tensor of shape "
             f"{tuple(global_shape)}: give one size and one offset per dimension"
         )
-    dtype = _index_dtype(math.prod(global_shape))
+    dtype = index_dtype(math.prod(global_shape))
     index = torch.zeros((), dtype=dtype, device=device)
     stride = 1
     for whole, size, offset in reversed(list(zip(global_shape, local_shape, offsets, strict=True))):
@@ -310,7 +311,8 @@ def beta(key: Tensor, index: Tensor, a: float | Tensor, *, draw: int = 0) -> Ten
     return (0.5 + half).clamp(0, 1)  # rounding may step over the edge
 
 
-def _index_dtype(numel: int) -> torch.dtype:
+def index_dtype(numel: int) -> torch.dtype:
+    """The type of the indices of a tensor with so many elements."""
     return torch.int32 if numel < 2**31 else torch.int64
 
 
@@ -346,7 +348,8 @@ def _word(key: Tensor, index: Tensor, function: int, word: int) -> Tensor:
     x = _xorshift_(x.mul_(_MIX[0]))
     # Without this step, the words of two streams coincide (at any places) too often or too rarely.
     x = _xorshift_(x.mul_(_MIX[1]))
-    return _xorshift_(x.add_(between).mul_(_MIX[2]))
+    # (x + between)·M in one operation, which wraps around as the two do.
+    return _xorshift_(torch.add(between * _MIX[2], x, alpha=_MIX[2]))
 
 
 def _xorshift_(x: Tensor) -> Tensor:
@@ -355,8 +358,11 @@ def _xorshift_(x: Tensor) -> Tensor:
 
 
 def _signed(word: Tensor) -> Tensor:
-    """[-1, 1) in steps of 2**-23: each step is a float32, so nothing rounds up to 1."""
-    return (word >> 8).to(torch.float32).mul_(2.0**-23)
+    """[-1, 1) in steps of 2**-23: each step is a float32, so nothing rounds up to 1.
+
+    It overwrites the word.
+    """
+    return word.bitwise_right_shift_(8).to(torch.float32).mul_(2.0**-23)
 
 
 def _positive_unit(word: Tensor) -> Tensor:
@@ -371,10 +377,11 @@ def _normal(word: Tensor) -> Tensor:
     for small errors of the distribution function and small relative ones of its tails (Teichroew's
     method: Muller, A comparison of methods for generating normal deviates, J. ACM 6, 1959). Four of
     the uniforms are the bytes of the word; the fifth, continuous, is a multiplicative hash of it.
+    It overwrites the word.
     """
-    pairs = (word & 0x00FF00FF).add_((word >> 8).bitwise_and_(0x00FF00FF))
-    fifth = (word * _MIX[1]) >> 8
+    pairs = (word >> 8).bitwise_and_(0x00FF00FF).add_(word & 0x00FF00FF)
+    fifth = word.mul_(_MIX[1]).bitwise_right_shift_(8)
     # The product's high half is the sum of both pairs, in units of 2**16; less its mean.
-    total = pairs.mul_(0x00010001).add_(fifth).sub_(510 * 2**16 + 255)
+    total = fifth.add_(pairs, alpha=0x00010001).sub_(510 * 2**16 + 255)
     t = total.to(torch.float32).mul_(2.0**-25)
     return polynomial(_QUANTILE, t * t).mul_(t)

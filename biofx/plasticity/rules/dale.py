@@ -41,8 +41,13 @@ def project_dale(weight: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
 def _projected(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
     weight, signs = wide(tensors["weight"]), inputs["signs"]
     if "fresh" in inputs:
-        weight = torch.where(inputs["fresh"], weight.abs() * signs, weight)
+        weight = _signed(weight, signs, inputs["fresh"])
     return project_dale(weight, signs)
+
+
+def _signed(weight: Tensor, signs: Tensor, mask: Tensor) -> Tensor:
+    """The masked weights with their unit's sign, if it has one (it is 0 where weights are free)."""
+    return torch.where(mask & (signs != 0), weight.abs() * signs, weight)
 
 
 def paired(values: Tensor, index: Tensor, axis: int) -> Tensor:
@@ -183,13 +188,14 @@ class DalesPrinciple(Rule):
 
     @override
     def elementwise(self, synapses: Synapses) -> bool:
-        return self._initialisation(synapses) == "signs"
+        return True  # once the weights have begun, all that is left of the wiring are signs
 
     @override
     def after_step(self, context: Context) -> None:
-        if self.plan(context).way == "free":
-            return
         weight = context.weight
+        if self.plan(context).way == "free":
+            context.events["dale_projected"] = weight.new_zeros(())
+            return
         wrong = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
         inputs = {"signs": context.constant("signs", self.signs)}
         if context.fresh is not None:
@@ -207,8 +213,7 @@ class DalesPrinciple(Rule):
     def replaced(self, context: Context, mask: Tensor) -> None:
         if self.plan(context).way != "free":
             signs = context.constant("signs", self.signs).to(context.weight.dtype)
-            signed = context.weight.abs() * signs
-            context.weight.copy_(torch.where(mask, signed, context.weight))
+            context.weight.copy_(_signed(context.weight, signs, mask))
 
     @override
     def report(self, context: Context) -> dict[str, Any]:
@@ -266,10 +271,13 @@ class DalesPrinciple(Rule):
         values.copy_(shard.part(whole))
 
     def signs(self, context: Context) -> Tensor:
-        """±1 per unit, broadcastable to the weight."""
+        """±1 per unit, broadcastable to the weight; 0 where weights are free."""
         synapses, device = context.synapses, context.weight.device
         axis = synapses.pre_axis if self._axis(synapses) == "pre" else synapses.post_axis
-        if self.plan(context).way == "mirrored":
+        plan = self.plan(context)
+        if plan.way == "free":
+            return torch.zeros([1] * context.weight.dim(), dtype=torch.float32, device=device)
+        if plan.way == "mirrored":
             signs = torch.ones(context.units(axis), dtype=torch.float32, device=device)
             for population, entries, _ in context.wiring.read:
                 signs[_all(population, entries, signs)[1::2].flatten()] = -1.0

@@ -42,8 +42,9 @@ def volume_factors(
         Hofmann et al. 2025, Methods, "Volume-dependent learning rates".
     """
     size = weight.abs()
-    mean = base * exp(-stability * (size / (1 + size)))
-    return (mean * (1 + variability * noise)).abs()
+    # In place, because fresh memory costs more than the arithmetic.
+    mean = exp((size / (1 + size)).mul_(-stability)).mul_(base)
+    return (variability * noise).add_(1).mul_(mean).abs_()
 
 
 def _volume(

@@ -209,7 +209,7 @@ class OptimizerHooks:
     @torch.no_grad()
     def _gradients(self, step: OptimizerStep) -> None:
         step.observed = True
-        optimizer = self.optimizer
+        optimizer, named = self.optimizer, self.named()
         if self.steps == 0:
             self._look_for_lost_state()
         scale = scaler_attribute("grad_scale", (*self.around, optimizer))
@@ -217,7 +217,7 @@ class OptimizerHooks:
         self.engine.kernels.begin(max(counter.steps for counter in self.engine.counters) + 1)
         step.sites = steps_of(
             self.engine,
-            [entry for entry in self.named() if not self._left(*entry[:2])],
+            [entry for entry in named if not self._left(*entry[:2])],
             step=self.steps + 1,
             unscale=unscale,
             bind=self._bind,
@@ -225,7 +225,7 @@ class OptimizerHooks:
             arenas=self._arenas if self.positions.plain and not step.closure else None,
         )
         sites = [site for site, _, _ in step.sites]
-        self._silence.look(self.named(), self.engine.bindings, self.steps + 1)
+        self._silence.look(named, self.engine.bindings, self.steps + 1)
         renewing = due(sites, "before_update")
         # Later hooks may change the gradients, or replace them by others.
         last = next(reversed(optimizer._optimizer_step_pre_hooks)) == self._handles[0].id
@@ -253,7 +253,7 @@ class OptimizerHooks:
                 )
                 or (self._corrects and newborns.young(site, group))
             }
-            self.positions.begin(self.named(), step.before, self._copy)
+            self.positions.begin(named, step.before, self._copy)
 
     def _renew(self, step: OptimizerStep, sites: list[ParameterStep]) -> None:
         """Let rules replace synapses before the optimizer moves them."""
