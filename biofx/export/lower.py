@@ -1,5 +1,6 @@
 """Lower: a traced graph becomes a module that TorchScript compiles."""
 
+import functools
 import keyword
 import re
 import typing
@@ -78,10 +79,16 @@ def _held(model: nn.Module, captured: Captured, target: str) -> Any:
 
 def _safe(part: str) -> str:
     """A part of a name as an identifier that no GraphModule has: users may take any."""
-    free = _PLAIN.fullmatch(part) and not hasattr(fx.GraphModule, part)
+    free = _PLAIN.fullmatch(part) and part not in _taken()
     if part.isdigit() or (free and not keyword.iskeyword(part)):
         return part
     return "quoted_" + part.encode().hex()
+
+
+@functools.cache
+def _taken() -> frozenset[str]:
+    """Names of a GraphModule's own attributes, those of objects included."""
+    return frozenset(dir(fx.GraphModule({}, fx.Graph())))
 
 
 def _adds_vector(held: dict[str, Any], node: fx.Node) -> bool:
