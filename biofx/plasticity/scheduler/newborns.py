@@ -112,7 +112,9 @@ def note(site: ParameterStep, fresh: Tensor, kernels: Kernels) -> None:
         return
     context = next((c for _, c in binding.pairs if BORN in c.state), None)
     if context is None:  # a rule that had not said that it replaces any
-        context = next(c for rule, c in binding.pairs if rule.serves(c.synapses))
+        context = next((c for rule, c in binding.pairs if rule.serves(c.synapses)), None)
+    if context is None:  # the units around it are turned over, and no rule serves it itself
+        return
     state = context.state
     make_room(state, binding, site.weight)
     count = context.optimizer_state.get("step", 0)
