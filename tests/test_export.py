@@ -271,6 +271,7 @@ NOT_EXPORTABLE = {
     "plain_dict_of_modules": "requires grad as a constant",
     "gradient_inside_forward": "requires grad as a constant",
     "functional_call_inside": "requires grad as a constant",
+    "force": "requires grad as a constant",
     "try_except": "the code catches that",
     "spiking_network": "'Spike'",
     "image_ops": "cond must be a bool",

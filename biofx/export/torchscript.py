@@ -76,6 +76,8 @@ def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
             raise Impossible("an operation fails and the code catches that: no trace survives it")
         with generators_kept(), warnings.catch_warnings(), torch.no_grad():
             warnings.filterwarnings("ignore", category=TracerWarning)  # the notes say it
+            # NumPy is given traced sizes, which it takes with a warning of its own
+            warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array_wrap__")
             _ignore_deprecation()
             try:
                 module = torch.jit.trace(
