@@ -574,6 +574,16 @@ def test_blocks_that_cannot_be_traced_are_folded_too() -> None:
     assert "11 blocks like 0" in diff.to_html()
 
 
+def test_the_page_has_a_column_of_outputs_only_where_shapes_are_known() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    without = biofx.diff(biofx.transform(model)).to_html()
+    known = biofx.diff(biofx.transform(model, example_inputs=torch.zeros(1, 4))).to_html()
+    assert "<span>Output</span>" in known
+    assert 'class="tree shaped"' in known
+    assert "<span>Output</span>" not in without
+    assert "shaped" not in without.partition("</style>")[2]
+
+
 def test_the_page_needs_nothing_and_folds() -> None:
     model = ResNet((3, 8, 36, 3), expansion=4)
     diff = biofx.diff(biofx.transform(model, example_inputs=torch.randn(1, 3, 32, 32)))

@@ -56,8 +56,10 @@ body.biofx-page { margin: 0; background: light-dark(#fff, #0f1216); color-scheme
 .biofx .row.fold .name > i { border: 0; background: radial-gradient(circle, var(--soft) 1px,
   transparent 1.6px) 0 0 / 4px 4px; border-radius: 0; }
 .biofx .tree { border-top: 1px solid var(--line); border-bottom: 1px solid var(--line); }
+.biofx .shaped { --output: 120px; }
 .biofx .row { display: grid; align-items: center; min-height: 26px; column-gap: 16px;
-  grid-template-columns: minmax(180px, 1fr) minmax(80px, 170px) minmax(150px, 250px) 110px 120px;
+  grid-template-columns: minmax(180px, 1fr) minmax(80px, 170px) minmax(150px, 250px) 110px
+  var(--output,);
   padding: 0 6px; border-radius: 4px; }
 .biofx summary { list-style: none; cursor: pointer; }
 .biofx summary::-webkit-details-marker { display: none; }

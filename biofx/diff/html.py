@@ -32,14 +32,15 @@ def fragment(diff: "GraphDiff") -> str:
     """The same as a part of a page, for notebooks."""
     reasons, _ = words.reasons(diff.record)
     drawn = _Drawn(diff)
+    shapes = ("tree shaped", "<span>Output</span>") if drawn.shaped else ("tree", "")
     return "\n".join(
         [
             f'<div class="biofx"><style>{STYLE}</style>',
             *_header(diff),
             *_tools(diff),
-            '<div class="tree">',
+            f'<div class="{shapes[0]}">',
             '<div class="row titles"><span>Layer</span><span>Type</span><span>Synapses</span>'
-            "<span>Weight</span><span>Output</span></div>",
+            f"<span>Weight</span>{shapes[1]}</div>",
             *drawn.tree(),
             '<p class="none" hidden>Nothing matches.</p>',
             "</div>",
@@ -111,6 +112,7 @@ class _Drawn:
         self.diff = diff
         self.emitter = Emitter(Folding())
         self.most = max((node.count for node in diff.tree.walk()), default=0)
+        self.shaped = any(node.shape is not None for node in diff.tree.walk())
 
     def tree(self) -> Iterator[str]:
         root = self.diff.tree
@@ -221,7 +223,8 @@ class _Drawn:
         if count and self.most and status != "fold":
             bar = f' style="--share:{max(100 * count / self.most, 1):.3g}%"'
         cells = [f"<b>{compact(count)}</b>"] if count else []
-        output = measured(shape) if shape is not None else ""
+        shown = _say(measured(shape)) if shape is not None else ""
+        output = f'<span class="size">{shown}</span>' if self.shaped else ""
         where = f'<code class="place">{_say(place)}</code>' if place else ""
         wide = "" if kind else " wide"
         return (
@@ -229,8 +232,7 @@ class _Drawn:
             f'<span class="name"><i></i><span class="text">{name}</span>{where}</span>'
             f'<span class="type">{_say(kind)}</span>'
             f'<span class="syn"{bar}>{"".join([*cells, *told])}</span>'
-            f'<span class="size">{_say(weight)}</span>'
-            f'<span class="size">{_say(output)}</span></div>'
+            f'<span class="size">{_say(weight)}</span>{output}</div>'
         )
 
 
