@@ -117,8 +117,8 @@ def listed(names: Iterable[str], most: int = 6) -> str:
 
 
 def compact(number: int) -> str:
-    """A number in at most six characters: ``9,408``, ``36.9k``, ``2.36M``."""
-    if number < 10_000:
+    """A number in at most six characters: ``9,408``, ``36,864``, ``2.36M``."""
+    if number < 100_000:
         return f"{number:,}"
     for limit, unit in ((1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T")):
         if number < 999.5 * limit:

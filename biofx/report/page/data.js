@@ -42,7 +42,7 @@ const whole = new Intl.NumberFormat('en-US');
 const count = n => whole.format(n);
 
 function compact(n) {
-  if (n < 1e4) return count(n);
+  if (n < 1e5) return count(n);
   const [size, unit] = n < 1e6 ? [1e3, 'k'] : n < 1e9 ? [1e6, 'M'] : [1e9, 'B'];
   return `${(n / size).toPrecision(3).replace(/\.?0+$/, '')}${unit}`;
 }
