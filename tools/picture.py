@@ -1,44 +1,55 @@
-"""Draws docs/images/diff.svg, the picture in the README: `python tools/picture.py`."""
+"""Draws docs/images/report.png, the recorder's page of a run on digits: `python tools/picture.py`.
 
-import io
-import re
+It needs Debian's packages chromium and chromium-driver.
+"""
+
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
-from rich.console import Console
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
 
 import biofx
 
-WIDTH = 110
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools" / "examples"))
-from residual import ResidualNet  # noqa: E402
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools" / "examples")]
+from browser import Browser  # noqa: E402
+from digits import DigitNet  # noqa: E402
+
+
+def recorded(epochs: int = 63) -> biofx.Recorder:
+    """The demonstration's network and settings, for long enough to see the rules act."""
+    torch.manual_seed(0)
+    data = load_digits()
+    pixels = torch.tensor(data.images / 16, dtype=torch.float32).unsqueeze(1)
+    digits = torch.tensor(data.target)
+    config = biofx.BioConfig.from_toml(ROOT / "tools" / "examples" / "digits.toml")
+    bio = biofx.transform(DigitNet(), config)
+    optimizer = torch.optim.AdamW(bio.parameters(), lr=2e-3)
+    recorder = biofx.Recorder(biofx.GradScheduler(bio, optimizer), every=10)
+    for _ in range(epochs):
+        for batch in torch.randperm(1437).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(bio(pixels[batch]), digits[batch]).backward()
+            optimizer.step()
+    return recorder
 
 
 def main() -> None:
-    torch.manual_seed(0)
-    config = biofx.BioConfig(
-        fuzzy_lr_distribution=biofx.Distribution.LOGNORMAL,
-        fuzzy_learning_rate_factor_nu=0.2,
-        weight_splitting_Gamma=2,
-    )
-    bio = biofx.transform(ResidualNet(), config, example_inputs=torch.zeros(1, 3, 32, 32))
-    console = Console(
-        record=True,
-        width=WIDTH,
-        file=io.StringIO(),
-        force_terminal=True,
-        color_system="truecolor",
-        _environ={},
-    )
-    console.print(biofx.diff(bio))
-    target = ROOT / "docs" / "images" / "diff.svg"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    svg = console.export_svg(title="biofx.diff")
-    # rich links fonts on the web; a picture should load nothing, and falls back to monospace
-    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
-    target.write_text(svg, encoding="utf-8")
+    target = ROOT / "docs" / "images" / "report.png"
+    with tempfile.TemporaryDirectory() as folder, Browser() as browser:
+        page = Path(folder, "run.html")
+        page.write_text(recorded().to_html(), encoding="utf-8")
+        browser.prefer("light")
+        browser.size(1440, 1010)
+        browser.open(page)
+        browser.run(
+            "[...document.querySelectorAll('[role=treeitem]')]"
+            ".find(row => row.textContent.includes('hidden')).click()"
+        )
+        browser.screenshot(target)
     print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1024:.0f} KiB")
 
 
