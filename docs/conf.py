@@ -14,6 +14,7 @@ release = version = biofx.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["README.md"]
 nitpicky = False
+smartquotes = False  # "auto" in a docstring is a value, to be typed as it stands
 
 html_theme = "furo"
 html_title = f"biofx {release}"
@@ -42,12 +43,14 @@ napoleon_custom_sections = ["Source"]
 
 
 def as_text(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are Markdown's: `name` is code, |w| no substitution, w* no emphasis."""
+    """Docstrings are Markdown's: `name` is code, |w| no substitution, w* no emphasis; *w* is."""
     for place, line in enumerate(lines):
         parts = re.split(r"(``.*?``|`.*?`)", line)
         for i, part in enumerate(parts):
             if i % 2 == 0:
-                parts[i] = re.sub(r"(?<!\\)([|*])", r"\\\1", part)
+                split = re.split(r"((?<![\w*])\*\w[^*|]*(?<=\w)\*(?![\w*]))", part)
+                split[::2] = [re.sub(r"(?<!\\)([|*])", r"\\\1", text) for text in split[::2]]
+                parts[i] = "".join(split)
             elif not part.startswith("``"):
                 joined = parts[i + 1][:1].isalnum()  # `torch.compile`d
                 parts[i] = f"`{part}`" + ("\\ " if joined else "")

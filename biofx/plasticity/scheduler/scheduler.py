@@ -220,13 +220,14 @@ class GradScheduler:
             factors: False leaves out the numbers of factors, which take most of the time.
 
         Returns:
-            {parameter name: {"factor_mean", "factor_std", "factor_q05", "factor_q50", "factor_q95",
-            "rate_histogram": {"edges", "share"} of the factors (the last bin is open), "rate_mean"
-            (factor times learning rate), and, of the rules that act, "crystallized" (share of
-            synapses ever dampened), "turnover" (share replaced at the last rejuvenation),
-            "dale_projected" (weights set to 0 at the last step)}}. Factors are those of at most
-            2,048 evenly spaced synapses, at the weights as they are now; under sharding, numbers
-            are the local shard's. Before the first step, what the rules report, without factors.
+            For each parameter, by name, a dict of "factor_mean", "factor_std", "factor_q05",
+            "factor_q50", "factor_q95", "rate_histogram" (a dict of "edges" and "share"; the last
+            bin is open), "rate_mean" (factor times learning rate), and, of the rules that act,
+            "crystallized" (share of synapses ever dampened), "turnover" (share replaced at the last
+            rejuvenation), "dale_projected" (weights set to 0 at the last step). Factors are those
+            of at most 2,048 evenly spaced synapses, at the weights as they are now; under sharding,
+            numbers are the local shard's. Before the first step, what the rules report, without
+            factors.
         """
         found = {}
         for arenas in self._engine.arenas:
@@ -260,9 +261,9 @@ class GradScheduler:
         """The numbers of `metrics` for a logger, under flat names.
 
         Returns:
-            {"plasticity/<layer>/<metric>": value}, such as "plasticity/encoder.fc/factor_mean". A
-            layer's parameter that is not called "weight" keeps its own name in place of the layer's
-            ("plasticity/rnn.weight_hh_l0/factor_mean").
+            A float under each "plasticity/<layer>/<metric>", such as
+            "plasticity/encoder.fc/factor_mean". A layer's parameter that is not called "weight"
+            keeps its own name in place of the layer's ("plasticity/rnn.weight_hh_l0/factor_mean").
         """
         return flat(self.metrics())
 
