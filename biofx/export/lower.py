@@ -2,6 +2,7 @@
 
 import functools
 import keyword
+import operator
 import re
 import typing
 from typing import Any
@@ -69,9 +70,7 @@ def graph_module(
 def _held(model: nn.Module, captured: Captured, target: str) -> Any:
     value: Any = captured.constants.get(target)
     if value is None:
-        value = model
-        for part in target.split("."):
-            value = getattr(value, part)
+        value = operator.attrgetter(target)(model)
     if not isinstance(value, torch.Tensor | nn.Module):
         raise Impossible(f"the graph reads {target}, a {type(value).__name__}")
     return value

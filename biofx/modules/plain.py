@@ -1,5 +1,7 @@
 """A transformed model as an ordinary one: torch's and the user's own classes only."""
 
+import operator
+
 from torch import fx, nn
 
 from biofx.copying.clone import clone
@@ -49,7 +51,9 @@ def _plain_layer(layer: nn.Module) -> nn.Module:
         return _summed_layer(layer)
     graph = graphs.copied(layer_graph(layer))
     targets = [str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")]
-    return graph_module(layer, graph, {target: _attribute(layer, target) for target in targets})
+    return graph_module(
+        layer, graph, {target: operator.attrgetter(target)(layer) for target in targets}
+    )
 
 
 def _summed_layer(layer: nn.Module) -> nn.Module:
@@ -86,25 +90,12 @@ def graph_module(layer: nn.Module, graph: fx.Graph, held: dict[str, object]) -> 
     graph.set_codegen(fx.graph.CodeGen())
     lower(graph)
     made = fx.GraphModule(held, graph, original_class(layer).__name__)
-    for name, value in vars(layer).items():  # settings, which the module around it may ask for
-        if isinstance(value, bool | int | float | str) and not hasattr(made, name):
-            setattr(made, name, value)
     made.train(layer.training)
-    for name, value in layer.__dict__.items():
-        if not name.startswith("_") and isinstance(value, _ATTRIBUTES):
+    for name, value in vars(layer).items():  # code above may ask for these: `self.fc.in_features`
+        public = isinstance(value, tuple) and not name.startswith("_")
+        if public or isinstance(value, bool | int | float | str):
             made.__dict__.setdefault(name, value)
     for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
                   "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs"):  # fmt: skip
         getattr(made, hooks).update(getattr(layer, hooks))
     return made
-
-
-# Code above a layer may ask for these: `self.fc.in_features`.
-_ATTRIBUTES = (bool, int, float, str, tuple)
-
-
-def _attribute(module: nn.Module, target: str) -> object:
-    value: object = module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
