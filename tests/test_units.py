@@ -1,5 +1,7 @@
 """Units: what is claimed about where a unit is read, held against what the numbers do."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import biofx
+from biofx.passes.units import populations
 from biofx.synapses import Population
 from tests.silencing import check, norms_without_statistics
 
@@ -456,3 +459,23 @@ def test_norms_over_units_are_named() -> None:
 
 def test_units_need_example_inputs() -> None:
     assert biofx.info(biofx.transform(mlp()[0])).wiring.units == ()
+
+
+def test_populations_are_worked_out_when_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    work_out = populations.populations_of
+    monkeypatch.setattr(
+        populations, "populations_of", lambda *given: asked.append(1) or work_out(*given)
+    )
+    model, x = mlp()
+    bio = biofx.transform(model, example_inputs=x)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    biofx.GradScheduler(bio, optimizer)
+    bio(x).sum().backward()
+    optimizer.step()
+    assert not asked
+    units = biofx.info(bio).wiring.units
+    assert [unit.layer for unit in units] == list(biofx.info(bio).wiring.order)
+    assert units == biofx.info(pickle.loads(pickle.dumps(bio))).wiring.units
+    assert units == biofx.info(copy.deepcopy(bio)).wiring.units
+    assert asked == [1]

@@ -84,7 +84,8 @@ class Split(PassBase):
     def _widen(self) -> None:
         wide = {n: s for n, s in self.context.synapses.items() if s.split == "expand"}
         wiring = self.context.wiring
-        self.context.wiring = replace(wiring, units=widened(wiring.units, wide))
+        if wide:
+            self.context.wiring = replace(wiring, units=widened(wiring.units, wide))
 
     def ensures(self, graph_module: nn.Module) -> None:
         self.context.graph.lint()

@@ -1,6 +1,6 @@
 """`Synapses`: what biofx knows about all synapses of one parameter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,7 +107,7 @@ class Record:
     unmatched: tuple[str, ...] = ()
 
     @property
-    def populations(self) -> tuple[Population, ...]:
+    def populations(self) -> Sequence[Population]:
         """The units of every layer whose place in the graph is known; see `Wiring.units`."""
         return self.wiring.units
 

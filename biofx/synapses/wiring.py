@@ -1,6 +1,6 @@
 """Which weight layer feeds which, as far as that is known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ class Wiring:
     edges: tuple[tuple[str, str], ...] = ()
     order: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
-    units: tuple[Population, ...] = ()
+    units: Sequence[Population] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -8,7 +8,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from biofx.passes.context import TransformContext
 from biofx.passes.units.blocks import Blocks
 from biofx.passes.units.flow import Flow
-from biofx.passes.units.populations import populations_of
+from biofx.passes.units.populations import Populations
 from biofx.passes.units.trace import follow
 
 
@@ -29,7 +29,7 @@ class Units(PassBase):
         flow = follow_units(graph_module, context) if context.captured.whole else None
         context.blocks = Blocks(flow)
         if flow is not None:
-            units = populations_of(flow, list(context.weights))
+            units = Populations(flow, list(context.weights))
             context.wiring = replace(context.wiring, units=units)
         return PassResult(graph_module, False)
 

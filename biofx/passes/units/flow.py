@@ -1,5 +1,6 @@
 """What following units through a graph finds out."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ class Source:
     first: int
     size: int
 
-    @property
+    @functools.cached_property
     def ids(self) -> Tensor:
         """The id of each unit."""
         return torch.arange(self.first, self.first + self.size)
@@ -103,7 +104,7 @@ class Flow:
         self, role: str, layer: str, name: str, axis: int, ids: Tensor, bias: str | None = None
     ) -> None:
         """Say that entries of a parameter belong to units; once, however often a layer is used."""
-        if not bool((ids >= FIRST).any()):
+        if not len(ids) or ids.amax().item() < FIRST:
             return
         known = self._claimed.setdefault((role, name, axis, layer), [])
         if not any(torch.equal(ids, other) for other in known):

@@ -1,17 +1,67 @@
 """From what was followed to `Population`s: which units are one, and where each is found."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from biofx.passes.units.classes import MIXER, NONE, classes_of, note_several
-from biofx.passes.units.flow import Claim, Flow, Source
+from biofx.passes.units.flow import Flow, Source
 from biofx.passes.units.ids import FIRST, units_in
+from biofx.passes.units.regular import located, table_of
 from biofx.synapses import Entries, Population, Reader
 from biofx.synapses.population import VECTORS
+
+
+class Populations(Sequence[Population]):
+    """The units of every layer, worked out when somebody first asks: few do.
+
+    Args:
+        flow, order: as for `populations_of`.
+    """
+
+    def __init__(self, flow: Flow, order: Sequence[str]) -> None:
+        # The values are the greater part, and are not needed any more.
+        self._find = functools.partial(populations_of, replace(flow, values={}), order)
+
+    @functools.cached_property
+    def _found(self) -> tuple[Population, ...]:
+        found = self._find()
+        del self._find
+        return found
+
+    @overload
+    def __getitem__(self, place: int) -> Population: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Population, ...]: ...
+    @override
+    def __getitem__(self, place: int | slice) -> Population | tuple[Population, ...]:
+        return self._found[place]
+
+    @override
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._found == tuple(other)
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self._found)
+
+    @override
+    def __repr__(self) -> str:
+        return repr(self._found)
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (self._found,)
 
 
 def populations_of(flow: Flow, order: Sequence[str]) -> tuple[Population, ...]:
@@ -135,7 +185,7 @@ class _Builder:
         for number in self.where[int(self.fate[self.classes[ids[0]]])]:
             claim = self.flow.claims[number]
             if claim.role == "incoming" and claim.layer == source.layer:
-                found = _located(claim, claim.ids, ids, self.rank)
+                found = located(claim, claim.ids, ids, self.rank)
                 incoming += found or []
         return Population(
             layer=source.layer, block=block, size=len(rows), incoming=tuple(incoming),
@@ -189,14 +239,14 @@ class _Builder:
     def _find_anew(self, members: Tensor) -> _Found | None:
         entries: list[tuple[int, Entries]] = []
         for number in self.where[int(self.fate[members[0]])]:
-            found = _located(self.flow.claims[number], self.claimed[number], members, self.rank)
+            found = located(self.flow.claims[number], self.claimed[number], members, self.rank)
             if found is None:
                 return None
             entries += [(number, entry) for entry in found]
         return _Found(tuple(entries))
 
     def _table(self, number: int, members: Tensor) -> Tensor | None:
-        return _table(self.claimed[number], members, self.rank)
+        return table_of(self.claimed[number], members, self.rank)
 
 
 def _increases(ids: Tensor) -> bool:
@@ -240,56 +290,3 @@ def _span(rows: Tensor) -> str:
     pieces = list(_runs(rows, torch.zeros_like(rows)))
     told = ",".join(f"{int(piece[0])}:{int(piece[-1]) + 1}" for piece in pieces[:3])
     return told + (",…" if len(pieces) > 3 else "")
-
-
-def _table(found: Tensor, members: Tensor, rank: Tensor) -> Tensor | None:
-    """Indices at which each of some classes is found, (classes, times); None if not equally often.
-
-    `rank` is scratch space of all −1, one per id.
-    """
-    size = len(members)
-    rank[members] = torch.arange(size)
-    unit = rank[found]
-    rank[members] = -1
-    places = (unit >= 0).nonzero().flatten()
-    unit = unit[places]
-    count, rest = divmod(len(places), size)
-    if rest:
-        return None
-    if count > 1 or not bool((unit[1:] >= unit[:-1]).all()):
-        order = unit.argsort(stable=True)
-        places, unit = places[order], unit[order]
-    table = unit.view(size, count)
-    if not bool((table == torch.arange(size)[:, None]).all()):
-        return None
-    return places.view(size, count)
-
-
-def _located(claim: Claim, found: Tensor, members: Tensor, rank: Tensor) -> list[Entries] | None:
-    """Where each of some classes is found along a parameter's axis; None if not regularly."""
-    if torch.equal(found, members):
-        return [Entries(name=claim.name, axis=claim.axis, start=0, stride=1, count=1, step=1)]
-    table = _table(found, members, rank)
-    if table is None:
-        return None
-    if not table.shape[1]:
-        return []
-    whole = _affine(claim, table)
-    if whole is not None:
-        return [whole]
-    parts = [_affine(claim, table[:, k : k + 1]) for k in range(table.shape[1])]
-    return [part for part in parts if part is not None] if all(parts) else None
-
-
-def _affine(claim: Claim, table: Tensor) -> Entries | None:
-    """Indices (units, entries of each) as start + unit·stride + entry·step."""
-    units, count = table.shape
-    start = int(table[0, 0])
-    stride = int(table[1, 0]) - start if units > 1 else max(count, 1)
-    step = int(table[0, 1]) - start if count > 1 else 1
-    expected = start + torch.arange(units)[:, None] * stride + torch.arange(count) * step
-    if not torch.equal(expected, table):
-        return None
-    return Entries(
-        name=claim.name, axis=claim.axis, start=start, stride=stride, count=count, step=step
-    )
