@@ -1,7 +1,6 @@
 """Leaves the process as it was: what running a model once may move besides the model."""
 
 import contextlib
-import gc
 import io
 import logging
 import random
@@ -54,18 +53,6 @@ def isolated(model: nn.Module) -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         for owner, names in values:
             _put_back(owner, names)
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage collection: what is allocated stays, and searching it is a fifth of the work."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _plain_values(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:

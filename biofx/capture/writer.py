@@ -1,6 +1,7 @@
 """Writes a graph: what a run did, as nodes with module, line and shape."""
 
 import dataclasses
+import functools
 import linecache
 import operator
 import sys
@@ -15,10 +16,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from biofx.capture import targets
 from biofx.capture.call import reserve
-from biofx.capture.private import (
-    is_fake,
-    without_functions,
-)
+from biofx.capture.private import is_fake, without_functions
 from biofx.copying.nested import Step, leaves
 from biofx.synapses import original_class
 
@@ -242,7 +240,7 @@ class GraphWriter:
             prefix = f"{name}." if name else ""
             for registry in (module._parameters, module._buffers, module.__dict__):
                 for key, value in registry.items():
-                    if isinstance(value, Tensor | torch.Generator):
+                    if isinstance(value, Tensor) or type(value) is torch.Generator:
                         self._attributes.setdefault(id(value), prefix + key)
                         self._alive.append(value)
                         # What could not be copied computes with the model's own tensors.
@@ -323,8 +321,13 @@ def user_frame() -> tuple[str, int, str] | None:
     """(file, line, function) of the innermost frame that is neither PyTorch's nor biofx's."""
     frame = sys._getframe(1)
     while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith((_TORCH, _BIOFX, "<")):
-            return file, frame.f_lineno, frame.f_code.co_name
+        code = frame.f_code
+        if _is_user_file(code.co_filename):
+            return code.co_filename, frame.f_lineno, code.co_name
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+@functools.cache
+def _is_user_file(name: str) -> bool:
+    return not name.startswith((_TORCH, _BIOFX, "<"))

@@ -14,7 +14,9 @@ from biofx.copying.rebind import Rebinder
 from biofx.synapses.classes import REPLACED, slots_of
 
 REGISTRIES = ("_modules", "_parameters", "_buffers")
-_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
+# What every module has: dicts of hooks and a set of names, nearly always empty.
+_BARE = vars(nn.Module())
+_USUAL = frozenset(name for name, value in _BARE.items() if type(value) in (OrderedDict, set))
 _ATOMS = frozenset({type(None), bool, int, float, str})  # the most frequent ones
 # What biofx keeps on a module and never changes in place.
 _RECORDS = frozenset(
@@ -72,7 +74,7 @@ def clone(
                 fresh[name].update((key, memo.get(id(item), item)) for key, item in value.items())
             elif type(value) in _ATOMS or name in _RECORDS:
                 fresh[name] = value
-            elif name in _HOOKS and not value:
+            elif name in _USUAL and not value:
                 fresh[name] = type(value)()
             else:
                 fresh[name] = rebinder.copied(value, name)
@@ -89,7 +91,7 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
     for name, value in module.__dict__.items():
         if name in REGISTRIES:
             yield from (item for item in value.values() if isinstance(item, Tensor))
-        elif name in _HOOKS or type(value) in _ATOMS:
+        elif name in _USUAL or type(value) in _ATOMS:
             continue
         elif type(value) is not tuple or not _ATOMS.issuperset(map(type, value)):
             yield from tensors(value)

@@ -14,7 +14,6 @@ from biofx.synapses import (
     Layer,
     Synapses,
     augment,
-    axes_of,
     original_class,
     track_activity,
     wants_activity,
@@ -111,7 +110,7 @@ class Augment(PassBase):
         whole = reason
         if names:
             synapses = tuple(self.context.synapses[name] for name in names)
-            if _is_registered(layer):
+            if layer.registered:
                 augment(layer.module, synapses)
             else:  # a module of the user's that multiplies by its own parameter keeps its class
                 layer.module.__dict__["_synapses"] = synapses
@@ -139,10 +138,6 @@ class Augment(PassBase):
                 reason=whole,
                 layer=layer.name,
             )
-
-
-def _is_registered(layer: WeightLayer) -> bool:
-    return bool(axes_of(layer.module))
 
 
 def _track(module: nn.Module, axes: Axes, synapses: Synapses) -> bool:

@@ -41,6 +41,7 @@ class WeightLayer:
 
     Attributes:
         name, module, axes: the module and the meaning of its weights' axes.
+        registered: they come from the registry of layer types; else the graph tells them.
         nodes: graph nodes that apply it.
         depth, rank, output: as in `Synapses`.
         reached: data was seen to flow in.
@@ -51,6 +52,7 @@ class WeightLayer:
     name: str
     module: nn.Module
     axes: list[Axes]
+    registered: bool = True
     nodes: list[fx.Node] = field(default_factory=list)
     depth: int = 0
     rank: int = 0

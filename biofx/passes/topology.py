@@ -58,9 +58,10 @@ class Topology(PassBase):
         context = self.context
         functional = functional_weights(graph_module, context.graph)
         for module, name in context.names.items():
-            axes = axes_of(module) or functional.get(name)
+            known = axes_of(module)
+            axes = known or functional.get(name)
             if axes:
-                context.weights[name] = WeightLayer(name, module, list(axes))
+                context.weights[name] = WeightLayer(name, module, list(axes), bool(known))
         self._ignore()
         for node in context.graph.nodes:
             self._visit(graph_module, node)

@@ -2,7 +2,7 @@
 
 from biofx.synapses.classes import Derived, become, mixins_of, original_class, rebuild, revert
 from biofx.synapses.layers import BioLayer, augment, track_activity, wants_activity
-from biofx.synapses.neighbours import Neighbours
+from biofx.synapses.neighbours import Followed, Neighbours
 from biofx.synapses.population import Entries, Population, Reader
 from biofx.synapses.record import (
     Layer,
@@ -21,6 +21,7 @@ __all__ = [
     "BioLayer",
     "Derived",
     "Entries",
+    "Followed",
     "Layer",
     "Neighbours",
     "Population",

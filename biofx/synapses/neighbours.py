@@ -1,44 +1,84 @@
 """`Neighbours`: the units on both sides of a parameter."""
 
+import functools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
 
 from biofx.synapses.population import Entries, Population
 from biofx.synapses.record import Synapses
 
+Read = tuple[Population, Entries, Synapses | None]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
+class Followed:
+    """The units of a model that can be followed, found by the parameters on both sides of them.
+
+    Attributes:
+        populations: all units of the model, worked out when somebody first asks.
+        synapses: {parameter: its synapses}.
+    """
+
+    populations: Sequence[Population] = ()
+    synapses: Mapping[str, Synapses] = field(default_factory=dict)
+
+    @functools.cached_property
+    def held(self) -> frozenset[str]:
+        """Names of all parameters that carry synapses."""
+        return frozenset(self.synapses)
+
+    @functools.cached_property
+    def made(self) -> Mapping[str, list[Population]]:
+        """{parameter: the units whose incoming weights it holds}."""
+        found = defaultdict(list)
+        for population in self._followed():
+            found[population.carrier].append(population)
+        return found
+
+    @functools.cached_property
+    def read(self) -> Mapping[str, list[Read]]:
+        """{parameter: what its layer reads}; see `Neighbours.read`."""
+        found = defaultdict(list)
+        for population in self._followed():
+            source = self.synapses.get(population.carrier)
+            for reader in population.readers:
+                found[reader.weight.name].append((population, reader.weight, source))
+        return found
+
+    def _followed(self) -> list[Population]:
+        return [p for p in self.populations if p.reason is None and p.readers]
+
+
+@dataclass(frozen=True)
 class Neighbours:
     """The units on both sides of one parameter, as far as they can be followed.
 
     Attributes:
-        known: whether anything is known of any units of the model.
-        made: the units whose incoming weights the parameter holds.
-        read: units that the parameter's layer reads, their columns, and the synapses that hold
-            their incoming weights (None if they carry none).
-        held: names of all parameters that carry synapses.
+        parameter: its name.
+        followed: all units of its model.
     """
 
-    known: bool = False
-    made: tuple[Population, ...] = ()
-    read: tuple[tuple[Population, Entries, Synapses | None], ...] = ()
-    held: frozenset[str] = frozenset()
+    parameter: str = ""
+    followed: Followed = field(default_factory=Followed)
 
-    @classmethod
-    def of(
-        cls, parameter: str, populations: Sequence[Population], synapses: Mapping[str, Synapses]
-    ) -> Self:
-        """Those of one parameter."""
-        followed = [p for p in populations if p.reason is None and p.readers]
-        return cls(
-            known=bool(populations),
-            made=tuple(p for p in followed if p.carrier == parameter),
-            read=tuple(
-                (p, reader.weight, synapses.get(p.carrier))
-                for p in followed
-                for reader in p.readers
-                if reader.weight.name == parameter
-            ),
-            held=frozenset(synapses),
-        )
+    @property
+    def known(self) -> bool:
+        """Whether anything is known of any units of the model."""
+        return bool(self.followed.populations)
+
+    @property
+    def made(self) -> Sequence[Population]:
+        """The units whose incoming weights the parameter holds."""
+        return self.followed.made.get(self.parameter, ())
+
+    @property
+    def read(self) -> Sequence[Read]:
+        """Units that the parameter's layer reads, their columns, and the synapses that hold their
+        incoming weights (None if they carry none)."""
+        return self.followed.read.get(self.parameter, ())
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Names of all parameters that carry synapses."""
+        return self.followed.held

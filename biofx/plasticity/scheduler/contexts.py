@@ -1,20 +1,20 @@
 """What the rules see of a parameter, put together when it is first seen."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
 from biofx.plasticity.kernels.base import Kernels
 from biofx.plasticity.numerics.shards import Shard, local, shard_of
 from biofx.plasticity.rules.rule import Context, Rule
-from biofx.synapses import Neighbours, Synapses, record_of, unwrap
+from biofx.synapses import Followed, Neighbours, Synapses, unwrap
 from biofx.synapses.initial import initial_law
 
 
 def contexts_of(
     model: nn.Module,
-    synapses: Mapping[str, Synapses],
+    followed: Followed,
     rules: Iterable[tuple[str, Rule]],
     *,
     entry: Synapses,
@@ -27,14 +27,14 @@ def contexts_of(
 
     Args:
         model: a transformed model, wrapped or not.
-        synapses: all of them, by parameter.
+        followed: its units.
         rules: those that serve it, with their keys.
         entry: the parameter's own synapses.
         weight: its local part.
         shard: where that lies in the whole.
         seed, kernels: as for `Engine`.
     """
-    wiring = Neighbours.of(entry.parameter, record_of(model).populations, synapses)
+    wiring = Neighbours(entry.parameter, followed)
     law = initial_law(unwrap(model).get_submodule(entry.layers[0]), shard.shape)
     lookup = functools.partial(_local_part, model)
     return [

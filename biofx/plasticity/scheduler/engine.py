@@ -31,7 +31,7 @@ from biofx.plasticity.scheduler.surgery import Surgery
 from biofx.plasticity.scheduler.totals import add_up, chosen
 from biofx.plasticity.scheduler.undo import Undo
 from biofx.plasticity.scheduler.units import States, UnitEngine, no_state
-from biofx.synapses import Synapses, record_of
+from biofx.synapses import Followed, Synapses, record_of
 
 
 class Engine:
@@ -87,7 +87,8 @@ class Engine:
                     f"{', '.join(list(synapses)[:8])}"
                 )
         turnover = [rule for rule in self.rules if isinstance(rule, UnitTurnover)]
-        self.units = UnitEngine(model, synapses, record_of(model).populations, turnover)
+        self.followed = Followed(record_of(model).populations, synapses)
+        self.units = UnitEngine(model, synapses, self.followed.populations, turnover)
 
     def kept(self) -> dict[str, Synapses]:
         """The synapses without those of layers that were found changed since (see `Surgery`)."""
@@ -148,7 +149,7 @@ class Engine:
         entry = self.synapses[name]
         return contexts_of(
             self.model,
-            self.synapses,
+            self.followed,
             [
                 (key, rule)
                 for key, rule in zip(self.keys, self.rules, strict=True)
