@@ -199,6 +199,34 @@ def mirrored(steps: int = 6) -> tuple[nn.Module, Any, GradScheduler]:
     return bio, optimizer, scheduler
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.AdamW(p, lr=0.1, amsgrad=True),
+        lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1, maximize=True),
+        lambda p: torch.optim.NAdam(p, lr=0.1, weight_decay=0.1),
+        lambda p: torch.optim.RAdam(p, lr=0.1),
+        lambda p: torch.optim.Adamax(p, lr=0.1),
+        lambda p: torch.optim.Adagrad(p, lr=0.1, initial_accumulator_value=0.5),
+    ],
+    ids=["amsgrad", "adam", "nadam", "radam", "adamax", "adagrad"],
+)
+def test_of_births(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def grads(step: int, name: str, grad: Tensor) -> Tensor | None:
+        # the optimizer counts one step less for one of them
+        return None if name == "rows.weight" and step == 1 else grad
+
+    runs = []
+    for small in (0, arenas.SMALL):
+        together(monkeypatch, small)
+        monkeypatch.setitem(OPTIMIZERS, "births", make)
+        rules = [FuzzyLearningRates(), Rejuvenate(d=1.0, schedule=Schedule(every=2))]
+        runs.append(train(rules=rules, optimizer="births", steps=9, grads=grads))
+    assert members(runs[1][2]) != []
+    assert members(runs[0][2]) == []
+    assert_same(runs[1], runs[0])
+
+
 def test_of_mirrored_pairs_and_free_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = mirrored()
     assert members(ours[2]) == [3]

@@ -12,7 +12,7 @@ from biofx.plasticity.kernels.arena import Arena
 from biofx.plasticity.kernels.base import Kernels
 from biofx.plasticity.rules.rule import Context, Rule
 from biofx.plasticity.scheduler.arena_context import ArenaContext, Count
-from biofx.plasticity.scheduler.binding import Binding, ParameterStep, States, changed
+from biofx.plasticity.scheduler.binding import Binding, ParameterStep, States, changed, number
 from biofx.plasticity.scheduler.optimizer_state import start_afresh
 from biofx.plasticity.scheduler.trial import Traits
 
@@ -59,6 +59,7 @@ class ArenaBinding(Binding):
         if len(members) > 1:
             name = f"{name} (one of {len(members)} parameters)"
         super().__init__(name, self.arena, pairs)  # type: ignore[arg-type]
+        self.corrected = members[0].corrected
 
     def _adopt(self, context: ArenaContext) -> None:
         """Lay the members' state out in matrices, of which they keep their parts."""
@@ -225,9 +226,34 @@ class ArenaStep(ParameterStep):
             torch._foreach_copy_(self.home.grads, self.gradients)
 
     @override
+    def parameters(self, first: Tensor) -> Sequence[Tensor]:
+        return self.home.parameters
+
+    @override
+    def joined(self, entries: Sequence[Tensor]) -> Tensor:
+        arena = self.home.arena
+        matrix = arena.empty(entries[0].dtype)
+        torch._foreach_copy_(arena.views(matrix), list(entries))
+        return matrix
+
+    @override
+    def each(self, numbers: Sequence[Any]) -> Tensor:
+        device = self.weight.device
+        return self.home.arena.spread(torch.stack([number(value, device) for value in numbers]))
+
+    @override
+    def date(self, births: Tensor, fresh: Tensor, kernels: Kernels) -> None:
+        assert self.kept is not None
+        states = [self.kept(parameter)[0] for parameter in self.home.parameters]
+        counts = self.each([state.get("step", 0) for state in states])
+        fresh = self.home.arena.clear(fresh.contiguous())
+        births.copy_(torch.where(fresh, counts.int(), births))
+
+    @override
     def load(self) -> None:
-        self.home.load()
-        self.moved = True
+        if not self.moved:
+            self.moved = True
+            self.home.load()
 
     @override
     def store(self) -> None:
@@ -251,7 +277,7 @@ class ArenaStep(ParameterStep):
         kernels = Kernels()
         for rule, context in home.pairs:
             rule.replaced(context, fresh)
-        if self.kept is None:
+        if self.kept is None or self._reset(fresh):
             return
         some = home.arena.any(fresh)
         masks = home.arena.views(fresh)
@@ -269,10 +295,37 @@ class ArenaStep(ParameterStep):
                     kernels=kernels,
                 )
 
+    def _reset(self, fresh: Tensor) -> bool:
+        """As `start_afresh`, of all parameters together; False where some need it one by one."""
+        assert self.kept is not None
+        states = [self.kept(parameter) for parameter in self.home.parameters]
+        traits, arena = self.traits, self.home.arena
+        one_by_one = not traits.tried or traits.positions or traits.mixed
+        if one_by_one or any(len(own) > 1 for own in states):
+            return False
+        for key, first in states[0][0].items():
+            if isinstance(first, Tensor) and not first.dim():
+                continue  # a count of steps
+            values: list[Any] = [own[0].get(key) for own in states]
+            if not all(map(_is_number, values, arena.shapes)):
+                return False
+            matrix = self.joined(values)
+            matrix.masked_fill_(fresh, traits.starts.get(key, 0.0))
+            torch._foreach_copy_(values, arena.views(matrix))
+        return True
+
     @override
     def release(self) -> None:
         ParameterStep.release(self)
         self.home.tell()
+
+
+def _is_number(value: Any, shape: torch.Size) -> bool:
+    """Whether an entry of an optimizer's state is float32 or wider, one for each weight."""
+    return type(value) is Tensor and value.dtype in _NUMBERS and value.shape == shape
+
+
+_NUMBERS = (torch.float32, torch.float64)
 
 
 def plain(context: Context) -> dict[str, Any]:

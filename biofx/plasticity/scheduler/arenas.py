@@ -139,8 +139,6 @@ def _kind(binding: Binding, parameter: Tensor) -> Hashable:
         or not binding.pairs
         # What is rounded by chance draws by its own parameter's key.
         or parameter.dtype in NARROW
-        # The age of each synapse is looked up in the state of its own parameter's optimizer.
-        or (binding.corrected and any(rule.replaces for rule, _ in binding.pairs))
     ):
         return None
     parts: list[Hashable] = [parameter.dtype, parameter.device]

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import KernelCall, Kernels, joined
-from biofx.plasticity.numerics.shards import Shard
-from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage
+from biofx.plasticity.numerics.shards import Shard, local
+from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage, scalar
 from biofx.plasticity.scheduler.optimizer_state import start_afresh
 from biofx.plasticity.scheduler.trial import PLAIN, Traits
 
@@ -130,6 +131,23 @@ class ParameterStep:
             self.work.clear()
             kernels.do(work, shard=self.binding.shard)
 
+    def parameters(self, first: Tensor) -> Sequence[Tensor]:
+        """The parameters that take this step, the first of which is given."""
+        return [first]
+
+    def joined(self, entries: Sequence[Tensor]) -> Tensor:
+        """What an optimizer keeps for each weight, of each parameter, laid out as the weights."""
+        return local(entries[0])
+
+    def each(self, numbers: Sequence[Any]) -> Tensor:
+        """Numbers of each parameter, as float32 that broadcasts to the weights."""
+        return number(numbers[0], self.weight.device)
+
+    def date(self, births: Tensor, fresh: Tensor, kernels: Kernels) -> None:
+        """Write for new synapses (a mask) at which of the optimizer's steps they are born."""
+        count = self.states[0].get("step", 0) if self.states else 0
+        kernels.fill([births], fresh, float(count), shard=self.binding.shard)
+
     def see(self, gradient: bool = False) -> None:
         """Have the weights from before the step at hand, and the gradient if need be."""
 
@@ -210,6 +228,13 @@ def due(sites: Iterable[ParameterStep], stage: Stage) -> list[ParameterStep]:
         for site in sites
         if any(rule.active(context, stage) for rule, context in site.binding.acting[stage])
     ]
+
+
+def number(value: Any, device: torch.device) -> Tensor:
+    """A number, or what an optimizer keeps for one, as a float32 tensor of shape ()."""
+    if isinstance(value, Tensor):
+        return value.detach().reshape(()).to(device, torch.float32)
+    return scalar(float(value), device)
 
 
 def changed(name: str) -> PlasticityError:

@@ -14,7 +14,7 @@ Source: Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015, se
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,7 @@ from torch import Tensor
 from torch.optim import NAdam, Optimizer, RAdam
 
 from biofx.plasticity.kernels.base import Kernels, Tensors, wide
-from biofx.plasticity.numerics.shards import local
-from biofx.plasticity.rules.rule import scalar
-from biofx.plasticity.scheduler.binding import Binding, ParameterStep
+from biofx.plasticity.scheduler.binding import Binding, ParameterStep, number
 
 BORN, NEWEST = "born", "newest"
 # What is kept beside a rule's own state, as `Rule.remembers` says it.
@@ -117,9 +115,8 @@ def note(site: ParameterStep, fresh: Tensor, kernels: Kernels) -> None:
         return
     state = context.state
     make_room(state, binding, site.weight)
-    count = context.optimizer_state.get("step", 0)
     state[NEWEST] = max(context.step, 1)
-    kernels.fill([state[BORN]], fresh, float(count), shard=binding.shard)
+    site.date(state[BORN], fresh, kernels)
 
 
 def make_room(state: dict[str, Any], binding: Binding, weight: Tensor | None = None) -> None:
@@ -167,41 +164,37 @@ def correct_all(
     for site, parameter, group in sites:
         known = before.get(site.binding.name)
         if known is not None and young(site, group):
-            state = optimizer.state.get(parameter, {})
-            correct(site, optimizer, group, state, before=known, grad=site.grad, kernels=kernels)
+            states = [optimizer.state.get(one, {}) for one in site.parameters(parameter)]
+            correct(site, optimizer, group, states, before=known, kernels=kernels)
 
 
 def correct(
     site: ParameterStep,
     optimizer: Optimizer,
     group: Mapping[str, Any],
-    state: Mapping[str, Any],
+    states: Sequence[Mapping[str, Any]],
     *,
     before: Tensor,
-    grad: Tensor | None,
     kernels: Kernels,
 ) -> None:
     """Give synapses that are younger than their parameter the update that is due at their age.
 
     Args:
-        site: a parameter whose weights the optimizer has just moved.
-        optimizer, group, state: the optimizer, and what it has of this parameter.
+        site: a parameter, or several, whose weights the optimizer has just moved.
+        optimizer, group, states: the optimizer, and what it has of each parameter.
         before: the local weights before the step.
-        grad: the local gradient.
         kernels: evaluates the update.
     """
     law, births = law_of(optimizer), _births(site)
-    if law is None or births is None or law.first not in state:
+    if law is None or births is None or not all(law.first in state for state in states):
         return
-    first, second = state[law.first], state[law.second]
-    if group.get("amsgrad"):
-        second = state["max_exp_avg_sq"]
+    site.load()
+    second = "max_exp_avg_sq" if group.get("amsgrad") else law.second
     weight, device = site.weight, site.weight.device
     lr, wd = group["lr"], group.get("weight_decay", 0.0)
     decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay")
     beta1, beta2 = group["betas"]
     numbers = {
-        "count": state["step"],
         "lr": lr,
         "beta1": beta1,
         "beta2": beta2,
@@ -211,12 +204,14 @@ def correct(
     tensors = {
         "weight": weight,
         "before": before,
-        "m": local(first),
-        "v": local(second),
+        "m": site.joined([state[law.first] for state in states]),
+        "v": site.joined([state[second] for state in states]),
         "born": births[BORN],
     }
-    more: dict[str, Tensor] = {}
+    more = {"count": site.each([state["step"] for state in states])}
     if law.update is nadam_update:
+        site.see(gradient=True)
+        grad = site.grad
         if grad is None or grad.is_sparse:
             return
         numbers["momentum_decay"] = group["momentum_decay"]
@@ -224,17 +219,11 @@ def correct(
         grad = -grad if group["maximize"] else grad
         tensors["grad"] = grad if decoupled or not wd else grad + wd * before
         kernels = Kernels()  # it reads a table, which no compiled kernel does
-    inputs = {name: _number(value, device) for name, value in numbers.items()}
+    inputs = {name: number(value, device) for name, value in numbers.items()}
     kernels.map(
         _aged(law.update), tensors, writes=("weight",), shard=site.binding.shard,
         inputs={**inputs, **more},
     )  # fmt: skip
-
-
-def _number(value: Any, device: torch.device) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach().reshape(()).to(device, torch.float32)
-    return scalar(float(value), device)
 
 
 @functools.cache
