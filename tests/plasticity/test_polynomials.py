@@ -12,6 +12,13 @@ def test_exp() -> None:
     assert float(((polynomials.exp(x) - exact) / exact).abs().max()) < 2e-7
 
 
+def test_expm1() -> None:
+    x = -torch.cat([torch.logspace(-30, 1.9, 100_001), torch.linspace(0.3, 0.4, 10_001)])
+    exact = x.double().expm1()
+    assert float(((polynomials.expm1(x) - exact) / exact).abs().max()) < 3e-7
+    assert polynomials.expm1(torch.tensor([-torch.inf, -0.0, 0.0])).tolist() == [-1, 0, 0]
+
+
 def test_exp_at_its_ends() -> None:
     infinity = float("inf")
     x = torch.tensor([-infinity, -200.0, -88.5, 0.0, -0.0, 88.6, 200.0, infinity])

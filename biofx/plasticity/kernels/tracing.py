@@ -12,7 +12,7 @@ from torch import Tensor
 
 from biofx.plasticity.kernels.base import KernelSpec
 from biofx.plasticity.kernels.layout import alone, line
-from biofx.plasticity.numerics.polynomials import exp
+from biofx.plasticity.numerics.polynomials import exp, expm1
 
 # Takes a list, which it may empty.
 Kernel = Callable[[list[Tensor]], Any]
@@ -127,7 +127,7 @@ def trace(
 
     arguments = tuple(map(alone, arguments))
     # The processor's own exp would be a call per vector, around which all registers are saved.
-    table = {torch.ops.aten.exp.default: _exp} if arguments[0].device.type == "cpu" else {}
+    table = _TABLE if arguments[0].device.type == "cpu" else {}
     graph = make_fx(body, decomposition_table=table, tracing_mode="symbolic")(*arguments)
     patches = {
         # Sizes need no check at each call: they have been looked at.
@@ -178,3 +178,10 @@ def _rounding(once: bool) -> dict[str, str]:
 
 def _exp(x: Tensor) -> Tensor:
     return exp(x) if x.dtype == torch.float32 else NotImplemented
+
+
+def _expm1(x: Tensor) -> Tensor:
+    return expm1(x) if x.dtype == torch.float32 else NotImplemented
+
+
+_TABLE = {torch.ops.aten.exp.default: _exp, torch.ops.aten.expm1.default: _expm1}

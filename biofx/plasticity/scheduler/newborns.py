@@ -35,24 +35,24 @@ PRODUCTS = 1024  # ages for which NAdam's products of momenta are kept; from the
 
 def adam_update(m: Tensor, v: Tensor, age: Tensor, given: Tensors) -> Tensor:
     """m̂/(√v̂ + ε) at an age, which Adam and AdamW multiply by −lr."""
-    first, second = 1 - given["beta1"] ** age, 1 - given["beta2"] ** age
+    first, second = _correction("log1", age, given), _correction("log2", age, given)
     return m / first / ((v / second).sqrt() + given["eps"])
 
 
 def radam_update(m: Tensor, v: Tensor, age: Tensor, given: Tensors) -> Tensor:
     """The same for RAdam: m̂ alone as long as the variance of v̂ is not known."""
-    first, power = 1 - given["beta1"] ** age, given["beta2"] ** age
-    longest = 2 / (1 - given["beta2"]) - 1
-    length = longest - 2 * age * power / (1 - power)
+    first, second = _correction("log1", age, given), _correction("log2", age, given)
+    longest = given["longest"]
+    length = longest - 2 * age * (1 - second) / second
     ratio = (length - 4) * (length - 2) * longest
     ratio = ratio / ((longest - 4) * (longest - 2) * length)
-    adaptive = ratio.clamp(min=0).sqrt() * (1 - power).sqrt() / (v.sqrt() + given["eps"])
+    adaptive = ratio.clamp(min=0).sqrt() * second.sqrt() / (v.sqrt() + given["eps"])
     return m / first * torch.where(length > 5, adaptive, 1.0)
 
 
 def adamax_update(m: Tensor, largest: Tensor, age: Tensor, given: Tensors) -> Tensor:
     """The same for Adamax: m̂/u, u being the running maximum of the gradient's size."""
-    return m / (1 - given["beta1"] ** age) / largest
+    return m / _correction("log1", age, given) / largest
 
 
 def nadam_update(m: Tensor, v: Tensor, age: Tensor, given: Tensors) -> Tensor:
@@ -62,7 +62,12 @@ def nadam_update(m: Tensor, v: Tensor, age: Tensor, given: Tensors) -> Tensor:
     following = beta1 * (1 - 0.5 * 0.96 ** ((age + 1) * decay))
     products = given["products"][age.long().clamp(max=PRODUCTS - 1)]
     ahead = given["grad"] * (1 - mu) / (1 - products) + m * following / (1 - products * following)
-    return ahead / ((v / (1 - given["beta2"] ** age)).sqrt() + given["eps"])
+    return ahead / ((v / _correction("log2", age, given)).sqrt() + given["eps"])
+
+
+def _correction(log: str, age: Tensor, given: Tensors) -> Tensor:
+    """1 − βᵃ. Powers of numbers near 1 would lose digits, and take ten times as long."""
+    return -torch.expm1(age * given[log])
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,10 @@ def _births(site: ParameterStep) -> dict[str, Any] | None:
     return None
 
 
+def _log(beta: float) -> float:
+    return math.log(beta) if beta > 0 else -math.inf
+
+
 @functools.cache
 def _horizon(beta: float) -> int:
     return math.ceil(math.log(NEGLIGIBLE) / math.log(beta)) if 0 < beta < 1 else 1
@@ -197,7 +206,9 @@ def correct(
     numbers = {
         "lr": lr,
         "beta1": beta1,
-        "beta2": beta2,
+        "log1": _log(float(beta1)),
+        "log2": _log(float(beta2)),
+        "longest": 2 / (1 - float(beta2)) - 1,
         "eps": group["eps"],
         "kept": 1 - lr * wd if decoupled else 1.0,
     }
