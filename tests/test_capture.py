@@ -13,13 +13,13 @@ import weakref
 from abc import ABC
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import nn
+from torch import Tensor, nn
 
 import biofx
 from biofx.errors import ModelError
@@ -806,3 +806,92 @@ def test_classes_of_graphs_go_with_their_models() -> None:
     del bio, Own
     gc.collect()
     assert [kind() for kind in kinds] == [None, None]
+
+
+class Memory:
+    """A cache: empty at first, filled by the run."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+
+class Places(nn.Embedding):
+    def forward(self, length: int, memory: Memory) -> Tensor:  # type: ignore[override]
+        start = sum(part.shape[1] for part in memory.seen)
+        return super().forward(torch.arange(start, start + length))
+
+
+class Remembering(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = Places(20, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = Memory()
+        first = self.places(x.shape[1], memory)
+        memory.seen.append(x)
+        return self.head(x + first + self.places(x.shape[1], memory))
+
+
+def test_an_object_is_recorded_as_it_was_when_it_was_used() -> None:
+    model, x = Remembering(), torch.randn(2, 5, 4)
+    bio = biofx.transform(model, example_inputs=x)
+    expected = model(x)
+    bio.recompile()
+    assert torch.equal(bio(x), expected)
+
+
+class Wrapped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: nn.Module) -> Tensor:  # type: ignore[override]
+        return layer(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient, None
+
+
+class Passing(nn.Module):
+    """Hands a layer of its own to a function, as reversible networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(Wrapped.apply(x, self.inner))
+
+
+def test_a_module_as_an_argument_is_the_models_own() -> None:
+    model, x = Passing(), torch.randn(2, 4)
+    bio = biofx.transform(model, example_inputs=x)
+    bio.recompile()
+    with torch.no_grad():
+        model.inner.weight.fill_(0.5)  # shared: a copy would not see it
+        assert torch.equal(bio(x), model(x))
+    bio.graph.lint()
+
+
+class Skipping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if not self.training or torch.rand(()) < 0.5:
+                x = layer(x)
+        return x
+
+
+def test_branches_on_random_numbers_are_no_error_of_the_graph() -> None:
+    model, x = Skipping(), torch.randn(2, 4)
+    graphs = set()
+    for start in range(4):
+        torch.manual_seed(start)
+        bio = biofx.transform(model, example_inputs=x)
+        torch.manual_seed(9)
+        graphs.add(biofx.verify(bio, model, x).graph)
+    assert "not compared: with other random numbers the forward takes other branches" in graphs

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from biofx.capture import targets
 from biofx.capture.call import FORWARD_ONLY, Call, reserve
 from biofx.capture.leaves import has_hooks, is_leaf
-from biofx.capture.writer import current_modes, locate, switches, user_frame
+from biofx.capture.location import locate, user_frame
+from biofx.capture.writer import current_modes, switches
 from biofx.copying.nested import leaves
 from biofx.errors import ModelError
 

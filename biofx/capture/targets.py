@@ -2,14 +2,12 @@
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
-
-from biofx.copying.nested import leaves, replaced
 
 GETITEM = operator.getitem
 # What a node takes for an argument as it is.
@@ -146,29 +144,3 @@ def set_autocast(device: str, enabled: bool, dtype: torch.dtype) -> None:
     torch.set_autocast_enabled(device, enabled)
     torch.set_autocast_dtype(device, dtype)
     torch.clear_autocast_cache()
-
-
-class Slot:
-    """Where a tensor belongs in an object."""
-
-
-class Template:
-    """An object whose tensors a graph puts in."""
-
-    def __init__(self, value: Any) -> None:
-        self.slots: list[Slot] = []
-        self.value = replaced(value, self._slot, strict=True)
-
-    def _slot(self, _: Tensor) -> Slot:
-        self.slots.append(Slot())
-        return self.slots[-1]
-
-    def tensors(self, value: Any) -> list[Tensor]:
-        """The tensors of the object that the template was made of, each once, in their order."""
-        return list({id(t): t for _, t in leaves(value) if isinstance(t, Tensor)}.values())
-
-
-def rebuild(template: Template, tensors: Sequence[Tensor]) -> Any:
-    """A copy of an object with these tensors in it."""
-    fresh = {id(slot): tensor for slot, tensor in zip(template.slots, tensors, strict=True)}
-    return replaced(template.value, lambda slot: fresh[id(slot)], kind=Slot)

@@ -1,11 +1,10 @@
 """Writes a graph: what a run did, as nodes with module, line and shape."""
 
+import contextlib
+import copy
 import dataclasses
-import functools
-import linecache
 import operator
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from biofx.capture import targets
 from biofx.capture.call import reserve
+from biofx.capture.location import locate, user_frame
 from biofx.capture.private import is_fake, without_functions
 from biofx.copying.nested import Step, leaves
-from biofx.synapses import original_class
-
-_TORCH = str(Path(torch.__file__).parent)
-_BIOFX = str(Path(__file__).parents[1])
+from biofx.copying.template import Template, rebuild
 
 # Key of `node.meta`: Python went on with values of the node's result.
 READ_BY_PYTHON = "biofx_read_by_python"
@@ -70,6 +67,7 @@ class GraphWriter:
         self._fixed: set[fx.Node] = set()  # nodes whose values are the same at every run
         self._modules: list[tuple[str, nn.Module]] = [("", root)]
         self._attributes: dict[int, str] = {}
+        self._copies: dict[int, tuple[Any, Any, Any]] = {}  # of objects: (leaves then, copy, …)
         self._results: dict[int, fx.Node] = {}  # tuples that a node gives, as they are
         self._modes = current_modes()
         self._finishing = False
@@ -177,16 +175,33 @@ class GraphWriter:
         """An object as an argument: built anew at each run if it holds tensors."""
         if id(value) in self._attributes:
             return self.graph.create_node("get_attr", self._attributes[id(value)])
+        if isinstance(value, nn.Module) and self._names.get(value):
+            return self.graph.create_node("get_attr", self._names[value])
         if any(isinstance(leaf, Tensor) for _, leaf in leaves(value)):
             try:
-                template = targets.Template(value)
+                template = Template(value)
             except Exception as error:
                 return self._made_anew(value, error)
             nodes = [self._node_of(tensor) for tensor in template.tensors(value)]
             name = self._constant(template, "_object_constant")
             made = self.graph.create_node("get_attr", name)
-            return self.graph.call_function(targets.rebuild, (made, nodes))
-        return self.graph.create_node("get_attr", self._constant(value, "_object_constant"))
+            return self.graph.call_function(rebuild, (made, nodes))
+        name = self._constant(self._as_it_is(value), "_object_constant")
+        return self.graph.create_node("get_attr", name)
+
+    def _as_it_is(self, value: Any) -> Any:
+        """A copy of an object without tensors: of a cache, say, which the run fills later."""
+        held = list(leaves(value))
+        state = [(steps, id(leaf)) for steps, leaf in held]
+        known = self._copies.get(id(value))
+        if known is not None and known[0] == state:
+            return known[1]
+        copied, plain = value, held[:1] == [((), value)]
+        if not plain and not any(isinstance(leaf, nn.Module) for _, leaf in held):
+            with contextlib.suppress(Exception):
+                copied = copy.deepcopy(value)
+        self._copies[id(value)] = state, copied, (value, held)  # alive, for their ids
+        return copied
 
     def _made_anew(self, value: Any, error: Exception) -> Any:
         """An object that cannot be copied: made of its fields, or shown as its tensors."""
@@ -294,40 +309,9 @@ class UnknownTensor(Exception):
     """A tensor without values turned up that no recorded operation had made."""
 
 
-def locate(
-    node: fx.Node, modules: Sequence[tuple[str, nn.Module]], place: tuple[str, int, str] | None
-) -> None:
-    """Write down in a node's `meta` in which modules and on which line it was called."""
-    node.meta["nn_module_stack"] = {
-        name: (name, f"{kind.__module__}.{kind.__qualname__}")
-        for name, module in modules
-        for kind in (original_class(module),)
-    }
-    if place is not None:
-        file, line, function = place
-        code = linecache.getline(file, line).strip()
-        node.meta["stack_trace"] = f'File "{file}", line {line}, in {function}\n    {code}'
-
-
 def _metadata(tensor: Tensor) -> TensorMetadata:
     strided = tensor.layout is torch.strided
     return TensorMetadata(
         tensor.shape, tensor.dtype, tensor.requires_grad, tensor.stride() if strided else (), None,
         False, {},
     )  # fmt: skip
-
-
-def user_frame() -> tuple[str, int, str] | None:
-    """(file, line, function) of the innermost frame that is neither PyTorch's nor biofx's."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if _is_user_file(code.co_filename):
-            return code.co_filename, frame.f_lineno, code.co_name
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-@functools.cache
-def _is_user_file(name: str) -> bool:
-    return not name.startswith((_TORCH, _BIOFX, "<"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from biofx.capture.targets import rebuild
+from biofx.copying.template import rebuild
 from biofx.diff.node import PLUMBING, DiffNode, Status
 from biofx.diff.text import measured
 from biofx.diff.words import own_synapses, particular

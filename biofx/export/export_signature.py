@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 
 from biofx.capture import Arguments
 from biofx.capture.call import Call
-from biofx.capture.targets import Template, rebuild
 from biofx.copying.clone import REGISTRIES
 from biofx.copying.nested import leaves, parts
+from biofx.copying.template import Template, rebuild
 from biofx.export.attempt import Impossible
 
 # Names that generated code uses for other things.

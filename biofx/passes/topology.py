@@ -10,7 +10,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from biofx.capture import Assumption
 from biofx.capture.leaves import is_leaf
-from biofx.capture.targets import rebuild
+from biofx.copying.template import rebuild
 from biofx.passes.context import TransformContext, WeightLayer
 from biofx.passes.functional_weights import functional_weights
 from biofx.synapses import Wiring, axes_of, original_class

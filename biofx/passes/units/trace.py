@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from biofx.capture.targets import rebuild
 from biofx.capture.writer import READ_BY_PYTHON
+from biofx.copying.template import rebuild
 from biofx.passes.context import WeightLayer
 from biofx.passes.units.flow import Flow
 from biofx.passes.units.functional import FUNCTIONAL, call_functional

@@ -1,0 +1,47 @@
+"""Where in the user's code, and in which modules, a node was called."""
+
+import functools
+import linecache
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+
+from biofx.synapses import original_class
+
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_BIOFX = f"{Path(__file__).parents[1]}{os.sep}"
+
+
+def locate(
+    node: fx.Node, modules: Sequence[tuple[str, nn.Module]], place: tuple[str, int, str] | None
+) -> None:
+    """Write down in a node's `meta` in which modules and on which line it was called."""
+    node.meta["nn_module_stack"] = {
+        name: (name, f"{kind.__module__}.{kind.__qualname__}")
+        for name, module in modules
+        for kind in (original_class(module),)
+    }
+    if place is not None:
+        file, line, function = place
+        code = linecache.getline(file, line).strip()
+        node.meta["stack_trace"] = f'File "{file}", line {line}, in {function}\n    {code}'
+
+
+def user_frame() -> tuple[str, int, str] | None:
+    """(file, line, function) of the innermost frame that is neither PyTorch's nor biofx's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if _is_user_file(code.co_filename):
+            return code.co_filename, frame.f_lineno, code.co_name
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+@functools.cache
+def _is_user_file(name: str) -> bool:
+    return not name.startswith((_TORCH, _BIOFX, "<"))
