@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import biofx
 from biofx.synapses import Population
-from tests.silencing import check, norms_without_statistics
+from tests.silencing import Doubled, check, norms_without_statistics
 
 SEVERAL = "several producers"
 
@@ -349,16 +349,6 @@ class Rolled(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         x = self[0](x)
         return self[1](x + x.roll(1, -1))
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0] * 2
 
 
 class Custom(nn.Sequential):
