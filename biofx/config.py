@@ -103,7 +103,8 @@ class BioConfig(TupleLike):
             `unit_turnover_rate` per mature unit and step) or "dormant" (mean |h| at most
             `unit_turnover_threshold` times the layer's mean).
         unit_turnover_rate, unit_turnover_threshold: see `unit_turnover_utility`.
-        unit_turnover_maturity: steps for which a new unit is left alone.
+        unit_turnover_maturity: steps for which a unit is left alone, after the start and when it
+            is new.
         crystal_floor: smallest factor that crystallization can reach.
         crystallize_every, rejuvenate_every, volume_dependent_every, unit_turnover_every: optimizer
             steps between applications by `GradScheduler`; 0 turns the rule off.

@@ -2,7 +2,11 @@
 
 import importlib.util
 import re
+from pathlib import Path
 from typing import Any
+
+from docutils import nodes
+from sphinx.transforms import SphinxTransform
 
 import biofx
 
@@ -17,11 +21,20 @@ nitpicky = False
 smartquotes = False  # "auto" in a docstring is a value, to be typed as it stands
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # the theme's own underlines names of modules, as if links
 html_title = f"biofx {release}"
 html_copy_source = False
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#0b63a5", "color-brand-content": "#0b63a5"},
-    "dark_css_variables": {"color-brand-primary": "#6cb6f2", "color-brand-content": "#6cb6f2"},
+    "light_css_variables": {
+        "color-brand-primary": "#0b63a5",
+        "color-brand-content": "#0b63a5",
+        "code-font-size": "75%",  # lines of code fit
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#6cb6f2",
+        "color-brand-content": "#6cb6f2",
+        "mystnb-source-border-color": "#30363d",
+    },
 }
 
 myst_enable_extensions = ["colon_fence"]
@@ -57,6 +70,25 @@ def as_text(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
         lines[place] = "".join(parts)
 
 
+class DarkImages(SphinxTransform):
+    """Beside name.png, name-dark.png is shown on a dark page in its stead."""
+
+    default_priority = 500  # before images are collected
+
+    def apply(self, **_: Any) -> None:
+        folder = Path(self.env.doc2path(self.env.docname)).parent
+        for image in list(self.document.findall(nodes.image)):
+            light = Path(image["uri"])
+            dark = light.with_stem(f"{light.stem}-dark")
+            if "://" not in image["uri"] and (folder / dark).exists():
+                other = image.deepcopy()
+                other["uri"] = dark.as_posix()
+                image["classes"].append("only-light")  # classes of the theme
+                other["classes"].append("only-dark")
+                image.parent.insert(image.parent.index(image) + 1, other)
+
+
 def setup(app: Any) -> None:
+    app.add_transform(DarkImages)
     # before napoleon writes field lists, whose asterisks are markup
     app.connect("autodoc-process-docstring", as_text, priority=100)

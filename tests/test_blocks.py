@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import biofx
 from biofx.modules.lowering import group_repeat, group_sum
 from biofx.modules.plain import plain
+from tests.silencing import Doubled
 
 
 class Part(nn.Module):
@@ -95,16 +96,6 @@ def test_groups_never_mix_what_the_graph_tells_apart(then: Any, recorded: bool) 
             assert "test_blocks.py:" in reason
         expand = config.replace(weight_splitting_mode="expand")
         assert action(biofx.transform(model, expand, **inputs)) == "split"
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0] * 2
 
 
 def test_an_operation_that_is_not_known_may_do_anything_to_units() -> None:

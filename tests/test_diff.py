@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import biofx
 from biofx.diff import DiffNode, GraphDiff
 from biofx.diff.text import ASCII, clean, listed
+from biofx.diff.words import plasticity
 from biofx.passes import Provenance
 from biofx.synapses import record_of
 
@@ -326,6 +327,17 @@ def test_the_function_line() -> None:
     assert function() == "identical"
     assert function(weight_splitting_Gamma=2) == "changed"
     assert function(weight_splitting_Gamma=2, weight_splitting_mode="expand") == "rounding"
+
+
+def test_every_rule_that_is_on_is_named() -> None:
+    config = biofx.BioConfig(
+        crystallize_every=1, rejuvenate_every=20, volume_dependent_every=2,
+        unit_turnover_every=1, restore_strength=1e-3, apply_dales_principle=True,
+    )  # fmt: skip
+    assert plasticity(config) == (
+        "uniform ν=0.16 · volume-dependent rate every 2 steps · crystallize every step · "
+        "rejuvenate every 20 steps · unit turnover every step · restore k=0.001 · Dale"
+    )
 
 
 def test_colour_shapes_and_dumb_terminals(

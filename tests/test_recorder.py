@@ -95,6 +95,9 @@ def test_it_looks_after_the_first_step_and_every_so_many(tmp_path: Path) -> None
             assert len(series) == 4
         assert layer["before"]["step"] == 0
         assert layer["after"]["step"] == 17  # when it was saved
+    assert repr(recorder) == (
+        "<Recorder of Sequential: 4 samples so far, one every 5 steps; .save(path) keeps them>"
+    )
 
 
 def test_between_samples_it_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

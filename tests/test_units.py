@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import biofx
 from biofx.passes.units import populations
 from biofx.synapses import Population
-from tests.silencing import check, norms_without_statistics
+from tests.silencing import Doubled, check, norms_without_statistics
 
 SEVERAL = "several producers"
 
@@ -242,6 +242,85 @@ class Scaled(nn.Module):
         return self.out(y.mul_(2).relu_())
 
 
+class UNet(nn.Module):
+    """A skip connection joins what comes back up: one layer is read at two resolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.down, self.up = nn.Conv2d(6, 8, 3, padding=1), nn.ConvTranspose2d(8, 5, 2, stride=2)
+        self.merge, self.out = nn.Conv2d(11, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.norm(self.stem(x)).relu()
+        x = self.up(self.down(F.max_pool2d(skip, 2)).relu())
+        return self.out(F.leaky_relu(self.merge(torch.cat([x, skip], 1)), 0.1))
+
+
+class SwiGLU(nn.Module):
+    """Value and gate packed into one layer, behind RMSNorm and under a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.norms = nn.ModuleList([nn.RMSNorm(6) for _ in range(2)])
+        self.packed = nn.ModuleList([nn.Linear(6, 20, bias=False) for _ in range(2)])
+        self.down = nn.ModuleList([nn.Linear(10, 6, bias=False) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for norm, packed, down in zip(self.norms, self.packed, self.down, strict=True):
+            value, gate = packed(norm(x)).tensor_split(2, -1)
+            x = x + down(F.silu(gate).mul(value))
+        return self.out(x)
+
+
+class Separable(nn.Module):
+    """Depthwise, then pointwise, with batch norms, added to what came in; flattened at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.pointwise, self.after = nn.Conv2d(6, 6, 1, bias=False), nn.Conv2d(6, 4, 2, stride=2)
+        self.a, self.b, self.c = nn.BatchNorm2d(6), nn.BatchNorm2d(6), nn.BatchNorm2d(4)
+        self.out = nn.Linear(4 * 16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.elu(self.b(self.pointwise(F.elu(self.a(self.depthwise(x)))))) + x
+        return self.out(torch.flatten(F.dropout2d(self.c(self.after(x)), 0.5, self.training), 1))
+
+
+class Mixer(nn.Module):
+    """One layer mixes places, the next channels: units lie along the one axis, then the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.out = nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+        self.places = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 5))
+        self.channels = nn.Sequential(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.places(self.norm(x).transpose(1, 2)).mT
+        x = x + self.channels(self.norm(x))
+        return self.out(x.mean(1))
+
+
+class TwoTowers(nn.Module):
+    """Two inputs through layers of their own into one that they share, then compared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 6), nn.Linear(3, 6)
+        self.shared, self.last = nn.Linear(6, 8), nn.Linear(24, 5)
+        self.out = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        a, b = (self.shared(t.relu()).tanh() for t in (self.left(x), self.right(y)))
+        return self.out(self.last(torch.cat([a, b, (a - b).abs()], -1)).relu())
+
+
 def image() -> Tensor:
     return torch.randn(2, 3, 8, 8)
 
@@ -283,6 +362,11 @@ TABLE: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], int]] = {
     "RNN": (lambda: (Recurrent(nn.RNN), torch.randn(2, 5, 4)), 2),
     "functional": (lambda: (Functional(), torch.randn(5, 4)), 2),
     "upsampled": (lambda: (Upsampled(), image()), 3),
+    "U-Net": (lambda: (UNet(), image()), 4),
+    "SwiGLU": (lambda: (SwiGLU(), torch.randn(5, 4)), 2),
+    "separable": (lambda: (Separable(), image()), 2),
+    "mixer": (lambda: (Mixer(), torch.randn(2, 5, 4)), 2),
+    "two towers": (lambda: (TwoTowers(), (torch.randn(5, 4), torch.randn(5, 3))), 2),
     "scaled": (lambda: (Scaled(), torch.randn(5, 4)), 2),
 }  # fmt: skip
 
@@ -352,16 +436,6 @@ class Rolled(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         x = self[0](x)
         return self[1](x + x.roll(1, -1))
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0] * 2
 
 
 class Custom(nn.Sequential):

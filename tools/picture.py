@@ -1,4 +1,6 @@
-"""Draws docs/images/report.png, the recorder's page of a run on digits: `python tools/picture.py`.
+"""Draws the recorder's page of a run on digits, light and dark: `python tools/picture.py`.
+
+The pictures are docs/images/report.png and report-dark.png; the site shows the one that suits.
 
 It needs Debian's packages chromium and chromium-driver.
 """
@@ -38,19 +40,20 @@ def recorded(epochs: int = 63) -> biofx.Recorder:
 
 
 def main() -> None:
-    target = ROOT / "docs" / "images" / "report.png"
+    images = ROOT / "docs" / "images"
     with tempfile.TemporaryDirectory() as folder, Browser() as browser:
         page = Path(folder, "run.html")
         page.write_text(recorded().to_html(), encoding="utf-8")
-        browser.prefer("light")
         browser.size(1440, 1010)
-        browser.open(page)
-        browser.run(
-            "[...document.querySelectorAll('[role=treeitem]')]"
-            ".find(row => row.textContent.includes('hidden')).click()"
-        )
-        browser.screenshot(target)
-    print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1024:.0f} KiB")
+        for scheme, name in (("light", "report.png"), ("dark", "report-dark.png")):
+            browser.prefer(scheme)
+            browser.open(page)
+            browser.run(
+                "[...document.querySelectorAll('[role=treeitem]')]"
+                ".find(row => row.textContent.includes('hidden')).click()"
+            )
+            browser.screenshot(images / name)
+            print(f"docs/images/{name}: {(images / name).stat().st_size / 1024:.0f} KiB")
 
 
 if __name__ == "__main__":

@@ -55,8 +55,11 @@ def plasticity(config: BioConfig) -> str:
         "volume-dependent rate": config.volume_dependent_every,
         "crystallize": config.crystallize_every,
         "rejuvenate": config.rejuvenate_every,
+        "unit turnover": config.unit_turnover_every,
     }
     told += [f"{name} every {'step' if n == 1 else f'{n} steps'}" for name, n in every.items() if n]
+    if config.restore_strength:
+        told.append(f"restore k={config.restore_strength:g}")
     if config.apply_dales_principle:
         told.append(_dale(config))
     return " · ".join(told)

@@ -73,6 +73,13 @@ class Recorder(Observer):
         scheduler.observers.add(self)
         self._watching = True
 
+    def __repr__(self) -> str:
+        model, seen = ascii(self.history.facts["model"])[1:-1], len(self.history.steps)
+        return (
+            f"<Recorder of {model}: {seen:,} samples so far, one every {self.every:,} steps; "
+            ".save(path) keeps them>"
+        )
+
     @torch.no_grad()
     def _begin(self) -> History:
         model = unwrap(self._scheduler.model)

@@ -81,8 +81,8 @@ class Population:
             layer norm). They keep units apart element by element: a unit that is silenced at its
             readers still counts in the mean and variance that scale the others.
         reason: why these are not units of this layer alone that can be followed to all of their
-            readers, or None. Units that several layers add to (a residual stream) have a reason
-            and readers too: all that read the sum.
+            readers, or None. Units that several layers make have a reason and readers too: those
+            of a residual stream, and those that enter a layer that is used for several others.
     """
 
     layer: str

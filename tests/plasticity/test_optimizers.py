@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 import biofx
 from biofx.plasticity import Context, Crystallize, FuzzyLearningRates, GradScheduler, Rule
 
+from .optimizers import Own
 from .table import batches, make, same, train
 
 
@@ -23,27 +24,17 @@ class Fixed(Rule):
         return cycle[context.index.long() % 4].to(context.weight.dtype)
 
 
-class Lion(Optimizer):
+class Lion(Own):
     """Sign of an interpolated momentum, decoupled decay: as users write it."""
 
     def __init__(self, params: Any, lr: float = 1e-3, weight_decay: float = 0.1) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        super().__init__(params, lr, weight_decay=weight_decay)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                m = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(m.lerp(p.grad, 0.1).sign(), alpha=-group["lr"])
-                m.lerp_(p.grad, 0.01)
-        return loss
+    def move(self, w: Tensor, g: Tensor, state: Any, group: Any) -> None:
+        m = state.setdefault("momentum", torch.zeros_like(w))
+        w.mul_(1 - group["lr"] * group["weight_decay"])
+        w.add_(m.lerp(g, 0.1).sign(), alpha=-group["lr"])
+        m.lerp_(g, 0.01)
 
 
 class Nested(torch.optim.AdamW):

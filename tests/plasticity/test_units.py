@@ -222,8 +222,11 @@ def test_units_that_cannot_be_followed() -> None:
     model.__dict__[RECORD] = replace(
         record_of(model), wiring=replace(record_of(model).wiring, units=(lost,))
     )
-    with pytest.warns(UserWarning, match=r"no unit of this model \(0: softmax over units\)"):
+    with pytest.warns(
+        UserWarning, match=r"no unit of this model \(0: softmax over units\)"
+    ) as told:
         scheduler = GradScheduler(model, optimizer, rules=[UnitTurnover()])
+    assert [warning.filename for warning in told] == [__file__]
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     assert scheduler.metrics()["0.weight"]["units_left_alone"] == "softmax over units"

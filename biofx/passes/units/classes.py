@@ -40,7 +40,7 @@ def classes_of(
 
 
 def note_several(flow: Flow, classes: Tensor, reason: Tensor, reasons: list[str]) -> None:
-    """Units that several layers make, by adding: the reason names the layers."""
+    """Units that several layers make: the reason names the layers."""
     owner = torch.zeros(flow.total, dtype=torch.int64)
     sources = list(flow.sources.values())
     for number, source in enumerate(sources):

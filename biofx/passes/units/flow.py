@@ -76,7 +76,8 @@ class Flow:
         values: ids of each node's value.
         sources: what makes units.
         claims: which entries of which parameters belong to them.
-        merged: pairs of ids that turned out to be one unit: (a, b, whether they were added).
+        merged: pairs of ids that turned out to be one unit: (a, b, whether this joins layers, as a
+            sum does and a product does not).
         reasons: (ids, why these units cannot be followed any further).
         shared: (ids, norm whose statistics these units share).
         cuts: what separates units.
@@ -90,7 +91,7 @@ class Flow:
     shared: list[tuple[Tensor, str]] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     total: int = FIRST
-    _claimed: dict[tuple[str, str, int, str], list[Tensor]] = field(default_factory=dict)
+    _claimed: dict[tuple[str, str, int], list[Claim]] = field(default_factory=dict)
 
     def source(self, layer: str, size: int, block: str = "") -> Source:
         """The units of a layer: the same ones each time that it is used."""
@@ -103,13 +104,19 @@ class Flow:
     def claim(
         self, role: str, layer: str, name: str, axis: int, ids: Tensor, bias: str | None = None
     ) -> None:
-        """Say that entries of a parameter belong to units; once, however often a layer is used."""
+        """Say that entries of a parameter belong to units; once, however often a layer is used.
+
+        Units that share an entry are one: a layer that is used twice has one column for the units
+        of both of its inputs.
+        """
         if not len(ids) or ids.amax().item() < FIRST:
             return
-        known = self._claimed.setdefault((role, name, axis, layer), [])
-        if not any(torch.equal(ids, other) for other in known):
-            known.append(ids)
-            self.claims.append(Claim(role, layer, name, axis, ids.contiguous(), bias))
+        known = self._claimed.setdefault((role, name, axis), [])
+        for other in known:
+            self.merge(other.ids, ids, added=True)
+        if not any(other.layer == layer and torch.equal(ids, other.ids) for other in known):
+            known.append(Claim(role, layer, name, axis, ids.contiguous(), bias))
+            self.claims.append(known[-1])
 
     def note(self, ids: Ids, why: str) -> None:
         """Say why these units cannot be followed any further."""

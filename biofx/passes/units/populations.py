@@ -237,13 +237,15 @@ class _Builder:
         return self.cache[key]
 
     def _find_anew(self, members: Tensor) -> _Found | None:
-        entries: list[tuple[int, Entries]] = []
+        entries: dict[tuple[str, str, Entries], tuple[int, Entries]] = {}
         for number in self.where[int(self.fate[members[0]])]:
-            found = located(self.flow.claims[number], self.claimed[number], members, self.rank)
+            claim = self.flow.claims[number]
+            found = located(claim, self.claimed[number], members, self.rank)
             if found is None:
                 return None
-            entries += [(number, entry) for entry in found]
-        return _Found(tuple(entries))
+            for entry in found:  # once, if a layer that is used twice has claimed it twice
+                entries.setdefault((claim.role, claim.layer, entry), (number, entry))
+        return _Found(tuple(entries.values()))
 
     def _table(self, number: int, members: Tensor) -> Tensor | None:
         return table_of(self.claimed[number], members, self.rank)

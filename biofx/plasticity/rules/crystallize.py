@@ -65,8 +65,10 @@ class Crystallize(Rule):
     step. A synapse that `Rejuvenate` replaces starts afresh, with a factor of 1.
 
     Args:
-        threshold, dampening, floor: as `crystal_thresh`, `dampening_factor` and `crystal_floor` of
-            `BioConfig`; None takes the layer's configured value.
+        threshold: as `crystal_thresh` of `BioConfig`. None takes the layer's configured value, here
+            and below.
+        dampening: as `dampening_factor`.
+        floor: as `crystal_floor`.
     """
 
     threshold: float | None = None

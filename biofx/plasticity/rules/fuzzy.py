@@ -169,10 +169,14 @@ class FuzzyLearningRates(Rule):
     4 bytes per synapse.
 
     Args:
-        nu, distribution, low, high, dynamic, decay, update_every: as the fields
-            `fuzzy_learning_rate_factor_nu`, `fuzzy_lr_distribution`, `fuzzy_lr_min`,
-            `fuzzy_lr_max`, `fuzzy_lr_dynamic`, `fuzzy_lr_decay` and `fuzzy_lr_update_freq` of
-            `BioConfig`; None takes the layer's configured value.
+        nu: as `fuzzy_learning_rate_factor_nu` of `BioConfig`. None takes the layer's configured
+            value, here and below.
+        distribution: as `fuzzy_lr_distribution`.
+        low: as `fuzzy_lr_min`.
+        high: as `fuzzy_lr_max`.
+        dynamic: as `fuzzy_lr_dynamic`.
+        decay: as `fuzzy_lr_decay`.
+        update_every: as `fuzzy_lr_update_freq`.
 
     TEMPORAL evolves, and WEIGHT_ADAPTIVE and ACTIVITY factors are drawn again, after every
     `update_every`-th step if `dynamic`; otherwise they stay as the first step made them.

@@ -185,8 +185,10 @@ class Rejuvenate(Rule):
     much more likely than strong ones as they are.
 
     Args:
-        d, law, max_share: as `rejuvenation_parameter_dre`, `rejuvenate_law` and
-            `rejuvenate_max_share` of `BioConfig`; None takes the layer's configured value.
+        d: as `rejuvenation_parameter_dre` of `BioConfig`. None takes the layer's configured value,
+            here and below.
+        law: as `rejuvenate_law`.
+        max_share: as `rejuvenate_max_share`.
         choose: as `rejuvenate_choose`. "paper": each synapse with probability
             erfc(|w|d/(max|w|√2)); "random": each with probability `max_share`; "weak": the share
             `max_share` of smallest |w|, chance deciding among zeros.

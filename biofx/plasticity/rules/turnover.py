@@ -68,7 +68,7 @@ class UnitTurnover(Rule):
       `maturity` adds `rate` to what is owed; when that reaches 1, the unit of the lowest
       mean|h|·Σ|w_out| goes.
     - *ReDo*: ``UnitTurnover(utility="dormant", threshold=0.1, schedule=Schedule(every=100))``: all
-      units with mean|h| at most `threshold` times their layer's mean go.
+      units older than `maturity` with mean|h| at most `threshold` times their layer's mean go.
 
     It needs to know which units are read where (`Population`): transform the model with
     ``example_inputs``. Layers whose units cannot be followed are left alone, with the reason in
@@ -76,9 +76,11 @@ class UnitTurnover(Rule):
     unit and one of its synapses are replaced at one step, the unit's replacement stays.
 
     Args:
-        utility, rate, threshold, maturity: as `unit_turnover_utility`, `unit_turnover_rate`,
-            `unit_turnover_threshold` and `unit_turnover_maturity` of `BioConfig`; None takes the
-            layer's configured value.
+        utility: "contribution" or "dormant", as above. None takes what the layer is configured
+            with, here as for the next three: `unit_turnover_utility` of `BioConfig` and so on.
+        rate: units replaced per mature unit and step, with "contribution".
+        threshold: τ, with "dormant".
+        maturity: steps for which a unit is left alone, after the start and when it is new.
         decay: η of the running averages of activity and utility.
     """
 

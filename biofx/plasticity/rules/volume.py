@@ -76,8 +76,9 @@ class VolumeDependentRates(Rule):
     raise the one or the other.
 
     Args:
-        base, stability, variability: as `base_lr`, `stability_factor` and `lr_variability` of
-            `BioConfig`; None takes the layer's configured value.
+        base: as `base_lr` of `BioConfig`. None takes the layer's configured value, here and below.
+        stability: as `stability_factor`.
+        variability: as `lr_variability`.
     """
 
     base: float | None = None

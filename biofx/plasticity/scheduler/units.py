@@ -88,7 +88,7 @@ class UnitEngine:
             warnings.warn(
                 f"UnitTurnover can replace no unit of this model ({some or 'no hidden layer'})",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=4,  # whoever makes the scheduler
             )
 
     def needs(self, rule: Rule, parameter: str) -> bool:
