@@ -384,6 +384,26 @@ def test_no_change_after_capture_is_missed(
 # --- standard FX
 
 
+@pytest.mark.parametrize("architecture", with_tags("hooks"), ids=str)
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_interpreters_run_each_hook_once(architecture: Architecture, train: bool) -> None:
+    _, bio, inputs = recorded(architecture, train=train)
+    args, kwargs = inputs()
+    assert not kwargs
+    state = {key: value.clone() for key, value in bio.state_dict().items()}
+    results = []
+    for call in (
+        lambda: torch.fx.Interpreter(bio).run(*args),
+        lambda: torch.fx.Transformer(bio).transform()(*args),
+        lambda: recompile(bio) and type(bio).forward(bio, *args),  # hooks of the root run outside
+    ):
+        seed(2)
+        results.append(call())
+        bio.load_state_dict(state)
+    assert difference(results[2], results[0]) is None
+    assert difference(results[2], results[1]) is None
+
+
 @pytest.mark.parametrize("inputs", [None, torch.ones(2, 4)], ids=["", "with example"])
 @pytest.mark.parametrize("gamma", [1, 2])
 def test_the_graph_is_standard_fx(inputs: torch.Tensor | None, gamma: int) -> None:
