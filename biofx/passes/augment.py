@@ -108,10 +108,9 @@ class Augment(PassBase):
 
     def _replace(self, layer: WeightLayer, names: list[str], reason: str | None) -> None:
         old = original_class(layer.module).__name__
-        whole = reason
         if names:
             synapses = tuple(self.context.synapses[name] for name in names)
-            if _is_registered(layer):
+            if axes_of(layer.module):
                 augment(layer.module, synapses)
             else:  # a module of the user's that multiplies by its own parameter keeps its class
                 layer.module.__dict__["_synapses"] = synapses
@@ -122,27 +121,18 @@ class Augment(PassBase):
             name=layer.name,
             old_type=old,
             new_type=new,
-            action="augmented" if whole is None else "skipped",
-            reason=whole or self._unreached(layer),
+            action="augmented" if reason is None else "skipped",
+            reason=reason or self._unreached(layer),
             parameters=tuple(dict.fromkeys(names)),
             depth=layer.depth,
             rank=layer.rank,
             output=layer.output,
         )
-        status = "replaced" if whole is None else "skipped"
         for node in layer.nodes:
             node.meta["biofx"] = Provenance(
-                status,  # type: ignore[arg-type]
-                by="augment",
-                old=old,
-                new=new,
-                reason=whole,
-                layer=layer.name,
-            )
-
-
-def _is_registered(layer: WeightLayer) -> bool:
-    return bool(axes_of(layer.module))
+                "replaced" if reason is None else "skipped",
+                by="augment", old=old, new=new, reason=reason, layer=layer.name,
+            )  # fmt: skip
 
 
 def _track(module: nn.Module, axes: Axes, synapses: Synapses) -> bool:
