@@ -13,6 +13,7 @@ import weakref
 from abc import ABC
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy
@@ -379,6 +380,15 @@ def test_no_change_after_capture_is_missed(
     change(bio)
     assert torch.equal(twin(x), bio(x))
     assert not torch.equal(before, bio(x))
+
+
+def test_lines_of_packages_beside_torch_are_the_users() -> None:
+    file = f"{Path(torch.__file__).parent}vision/models.py"
+    names: dict = {"nn": nn}
+    code = "class Net(nn.Sequential):\n  def forward(self, x):\n    return self[0](x).relu()"
+    exec(compile(code, file, "exec"), names)
+    bio = biofx.transform(names["Net"](nn.Linear(4, 2)), example_inputs=torch.ones(1, 4))
+    assert all(f'"{file}", line 3' in n.meta["stack_trace"] for n in list(bio.graph.nodes)[1:-1])
 
 
 # --- standard FX

@@ -3,6 +3,7 @@
 import dataclasses
 import linecache
 import operator
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,12 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from biofx.capture import targets
 from biofx.capture.call import reserve
-from biofx.capture.private import (
-    is_fake,
-    without_functions,
-)
+from biofx.capture.private import is_fake, without_functions
 from biofx.copying.nested import Step, leaves
 from biofx.synapses import original_class
 
-_TORCH = str(Path(torch.__file__).parent)
-_BIOFX = str(Path(__file__).parents[1])
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_BIOFX = f"{Path(__file__).parents[1]}{os.sep}"
 
 # Key of `node.meta`: Python went on with values of the node's result.
 READ_BY_PYTHON = "biofx_read_by_python"
