@@ -35,10 +35,12 @@ class Augment(PassBase):
     def requires(self, graph_module: nn.Module) -> None:
         if not self.context.weights:
             seen = [f"{name or 'the model'}: {why}" for name, why in self.context.ignored.items()]
+            more = "" if self.context.captured.whole or not seen else "pass example_inputs, "
             raise ModelError(
                 f"{original_class(graph_module).__name__} has no weight layer that biofx knows"
                 + (f" ({seen[0]})" if seen else "")
-                + "; register its layer type with biofx.register, or pass a model with weights"
+                + f"; {more}register its layer type with biofx.register, "
+                "or pass a model with weights"
             )
 
     def call(self, graph_module: nn.Module) -> PassResult:
