@@ -1,5 +1,7 @@
 """The one exception hierarchy. A message says what is wrong, where, and what to do about it."""
 
+from pathlib import Path
+
 
 def printable(text: str) -> str:
     r"""Text from outside with its control characters written out, as ``\\x1b``, for a terminal."""
@@ -8,6 +10,18 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def place_of(error: BaseException) -> str:
+    """``file:line`` of the last line of the user's code that an error went through, or ""."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        package = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        if not file.startswith("<") and package not in ("torch", "biofx"):
+            place = f"{Path(file).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
 
 
 class BiofxError(Exception):

@@ -13,6 +13,7 @@ import weakref
 from abc import ABC
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy
@@ -381,7 +382,36 @@ def test_no_change_after_capture_is_missed(
     assert not torch.equal(before, bio(x))
 
 
+def test_lines_of_packages_beside_torch_are_the_users() -> None:
+    file = f"{Path(torch.__file__).parent}vision/models.py"
+    names: dict = {"nn": nn}
+    code = "class Net(nn.Sequential):\n  def forward(self, x):\n    return self[0](x).relu()"
+    exec(compile(code, file, "exec"), names)
+    bio = biofx.transform(names["Net"](nn.Linear(4, 2)), example_inputs=torch.ones(1, 4))
+    assert all(f'"{file}", line 3' in n.meta["stack_trace"] for n in list(bio.graph.nodes)[1:-1])
+
+
 # --- standard FX
+
+
+@pytest.mark.parametrize("architecture", with_tags("hooks"), ids=str)
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_interpreters_run_each_hook_once(architecture: Architecture, train: bool) -> None:
+    _, bio, inputs = recorded(architecture, train=train)
+    args, kwargs = inputs()
+    assert not kwargs
+    state = {key: value.clone() for key, value in bio.state_dict().items()}
+    results = []
+    for call in (
+        lambda: torch.fx.Interpreter(bio).run(*args),
+        lambda: torch.fx.Transformer(bio).transform()(*args),
+        lambda: recompile(bio) and type(bio).forward(bio, *args),  # hooks of the root run outside
+    ):
+        seed(2)
+        results.append(call())
+        bio.load_state_dict(state)
+    assert difference(results[2], results[0]) is None
+    assert difference(results[2], results[1]) is None
 
 
 @pytest.mark.parametrize("inputs", [None, torch.ones(2, 4)], ids=["", "with example"])

@@ -629,7 +629,8 @@ def test_the_units_of_a_registered_layer_are_asked_for() -> None:
 def test_weights_that_no_layer_explains_are_named() -> None:
     model = Direct((4, 6), lambda x, w: F.linear(x, w) if x.sum() > 0 else x)
     with pytest.raises(
-        ModelError, match=r"no weight layer .*\(the model: how its parameter 'weight'"
+        ModelError,
+        match=r"no weight layer .*\(the model: how its parameter 'weight'.*; pass example_inputs,",
     ):
         biofx.transform(model)
 

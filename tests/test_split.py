@@ -367,3 +367,35 @@ def test_nothing_is_split_where_the_wiring_is_unknown() -> None:
     assert named.wiring.outputs == ("last",)
     assert any(a.kind == "outputs" and "last" in a.what for a in named.assumptions)
     assert biofx.info(biofx.transform(model, config(), example_inputs=x)).wiring.known
+
+
+class WhileLarge(nn.Module):
+    """Runs a layer as often as the data say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.times = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, self.times = self.first(x), 0
+        while x.norm() > 1 and self.times < 30:
+            x, self.times = self.inner(x).tanh(), self.times + 1
+        return self.last(x)
+
+
+@pytest.mark.parametrize("mode", ["group", "expand"])
+def test_a_loop_on_data_is_that_of_the_unsplit_model_and_said_to_be(mode: str) -> None:
+    torch.manual_seed(0)
+    model, x = WhileLarge(), torch.ones(3, 4)
+    bio = biofx.transform(model, config(weight_splitting_mode=mode), example_inputs=x)
+    said = [a.what for a in biofx.info(bio).assumptions if "unsplit" in a.what]
+    assert len(said) == (mode == "group")
+    model(x)
+    calls = sum(
+        node.target is F.linear and "inner" in node.meta["nn_module_stack"]
+        for node in bio.graph.nodes
+    )
+    assert calls == model.times
+    bio(x)
+    assert (bio.times == model.times) == (mode == "expand")

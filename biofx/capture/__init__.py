@@ -5,11 +5,4 @@ from biofx.capture.capture import Captured, capture
 from biofx.capture.inputs import Arguments, arguments_of
 from biofx.capture.writer import Assumption
 
-__all__ = [
-    "Arguments",
-    "Assumption",
-    "Captured",
-    "CapturedCodeGen",
-    "arguments_of",
-    "capture",
-]
+__all__ = ["Arguments", "Assumption", "Captured", "CapturedCodeGen", "arguments_of", "capture"]

@@ -151,7 +151,7 @@ def _written(seen: Any) -> str:
     )
 
 
-# Key of `node.meta`: what hooks of the module do stands in the graph, after the node.
+# Key of `node.meta`: what hooks of the module do stands in the graph, before and after the node.
 FORWARD_ONLY = "biofx_forward_only"
 # A part of a name that Python takes for an attribute as it stands. (`µ` it would change.)
 _PLAIN = re.compile(r"[A-Za-z0-9_]+")
@@ -214,8 +214,6 @@ class CapturedCodeGen(CodeGen):
                     _PLAIN.fullmatch(part) and not part[0].isdigit() and not keyword.iskeyword(part)
                 )
                 value = f"{value}.{part}" if plain else f"getattr({value}, {part!r})"
-            if FORWARD_ONLY in node.meta:
-                value = f"{value}.forward"
             source = source.replace(f"{root_module}.{stand_in}", value)
         code.src = source
         return code
@@ -232,6 +230,4 @@ def _is_unsafe(node: fx.Node) -> bool:
     if node.op not in ("call_module", "get_attr"):
         return False
     parts: Sequence[str] = str(node.target).split(".")
-    return FORWARD_ONLY in node.meta or not all(
-        _PLAIN.fullmatch(part) and not keyword.iskeyword(part) for part in parts
-    )
+    return not all(_PLAIN.fullmatch(part) and not keyword.iskeyword(part) for part in parts)

@@ -1,5 +1,6 @@
 """From a model to its flat graph, without a trace in the model or the process."""
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from biofx.capture.symbolic import SymbolicTracer
 from biofx.capture.writer import Assumption
 from biofx.copying.clone import clone, own_tensors
 from biofx.copying.nested import replaced, tensors
-from biofx.errors import ModelError
+from biofx.errors import ModelError, place_of
 from biofx.synapses import original_class
 
 
@@ -129,29 +130,45 @@ def _recorded(model: nn.Module, arguments: Arguments, training: bool | None) -> 
     except TypeError as error:
         raise ModelError(
             f"{original_class(model).__name__} cannot be called with example_inputs: {error}. Its "
-            f"forward takes {signature}. Give a tuple of positional arguments, a dict of keyword "
-            "arguments, or a pair (tuple, dict)"
+            f"forward takes {signature}. A tuple gives positional arguments, a dict keyword "
+            "arguments, a pair (tuple, dict) both; wrap what is one argument itself: (batch,)"
         ) from error
-    reason: BaseException | None = None
-    mode = None if _is_small(model, arguments) else fake_mode()
-    if mode is not None:
+    small = _is_small(model, arguments)
+    errors: dict[bool, Exception] = {}
+    for fake in (False, True) if small else (True, False):
+        mode = fake_mode() if fake else None
+        if fake and (mode is None or (errors and not _out_of_memory(errors[False]))):
+            continue
         try:
             return _run(model, arguments, signature, training, mode)
         except Exception as error:
-            reason = error
-    try:
-        return _run(model, arguments, signature, training, None)
-    except Exception as error:
-        more = ""
-        if any(parameter.is_meta for parameter in model.parameters()):
-            more = (
-                "; the model has no values (it is on the meta device), and without values: "
-                f"{_line(reason)}; transform it without example_inputs, or with values"
-            )
-        elif isinstance(error, MemoryError) or "memory" in str(error).lower():
-            more = f"; on tensors without values, which need no memory: {_line(reason)}"
-        message = f"while running the model on example_inputs: {_line(error)}{more}"
-        raise ModelError(message) from error
+            errors[fake] = error
+    raise ModelError(
+        f"while running the model on example_inputs: {_line(errors[False])}"
+        + _advice(model, arguments, errors)
+    ) from errors[False]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "memory" in str(error).lower()
+
+
+def _advice(model: nn.Module, arguments: Arguments, errors: Mapping[bool, Exception]) -> str:
+    """What to do about a run that failed, where that can be told from outside."""
+    given = {tensor.device.type for tensor in tensors((arguments.args, arguments.kwargs))}
+    held = {parameter.device.type for parameter in model.parameters()}
+    without = f"; without values: {_line(errors[True])}" if True in errors else ""
+    if "meta" in held:
+        return (
+            f"; the model has no values (it is on the meta device){without}; transform it without "
+            "example_inputs, or with values"
+        )
+    if _out_of_memory(errors[False]):
+        return without
+    if not given:
+        return "; example_inputs hold no tensor: pass what the forward takes"
+    apart = held and held.isdisjoint(given)
+    return f"; the model is on {min(held)}, example_inputs on {min(given)}" if apart else ""
 
 
 # Weights (and inputs) of so many bytes are copied: making fake ones takes longer.
@@ -167,8 +184,10 @@ def _is_small(model: nn.Module, arguments: Arguments) -> bool:
     return sum(tensor.numel() * tensor.element_size() for tensor in held) <= _SMALL
 
 
-def _line(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def _line(error: Exception) -> str:
+    place = place_of(error)
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{text} (at {place})" if place else text
 
 
 def _run(
@@ -197,13 +216,10 @@ def _run(
 
     given = replaced((arguments.args, dict(arguments.kwargs)), given_copy)
     recorder = Recorder(twin, originals)
-    if mode is None:
+    with mode or contextlib.nullcontext():
         recorder.run(Arguments(*given), signature)
-    else:
-        with mode:
-            recorder.run(Arguments(*given), signature)
-        if recorder.failed is not None:  # and the model has caught it
-            raise recorder.failed
+    if recorder.failed is not None:  # for want of values, and the model has caught it
+        raise recorder.failed
     recorder.graph.set_codegen(CapturedCodeGen(recorder.call.kept()))
     recorder.graph.lint()
     return Captured(

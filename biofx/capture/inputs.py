@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from biofx.copying.nested import own, replaced
+from biofx.copying.nested import leaves, own, replaced, written
 from biofx.errors import ModelError
 
 
@@ -29,15 +29,16 @@ def arguments_of(example: Any) -> Arguments | None:
             arguments, or a pair (tuple, mapping) of both.
 
     Raises:
-        ModelError: it is an iterator, which could be read once only.
+        ModelError: it is or holds an iterator, which could be read once only.
     """
     if example is None:
         return None
-    if isinstance(example, Iterator):
-        raise ModelError(
-            f"example_inputs is a {type(example).__name__}, which gives its values only once; "
-            "pass a tensor, a tuple of arguments or a dict, e.g. next(iter(loader))"
-        )
+    for steps, leaf in leaves(example):
+        if isinstance(leaf, Iterator):
+            raise ModelError(
+                f"example_inputs{written(steps)} is a {type(leaf).__name__}, which gives its "
+                "values only once; pass tensors, e.g. of next(iter(loader))"
+            )
     if isinstance(example, Mapping):
         return Arguments((), dict(example))
     if (

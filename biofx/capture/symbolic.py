@@ -3,7 +3,6 @@
 import inspect
 import operator
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from biofx.capture.leaves import has_hooks, is_leaf
 from biofx.capture.location import locate, user_frame
 from biofx.capture.writer import current_modes, switches
 from biofx.copying.nested import leaves
-from biofx.errors import ModelError
+from biofx.errors import ModelError, place_of
 
 
 class Untraceable(BaseException):
@@ -268,17 +267,9 @@ def _after(node: fx.Node) -> Iterator[fx.Node]:
 
 def _reason(error: BaseException) -> str:
     """Why a forward cannot be traced, with the user's line."""
-    where = ""
-    trace = error.__traceback__
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if not file.startswith((*_OURS, "<")):
-            where = f"{Path(file).name}:{trace.tb_lineno}: "
-        trace = trace.tb_next
+    place = place_of(error)
+    where = f"{place}: " if place else ""
     if isinstance(error, Untraceable):
         return f"{where}{error}"
     text = " ".join(str(error).split())
     return f"{where}{type(error).__name__}: {text[:160]}".rstrip(": ")
-
-
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))

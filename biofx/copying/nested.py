@@ -76,7 +76,7 @@ def replaced(
         if isinstance(leaf, kind) and id(leaf) not in memo:
             memo[id(leaf)] = change(leaf)
     try:
-        return copy.deepcopy(value, memo)
+        return copy.deepcopy(value, memo.copy())  # a copy that fails leaves parts in its memo
     except Exception:
         if strict:
             raise

@@ -12,6 +12,7 @@ from biofx.diff.node import PLUMBING, DiffNode, Status
 from biofx.diff.text import measured
 from biofx.diff.words import own_synapses, particular
 from biofx.modules.graph_module import graph_of
+from biofx.modules.graphs import called_module
 from biofx.passes import Provenance, function_name
 from biofx.synapses import Layer, Record, original_class, record_of, unwrap
 
@@ -96,8 +97,9 @@ class _Builder:
             node.rank, node.output = layer.rank, layer.output
 
     def _node(self, node: fx.Node, parent: DiffNode) -> DiffNode:
-        if node.op == "call_module":
-            found = self._module(str(node.target), parent)
+        module = called_module(node)
+        if module is not None:
+            found = self._module(module, parent)
         else:
             name = function_name(node.target) if node.op == "call_function" else str(node.target)
             found = DiffNode(name=name, old=name, new=name)
@@ -122,7 +124,7 @@ def _modules(node: fx.Node) -> list[str]:
     whole: Any = node
     while isinstance(whole, fx.Node) and whole.target is operator.getitem:
         whole = whole.args[0]  # part of what a layer gives
-    if isinstance(whole, fx.Node) and whole.op == "call_module" and names[-1:] == [whole.target]:
+    if isinstance(whole, fx.Node) and names[-1:] == [called_module(whole)]:
         names.pop()
     return names
 

@@ -42,6 +42,7 @@ def graph_module(
     except Exception:  # names that only type checkers know
         hints = {}
     names = give_types(graph, call, arguments, hints)
+    graphs.call_forwards(graph)
     lower(graph)
     for node in graph.find_nodes(op="call_function", target=torch.set_grad_enabled):
         graph.erase_node(node)  # a file is for inference

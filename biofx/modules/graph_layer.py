@@ -72,5 +72,6 @@ def trace_layer(layer: nn.Module) -> tuple[fx.Graph, str | None]:
     """The graph of a layer's own forward, and why it could not be traced, if so."""
     tracer = SymbolicTracer(layer, inspect.signature(layer.forward))
     graph = tracer.run()
+    graphs.call_forwards(graph)
     graph.set_codegen(CapturedCodeGen(tracer.call.kept(), defaults_only=True))
     return graph, tracer.opaque.get("")

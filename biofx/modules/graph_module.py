@@ -120,6 +120,7 @@ def install(model: nn.Module, captured: Captured) -> None:
             _tracer_cls=None, _tracer_extras={}, meta={}, shape_env=None, _replace_hooks=[],
             _create_node_hooks=[], _erase_node_hooks=[], _deepcopy_hooks=[],
         )  # fmt: skip
+    graphs.call_forwards(captured.graph)
     set_graph(model, captured.graph)
 
 

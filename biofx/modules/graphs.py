@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.graph import PythonCode
 from torch.fx.graph_module import _loader
 
-from biofx.capture.call import reserve
+from biofx.capture.call import FORWARD_ONLY, reserve
 
 Nodes = list[tuple[Any, ...]]
 
@@ -27,6 +27,31 @@ def copied(graph: fx.Graph, owner: Any = None) -> fx.Graph:
         values[node] = fresh.node_copy(node, values.__getitem__)
     fresh.set_codegen(graph._codegen)
     return fresh
+
+
+def call_forwards(graph: fx.Graph) -> None:
+    """Call the forward alone of each module whose hooks' operations stand in a graph.
+
+    Passes see such a module as one `call_module` node. To FX that runs the module with its hooks,
+    whose operations would run twice.
+    """
+    for node in graph.find_nodes(op="call_module"):
+        if node.meta.pop(FORWARD_ONLY, False):
+            with graph.inserting_before(node):
+                module = graph.create_node("get_attr", node.target)
+            module.meta.update({k: v for k, v in node.meta.items() if k in _PLACES})
+            node.op, node.target, node.args = "call_method", "forward", (module, *node.args)
+
+
+_PLACES = ("nn_module_stack", "stack_trace")
+
+
+def called_module(node: fx.Node) -> str | None:
+    """The name of the module that a node calls, with its hooks or without; None if it does not."""
+    if node.op == "call_method" and node.target == "forward" and node.args:
+        module = node.args[0]
+        return str(module.target) if isinstance(module, fx.Node) else None
+    return str(node.target) if node.op == "call_module" else None
 
 
 def to_data(graph: fx.Graph) -> Nodes:

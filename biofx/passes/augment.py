@@ -34,10 +34,12 @@ class Augment(PassBase):
     def requires(self, graph_module: nn.Module) -> None:
         if not self.context.weights:
             seen = [f"{name or 'the model'}: {why}" for name, why in self.context.ignored.items()]
+            more = "" if self.context.captured.whole or not seen else "pass example_inputs, "
             raise ModelError(
                 f"{original_class(graph_module).__name__} has no weight layer that biofx knows"
                 + (f" ({seen[0]})" if seen else "")
-                + "; register its layer type with biofx.register, or pass a model with weights"
+                + f"; {more}register its layer type with biofx.register, "
+                "or pass a model with weights"
             )
 
     def call(self, graph_module: nn.Module) -> PassResult:
@@ -107,7 +109,6 @@ class Augment(PassBase):
 
     def _replace(self, layer: WeightLayer, names: list[str], reason: str | None) -> None:
         old = original_class(layer.module).__name__
-        whole = reason
         if names:
             synapses = tuple(self.context.synapses[name] for name in names)
             if layer.registered:
@@ -121,23 +122,18 @@ class Augment(PassBase):
             name=layer.name,
             old_type=old,
             new_type=new,
-            action="augmented" if whole is None else "skipped",
-            reason=whole or self._unreached(layer),
+            action="augmented" if reason is None else "skipped",
+            reason=reason or self._unreached(layer),
             parameters=tuple(dict.fromkeys(names)),
             depth=layer.depth,
             rank=layer.rank,
             output=layer.output,
         )
-        status = "replaced" if whole is None else "skipped"
         for node in layer.nodes:
             node.meta["biofx"] = Provenance(
-                status,  # type: ignore[arg-type]
-                by="augment",
-                old=old,
-                new=new,
-                reason=whole,
-                layer=layer.name,
-            )
+                "replaced" if reason is None else "skipped",
+                by="augment", old=old, new=new, reason=reason, layer=layer.name,
+            )  # fmt: skip
 
 
 def _track(module: nn.Module, axes: Axes, synapses: Synapses) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from biofx.capture import Assumption
 from biofx.capture.call import FORWARD_ONLY
 from biofx.errors import ConfigError
 from biofx.modules.graph_layer import (
@@ -19,12 +20,7 @@ from biofx.modules.packed import attention, recurrent
 from biofx.passes.context import TransformContext, WeightLayer, join
 from biofx.passes.expansion import widened
 from biofx.passes.split_graph import WEIGHT_OPS, activation, expand, group, weight_op
-from biofx.passes.split_packed import (
-    block_of,
-    is_packed,
-    packed_refusal,
-    split_packed,
-)
+from biofx.passes.split_packed import block_of, is_packed, packed_refusal, split_packed
 from biofx.passes.topology import REMEDY
 from biofx.synapses import Synapses, original_class
 from biofx.synapses.record import RECORD
@@ -78,14 +74,15 @@ class Split(PassBase):
                 "no layer can be split: " + "; ".join(bad[:5]) + "; choose another "
                 "weight_splitting_Gamma, or set it per layer with overrides"
             )
-        self._widen()
-        return PassResult(graph_module, bool(split))
-
-    def _widen(self) -> None:
         wide = {n: s for n, s in self.context.synapses.items() if s.split == "expand"}
         wiring = self.context.wiring
         if wide:
             self.context.wiring = replace(wiring, units=widened(wiring.units, wide))
+        on_data = any(assumed.kind == "data" for assumed in self.context.captured.assumptions)
+        if on_data and any(s.split == "group" for s in self.context.synapses.values()):
+            why = "the way of the unsplit model; split in groups, layers may lead another way"
+            self.context.assumptions.append(Assumption("data", why))
+        return PassResult(graph_module, bool(split))
 
     def ensures(self, graph_module: nn.Module) -> None:
         self.context.graph.lint()

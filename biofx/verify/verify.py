@@ -116,7 +116,7 @@ def _check(record: Record, bio: nn.Module, model: nn.Module) -> None:
         )
     if not isinstance(model, nn.Module) or "_biofx" in vars(model):
         raise ModelError("the second argument must be the original, untransformed model")
-    changed = [s.layers[0] for s in record.synapses.values() if s.split == "group"]
+    changed = list({s.layers[0]: 0 for s in record.synapses.values() if s.split == "group"})
     if changed:
         raise VerificationError(
             'weight splitting in mode "group" changes the function on purpose (see the diff), so '
