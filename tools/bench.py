@@ -2,6 +2,7 @@
 
     tools/bench                           everything; minutes on a quiet machine
     tools/bench --rows memory,transform   some of it
+    tools/bench --runs 3                  each row three times: medians of goals, their spread
     tools/bench --quick                   tiny models, a few rounds: does the harness work?
 
 Times are medians of interleaved calls within one process: where other work slows the machine, look
@@ -31,7 +32,7 @@ from benchmarks import (
     transforming,
 )
 from benchmarks.models import LARGE, RESNET, SMALL
-from benchmarks.report import Report, as_json, machine, show
+from benchmarks.report import Report, as_json, machine, median, show
 from benchmarks.timing import FULL, QUICK, Effort
 from rich.console import Console
 
@@ -60,6 +61,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = commandline.parser("bench", __doc__)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
     parser.add_argument("--quick", action="store_true", help="tiny models, a few rounds")
+    parser.add_argument("--runs", type=int, default=1, help="of each row, for the goals (1)")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write docs/benchmarks.md")
@@ -70,6 +72,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     unknown = [row for row in options.rows if row not in ROWS]
     if unknown:
         parser.error(f"no row {unknown[0]!r}; there are {', '.join(ROWS)}")
+    if options.runs < 1:
+        parser.error("--runs must be at least 1")
     if options.scaling and "scaling" not in options.rows:
         parser.error("--scaling needs the row scaling")
     return options
@@ -84,11 +88,12 @@ def main(arguments: list[str] | None = None) -> None:
         return
     console = Console(highlight=False)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    whole = Report(machine=machine(options.threads))
+    whole = Report(machine=machine(options.threads) | {"runs": options.runs})
     scale = Report(machine=whole.machine)
     for row in options.rows:
         with console.status(f"measuring: {row}") if console.is_terminal else nullcontext():
-            found = ROWS[row](QUICK if options.quick else FULL)
+            runs = [ROWS[row](QUICK if options.quick else FULL) for _ in range(options.runs)]
+        found = runs[0] if options.runs == 1 else median(runs)
         show(found, console)
         (scale if row == "scaling" else whole).add(found)
         # after each row: an interrupted run keeps what it has

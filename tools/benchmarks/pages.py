@@ -17,6 +17,7 @@ How: every time is the median of calls that take turns within one process, so th
 machine slows all of them alike. Look at the ratios; absolute times hold for a machine and its load.
 Weights and gradients are equal before each call. All in float32. What is called eager runs with
 `compile=False`, what is called compiled with `compile=True`.
+{runs}
 
 """
 
@@ -68,7 +69,14 @@ LAYERS, WIDTH, HIDDEN, VOCABULARY, RANKS = 32, 4096, 11008, 32_000, 64
 
 
 def benchmarks(report: Report) -> str:
-    return BENCHMARKS.format(machine=described(report.machine)) + markdown(report)
+    number = report.machine.get("runs", 1)
+    runs = (
+        "Each row was run once."
+        if number == 1
+        else f"Each row was run {number} times: a goal shows the median and, in brackets, the\n"
+        "range, and is met if it was met each time; the tables are those of the last run."
+    )
+    return BENCHMARKS.format(machine=described(report.machine), runs=runs) + markdown(report)
 
 
 def described(machine: dict[str, Any]) -> str:

@@ -3,8 +3,9 @@
 import json
 import os
 import platform
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ class Table:
 
 @dataclass
 class Goal:
-    """One promise of speed or size; `value` is in the unit of `bound`."""
+    """One promise of speed or size; `value` is in the unit of `bound`.
+
+    Of several runs, `value` is the median of `values`, and the promise is kept if each keeps it.
+    """
 
     number: int
     what: str
@@ -33,17 +37,22 @@ class Goal:
     bound: float
     unit: str = "×"
     at_least: bool = False
+    values: tuple[float, ...] = ()
 
     @property
     def met(self) -> bool | None:
         if self.value is None:
             return None
-        return self.value >= self.bound if self.at_least else self.value <= self.bound
+        values = self.values or (self.value,)
+        return all(v >= self.bound if self.at_least else v <= self.bound for v in values)
 
     @property
     def cells(self) -> list[str]:
         side = "≥" if self.at_least else "≤"
         measured = "not measured" if self.value is None else f"{figure(self.value)} {self.unit}"
+        if self.values:
+            low, high = min(self.values), max(self.values)
+            measured = f"{measured.strip()} ({figure(low)} to {figure(high)})"
         verdict = {True: "met", False: "not met", None: "–"}[self.met]
         return [
             str(self.number),
@@ -63,6 +72,20 @@ class Report:
     def add(self, other: "Report") -> None:
         self.tables += other.tables
         self.goals += other.goals
+
+
+def median(reports: Sequence[Report]) -> Report:
+    """Several runs of the same rows: the tables of the last, and all values of each goal."""
+    goals = []
+    for same in zip(*(report.goals for report in reports), strict=True):
+        values = [goal.value for goal in same if goal.value is not None]
+        whole = len(values) == len(reports)
+        goals.append(
+            replace(same[-1], value=statistics.median(values), values=tuple(values))
+            if whole
+            else replace(same[-1], value=None)
+        )
+    return Report(reports[-1].tables, goals, reports[-1].machine)
 
 
 GOAL_COLUMNS = ["goal", "what", "measured", "bound", "verdict"]
