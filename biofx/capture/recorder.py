@@ -25,6 +25,7 @@ from biofx.capture.private import (
     dispatch_seen,
     inside_transform,
     needs_values,
+    without_functions,
 )
 from biofx.capture.writer import READ_BY_PYTHON, GraphWriter, current_modes, tensor_ids
 from biofx.copying.nested import leaves
@@ -116,9 +117,11 @@ class Recorder(GraphWriter, TorchFunctionMode):
     def _autograd(self, function: Any, call: Any, args: Any, kwargs: Any) -> Any:
         if self._depth or threading.get_ident() != self._thread or kwargs or inside_transform():
             return call(*args, **kwargs)
+        with without_functions():  # as they are before: it may fill a cache
+            given = tuple(map(self._argument, args))
         with self._inside():
             result = call(*args)
-        self._emit("call_function", AutogradCall(function), args, {}, result)
+        self._emit("call_function", AutogradCall(function), given, {}, result)
         return result
 
     @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Writes a graph: what a run did, as nodes with module, line and shape."""
 
 import contextlib
-import copy
 import dataclasses
 import operator
 from collections.abc import Iterator
@@ -186,22 +185,24 @@ class GraphWriter:
             name = self._constant(template, "_object_constant")
             made = self.graph.create_node("get_attr", name)
             return self.graph.call_function(rebuild, (made, nodes))
-        name = self._constant(self._as_it_is(value), "_object_constant")
-        return self.graph.create_node("get_attr", name)
+        kept = self._as_it_is(value)
+        made = self.graph.create_node("get_attr", self._constant(kept, "_object_constant"))
+        anew = isinstance(kept, Template)
+        return self.graph.call_function(rebuild, (made, [])) if anew else made
 
     def _as_it_is(self, value: Any) -> Any:
-        """A copy of an object without tensors: of a cache, say, which the run fills later."""
+        """A template of an object without tensors: of a cache, say, which the run fills later."""
         held = list(leaves(value))
         state = [(steps, id(leaf)) for steps, leaf in held]
         known = self._copies.get(id(value))
         if known is not None and known[0] == state:
             return known[1]
-        copied, plain = value, held[:1] == [((), value)]
+        kept, plain = value, held[:1] == [((), value)]
         if not plain and not any(isinstance(leaf, nn.Module) for _, leaf in held):
             with contextlib.suppress(Exception):
-                copied = copy.deepcopy(value)
-        self._copies[id(value)] = state, copied, (value, held)  # alive, for their ids
-        return copied
+                kept = Template(value)
+        self._copies[id(value)] = state, kept, (value, held)  # alive, for their ids
+        return kept
 
     def _made_anew(self, value: Any, error: Exception) -> Any:
         """An object that cannot be copied: made of its fields, or shown as its tensors."""
