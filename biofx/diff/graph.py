@@ -144,6 +144,8 @@ class GraphDiff:
             `DiffNode.to_dict`).
         """
         record = self.record
+        # Populations come when somebody asks.
+        wiring = dataclasses.replace(record.wiring, units=tuple(record.wiring.units))
         return {
             "model": self.tree.old,
             "parameters": self.tree.parameters,
@@ -160,7 +162,7 @@ class GraphDiff:
             "synapses": {name: _plain(item) for name, item in record.synapses.items()},
             "opaque": dict(record.opaque),
             "assumptions": [dataclasses.asdict(item) for item in record.assumptions],
-            "wiring": {**dataclasses.asdict(record.wiring), "known": record.wiring.known},
+            "wiring": {**dataclasses.asdict(wiring), "known": wiring.known},
             "tree": self.tree.to_dict(),
         }
 
