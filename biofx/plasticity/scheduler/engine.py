@@ -272,7 +272,6 @@ class Engine:
                 replaced = True
         for site in sites:
             site.release()
-        self.observers.stepped()
         return replaced
 
     def _forget(self, site: ParameterStep, fresh: Tensor) -> None:

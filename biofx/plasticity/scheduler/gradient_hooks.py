@@ -98,6 +98,7 @@ class GradientHooks:
         self._sites = {}
         self.steps += 1
         self.engine.settle(sites)
+        self.engine.observers.stepped()
         self.refresh()
 
     def detach(self) -> None:

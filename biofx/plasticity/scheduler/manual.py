@@ -88,6 +88,7 @@ class ManualPlasticity:
         engine, sites = self._sites("update", model, only, grads=False)
         engine.observe(sites, FuzzyLearningRates)
         engine.settle(sites, FuzzyLearningRates)
+        engine.observers.stepped()
         self._show()
 
     @torch.no_grad()
@@ -121,6 +122,7 @@ class ManualPlasticity:
         """
         engine, sites = self._sites("rejuvenate", model, only, grads=False)
         engine.settle(sites, Rejuvenate)
+        engine.observers.stepped()
         self._show()
 
     @torch.no_grad()
@@ -147,6 +149,7 @@ class ManualPlasticity:
                 "Can not enforce dales principle without apply_dales_principle set True."
             )
         engine.settle(sites, DalesPrinciple)
+        engine.observers.stepped()
 
     @torch.no_grad()
     def signs(self, model: nn.Module, name: str) -> Tensor:

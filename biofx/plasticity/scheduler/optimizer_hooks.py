@@ -320,6 +320,7 @@ class OptimizerHooks:
             for site, _, _ in sites:
                 self.applier.finish(site)
                 site.store()
+        self.engine.observers.stepped()
         # It keeps the gradient and the curvature of the place where its step ends.
         if isinstance(optimizer, torch.optim.LBFGS) and (moved or replaced):
             optimizer.state.clear()
