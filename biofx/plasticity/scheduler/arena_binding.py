@@ -13,7 +13,7 @@ from biofx.plasticity.kernels.base import Kernels
 from biofx.plasticity.rules.rule import Context, Rule
 from biofx.plasticity.scheduler.arena_context import ArenaContext, Count
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep, States, changed, number
-from biofx.plasticity.scheduler.optimizer_state import start_afresh
+from biofx.plasticity.scheduler.optimizer_state import is_plain, start_afresh
 from biofx.plasticity.scheduler.trial import Traits
 
 
@@ -307,7 +307,10 @@ class ArenaStep(ParameterStep):
             if isinstance(first, Tensor) and not first.dim():
                 continue  # a count of steps
             values: list[Any] = [own[0].get(key) for own in states]
-            if not all(map(_is_number, values, arena.shapes)):
+            if not all(
+                is_plain(value) and value.dtype is first.dtype and value.shape == shape
+                for value, shape in zip(values, arena.shapes, strict=True)
+            ):
                 return False
             matrix = self.joined(values)
             matrix.masked_fill_(fresh, traits.starts.get(key, 0.0))
@@ -318,14 +321,6 @@ class ArenaStep(ParameterStep):
     def release(self) -> None:
         ParameterStep.release(self)
         self.home.tell()
-
-
-def _is_number(value: Any, shape: torch.Size) -> bool:
-    """Whether an entry of an optimizer's state is float32 or wider, one for each weight."""
-    return type(value) is Tensor and value.dtype in _NUMBERS and value.shape == shape
-
-
-_NUMBERS = (torch.float32, torch.float64)
 
 
 def plain(context: Context) -> dict[str, Any]:

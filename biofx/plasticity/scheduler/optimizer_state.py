@@ -100,7 +100,7 @@ def start_afresh(
         for key, value in _entries(state, fresh):
             if known and key in traits.mixed:
                 continue
-            if not _is_plain(value):
+            if not is_plain(value):
                 _clear(name, key, value, state, fresh)
                 continue
             value = value.view(fresh.shape)
@@ -143,7 +143,7 @@ def _entries(state: Mapping[str, Any], fresh: Tensor) -> list[tuple[str, Tensor]
     return found
 
 
-def _is_plain(value: Tensor) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether a kernel can write into its memory: no subclass, no codes, no single bytes."""
     return type(value) is Tensor and value.is_floating_point() and value.element_size() > 1
 
