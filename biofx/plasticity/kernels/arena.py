@@ -69,6 +69,11 @@ class Arena:
         """How many synapses the parameter of each row has, of shape (rows, 1)."""
         return self.spread(self.numbers)
 
+    @functools.cached_property
+    def end(self) -> Tensor:
+        """As `count`, int32: from this index on, a row is padding."""
+        return self.count.int()
+
     @property
     def numel(self) -> Tensor:
         """As `count`, under the name that a `Shard` has for it."""

@@ -189,6 +189,26 @@ class Kernels:
         return torch.count_nonzero(mask)
 
 
+def filling(targets: Tensors, mask: Tensor, values: Sequence[Tensor]) -> KernelCall:
+    """The work of setting the masked elements of each target to its value.
+
+    Args:
+        targets: of the mask's shape.
+        mask: where.
+        values: of shape (), or one per row of an arena.
+    """
+    inputs = {f"value of {name}": value for name, value in zip(targets, values, strict=True)}
+    return KernelCall.of(_filled, targets, tuple(targets), {"mask": mask, **inputs})
+
+
+def _filled(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+    mask = inputs["mask"]
+    return tuple(
+        torch.where(mask, inputs[f"value of {name}"].to(target.dtype), target)
+        for name, target in tensors.items()
+    )
+
+
 def _evaluate_rows(work: KernelCall, arena: Arena) -> None:
     # More at a time than of one large parameter: of few elements, what counts is the calls.
     rows, several = arena.size[0], max(2 * PIECE // LENGTH, 1)
@@ -249,7 +269,8 @@ def _joined(
         }
         seen = {**tensors, **written}
         left = [value for name, value in written.items() if name not in second.writes]
-        return (*second.function(index, seen, {**inputs, **seen}), *left)
+        theirs = {name: seen[name] for name in second.tensors}
+        return (*second.function(index, theirs, {**inputs, **seen}), *left)
 
     # What both write is the second's in the end.
     names = [own[name] for name in first.writes if own[name] not in second.writes]

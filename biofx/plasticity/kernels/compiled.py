@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from biofx.plasticity.kernels.arena import Arena
-from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors
+from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors, filling
 from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
 from biofx.plasticity.kernels.ready import Ready, ReadyRows, extent
 from biofx.plasticity.kernels.tracing import Kernel, block_kernel, matrix_kernel, rows_kernel, trace
@@ -119,8 +119,8 @@ class CompiledKernels(Kernels):
             super().fill(targets, mask, value, shard=shard)
             return
         tensors = {str(place): target for place, target in enumerate(targets)}
-        inputs = {"mask": mask, "value": torch.tensor(value, device=mask.device)}
-        self.map(_filled, tensors, writes=tuple(tensors), shard=shard, inputs=inputs)
+        values = [torch.tensor(value, device=mask.device)] * len(tensors)
+        self.do(filling(tensors, mask, values), shard=shard)
 
     def sum_abs(self, weight: Tensor) -> Tensor:
         """As `Kernels.sum_abs`, in one pass without a copy."""
@@ -265,11 +265,6 @@ def _max_abs(line: Tensor) -> Tensor:
 
 def _count(line: Tensor) -> Tensor:
     return line.sum(dtype=torch.int32)
-
-
-def _filled(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-    mask, value = inputs["mask"], inputs["value"]
-    return tuple(torch.where(mask, value.to(t.dtype), t) for t in tensors.values())
 
 
 WHY = "biofx: compiling plasticity kernels (once; kept for later runs)"

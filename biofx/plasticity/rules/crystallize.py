@@ -53,6 +53,10 @@ def _judged(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
     return (crystallize(tensors["factors"], tensors["weight"].float(), grad=grad, **values),)
 
 
+def _renewed(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+    return (torch.where(inputs["mask"], 1.0, tensors["factors"]),)
+
+
 def _kept(weight: Tensor, index: Tensor, *, factors: Tensor) -> Tensor:
     return factors
 
@@ -76,6 +80,7 @@ class Crystallize(Rule):
     floor: float | None = None
 
     judges_gradients: ClassVar[bool] = True
+    maps_only: ClassVar[bool] = True
     remembers: ClassVar = {"factors": (0.0, 1.0)}
     observes_with_factors: ClassVar[bool] = True
 
@@ -141,7 +146,13 @@ class Crystallize(Rule):
 
     @override
     def replaced(self, context: Context, mask: Tensor) -> None:
-        context.kernels.fill([context.state["factors"]], mask, 1.0, shard=context.shard)
+        context.map(
+            _renewed,
+            {"factors": context.state["factors"]},
+            writes=("factors",),
+            inputs={"mask": mask},
+            with_factors=True,
+        )
 
     @override
     def report(self, context: Context) -> dict[str, float]:

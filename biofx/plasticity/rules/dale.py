@@ -45,6 +45,10 @@ def _projected(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor
     return project_dale(weight, signs)
 
 
+def _resigned(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+    return (_signed(wide(tensors["weight"]), inputs["signs"], inputs["fresh"]),)
+
+
 def _signed(weight: Tensor, signs: Tensor, mask: Tensor) -> Tensor:
     """The masked weights with their unit's sign, if it has one (it is 0 where weights are free)."""
     return torch.where(mask & (signs != 0), weight.abs() * signs, weight)
@@ -211,9 +215,15 @@ class DalesPrinciple(Rule):
 
     @override
     def replaced(self, context: Context, mask: Tensor) -> None:
-        if self.plan(context).way != "free":
-            signs = context.constant("signs", self.signs).to(context.weight.dtype)
-            context.weight.copy_(_signed(context.weight, signs, mask))
+        if self.plan(context).way == "free" or context.fresh is mask:
+            return  # no signs, or given by `after_step`
+        context.map(
+            _resigned,
+            {"weight": context.weight},
+            writes=("weight",),
+            inputs={"signs": context.constant("signs", self.signs), "fresh": mask},
+            with_factors=True,
+        )
 
     @override
     def report(self, context: Context) -> dict[str, Any]:

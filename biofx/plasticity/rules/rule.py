@@ -57,8 +57,9 @@ class Rule:
     # Whether masks of replaced synapses come back from `before_update` or `after_step`: then there
     # is room for them in checkpoints from the start.
     replaces: ClassVar[bool] = False
-    # Whether `after_step` reads and writes weights through `Context.map` alone, with_factors: then
-    # it can share a pass over memory with what comes before and after.
+    # Whether `after_step` and `replaced` read and write weights, state and masks through
+    # `Context.map` alone, with_factors: then they can share a pass over memory with what comes
+    # before and after.
     maps_only: ClassVar[bool] = False
 
     # {field of `context.state`: (lowest, highest) of its values, or the texts that it may be}, by

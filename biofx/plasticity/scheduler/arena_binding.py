@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from biofx.plasticity.kernels.arena import Arena
-from biofx.plasticity.kernels.base import Kernels
-from biofx.plasticity.rules.rule import Context, Rule
+from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, filling
+from biofx.plasticity.rules.rule import Context, Rule, scalar
 from biofx.plasticity.scheduler.arena_context import ArenaContext, Count
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep, States, changed, number
 from biofx.plasticity.scheduler.optimizer_state import is_plain, start_afresh
@@ -184,7 +184,8 @@ class ArenaStep(ParameterStep):
 
     Both are copied when somebody asks: `seen` and `judgeable` say whether they were. `gradients`
     are the parameters' own, `versions` those that they had before the optimizer's step; `moved`,
-    whether the weights were copied after it; `kept` finds what the optimizer keeps for one.
+    whether the weights were copied after it; `kept` finds what the optimizer keeps for one, and
+    `laid_out` holds what was asked of that.
     """
 
     gradients: list[Tensor] = field(default_factory=list)
@@ -193,6 +194,7 @@ class ArenaStep(ParameterStep):
     seen: bool = False
     judgeable: bool = False
     kept: States | None = None
+    laid_out: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def home(self) -> ArenaBinding:
@@ -231,9 +233,12 @@ class ArenaStep(ParameterStep):
 
     @override
     def joined(self, entries: Sequence[Tensor]) -> Tensor:
-        arena = self.home.arena
-        matrix = arena.empty(entries[0].dtype)
-        torch._foreach_copy_(arena.views(matrix), list(entries))
+        # Two ask for the same within a step, in which the optimizer does not change it.
+        matrix = self.laid_out.get(id(entries[0]))
+        if matrix is None:
+            arena = self.home.arena
+            matrix = self.laid_out[id(entries[0])] = arena.empty(entries[0].dtype)
+            torch._foreach_copy_(arena.views(matrix), list(entries))
         return matrix
 
     @override
@@ -242,12 +247,12 @@ class ArenaStep(ParameterStep):
         return self.home.arena.spread(torch.stack([number(value, device) for value in numbers]))
 
     @override
-    def date(self, births: Tensor, fresh: Tensor, kernels: Kernels) -> None:
+    def date(self, births: Tensor, fresh: Tensor) -> None:
         assert self.kept is not None
         states = [self.kept(parameter)[0] for parameter in self.home.parameters]
         counts = self.each([state.get("step", 0) for state in states])
-        fresh = self.home.arena.clear(fresh.contiguous())
-        births.copy_(torch.where(fresh, counts.int(), births))
+        inputs = {"mask": fresh, "count": counts, "end": self.home.arena.end}
+        self.work.append(KernelCall.of(_dated, {"births": births}, ("births",), inputs))
 
     @override
     def load(self) -> None:
@@ -272,13 +277,11 @@ class ArenaStep(ParameterStep):
     @override
     def forget(self, fresh: Tensor, kernels: Kernels) -> None:
         home = self.home
-        fresh = home.arena.clear(fresh.contiguous())
-        # Plain: of few elements, and a kernel for masks would be one more to compile.
-        kernels = Kernels()
-        for rule, context in home.pairs:
-            rule.replaced(context, fresh)
-        if self.kept is None or self._reset(fresh):
+        self.tell(fresh, kernels)
+        if self.kept is None or self._reset(fresh, kernels):
             return
+        self.finish(kernels)
+        fresh = home.arena.clear(fresh.contiguous())
         some = home.arena.any(fresh)
         masks = home.arena.views(fresh)
         for member, parameter, weight, mask, new in zip(
@@ -292,17 +295,18 @@ class ArenaStep(ParameterStep):
                     weight=weight,
                     traits=self.traits,
                     shard=member.shard,
-                    kernels=kernels,
+                    kernels=Kernels(),  # of few elements
                 )
 
-    def _reset(self, fresh: Tensor) -> bool:
+    def _reset(self, fresh: Tensor, kernels: Kernels) -> bool:
         """As `start_afresh`, of all parameters together; False where some need it one by one."""
         assert self.kept is not None
         states = [self.kept(parameter) for parameter in self.home.parameters]
-        traits, arena = self.traits, self.home.arena
+        traits, arena, device = self.traits, self.home.arena, self.weight.device
         one_by_one = not traits.tried or traits.positions or traits.mixed
         if one_by_one or any(len(own) > 1 for own in states):
             return False
+        entries: dict[str, list[Tensor]] = {}
         for key, first in states[0][0].items():
             if isinstance(first, Tensor) and not first.dim():
                 continue  # a count of steps
@@ -312,15 +316,27 @@ class ArenaStep(ParameterStep):
                 for value, shape in zip(values, arena.shapes, strict=True)
             ):
                 return False
-            matrix = self.joined(values)
-            matrix.masked_fill_(fresh, traits.starts.get(key, 0.0))
-            torch._foreach_copy_(values, arena.views(matrix))
+            entries[key] = values
+        if entries:
+            matrices = {key: self.joined(values) for key, values in entries.items()}
+            starts = [scalar(float(traits.starts.get(key, 0.0)), device) for key in entries]
+            self.work.append(filling(matrices, fresh, starts))
+            self.finish(kernels)
+            for key, values in entries.items():
+                torch._foreach_copy_(values, arena.views(matrices[key]))
         return True
 
     @override
     def release(self) -> None:
         ParameterStep.release(self)
         self.home.tell()
+
+
+def _dated(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+    births, count = tensors["births"], inputs["count"]
+    # Padding is never born: its update, of averages that are 0, need not be a number.
+    mask = inputs["mask"] & (index < inputs["end"])
+    return (torch.where(mask, count.to(births.dtype), births),)
 
 
 def plain(context: Context) -> dict[str, Any]:

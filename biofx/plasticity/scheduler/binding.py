@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.kernels.base import KernelCall, Kernels, joined
+from biofx.plasticity.kernels.base import KernelCall, Kernels, filling, joined
 from biofx.plasticity.numerics.shards import Shard, local
 from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage, scalar
 from biofx.plasticity.scheduler.optimizer_state import start_afresh
@@ -143,10 +143,13 @@ class ParameterStep:
         """Numbers of each parameter, as float32 that broadcasts to the weights."""
         return number(numbers[0], self.weight.device)
 
-    def date(self, births: Tensor, fresh: Tensor, kernels: Kernels) -> None:
-        """Write for new synapses (a mask) at which of the optimizer's steps they are born."""
-        count = self.states[0].get("step", 0) if self.states else 0
-        kernels.fill([births], fresh, float(count), shard=self.binding.shard)
+    def date(self, births: Tensor, fresh: Tensor) -> None:
+        """Write for new synapses (a mask) at which of the optimizer's steps they are born.
+
+        Left to be done by `finish`.
+        """
+        count = self.each([state.get("step", 0) for state in self.states[:1]] or [0])
+        self.work.append(filling({"births": births}, fresh, [count]))
 
     def see(self, gradient: bool = False) -> None:
         """Have the weights from before the step at hand, and the gradient if need be."""
@@ -198,8 +201,8 @@ class ParameterStep:
             PlasticityError: the optimizer's state cannot be reset for some synapses alone.
         """
         self.fresh = fresh
-        for rule, context in self.binding.pairs:
-            rule.replaced(context, fresh)
+        self.tell(fresh, kernels)
+        self.finish(kernels)
         start_afresh(
             self.binding.name,
             self.states,
@@ -209,6 +212,20 @@ class ParameterStep:
             shard=self.binding.shard,
             kernels=kernels,
         )
+
+    def tell(self, fresh: Tensor, kernels: Kernels) -> None:
+        """Tell the rules of new synapses; what they do then may be left to be done."""
+        for rule, context in self.binding.pairs:
+            if not overrides(rule, "replaced"):
+                continue
+            if rule.maps_only:
+                context.later = self.work
+            else:
+                self.finish(kernels)
+            try:
+                rule.replaced(context, fresh)
+            finally:
+                context.later = None
 
     def release(self) -> None:
         """The step is over: hold no gradient, and take the rules' numbers for the metrics."""

@@ -275,8 +275,9 @@ class Engine:
         return replaced
 
     def _forget(self, site: ParameterStep, fresh: Tensor) -> None:
-        newborns.note(site, fresh, self.kernels)
+        newborns.note(site, fresh)
         site.forget(fresh, self.kernels)
+        site.finish(self.kernels)
         for name, part in site.binding.parts(fresh):
             self.observers.replaced(name, part)
 
@@ -318,10 +319,10 @@ class Engine:
                     raise
                 finally:
                     context.later = None
-            site.finish(self.kernels)
             if fresh is not None:
                 self._forget(site, fresh)
                 replaced = True
+            site.finish(self.kernels)
         return replaced
 
     def measure(

@@ -108,7 +108,7 @@ def prepare(binding: Binding) -> None:
             return
 
 
-def note(site: ParameterStep, fresh: Tensor, kernels: Kernels) -> None:
+def note(site: ParameterStep, fresh: Tensor) -> None:
     """Remember that some synapses (a mask of the weight's local shape) are born now."""
     binding = site.binding
     if not binding.corrected:
@@ -121,7 +121,7 @@ def note(site: ParameterStep, fresh: Tensor, kernels: Kernels) -> None:
     state = context.state
     make_room(state, binding, site.weight)
     state[NEWEST] = max(context.step, 1)
-    site.date(state[BORN], fresh, kernels)
+    site.date(state[BORN], fresh)
 
 
 def make_room(state: dict[str, Any], binding: Binding, weight: Tensor | None = None) -> None:
