@@ -23,7 +23,14 @@ from biofx.plasticity.kernels.arena import Arena
 from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors, filling
 from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
 from biofx.plasticity.kernels.ready import Ready, ReadyRows, extent
-from biofx.plasticity.kernels.tracing import Kernel, block_kernel, matrix_kernel, rows_kernel, trace
+from biofx.plasticity.kernels.tracing import (
+    Kernel,
+    block_kernel,
+    matrix_kernel,
+    rows_kernel,
+    sums_kernel,
+    trace,
+)
 from biofx.plasticity.numerics.shards import Shard
 
 When = bool | Literal["auto"]
@@ -139,11 +146,12 @@ class CompiledKernels(Kernels):
         arena: Arena | None = None,
     ) -> Tensor:
         """As `Kernels.sum`, in one pass without a copy."""
-        if weight.device.type != "mps" and arena is None:
+        found = None
+        if arena is not None:
+            found = self._row_sums(function, weight, inputs, arena)
+        elif weight.device.type != "mps":
             found = self._reduced(_summed(function, tuple(inputs)), weight, torch.float64, inputs)
-            if found is not None:
-                return found
-        return super().sum(function, weight, inputs, arena=arena)
+        return super().sum(function, weight, inputs, arena=arena) if found is None else found
 
     def max_abs(self, weight: Tensor) -> Tensor:
         """As `Kernels.max_abs`, in one pass; a float32."""
@@ -182,6 +190,26 @@ class CompiledKernels(Kernels):
             key, functools.partial(trace, run), (found, tensor.view(-1), *inputs.values())
         )
         return found if done else None
+
+    def _row_sums(
+        self,
+        function: Callable[[Tensor, Tensors], Tensor],
+        weight: Tensor,
+        inputs: Tensors,
+        arena: Arena,
+    ) -> Tensor | None:
+        """Σ of each parameter in an arena, or None if no kernel is to be had."""
+        if not self.compiled:
+            return None
+        leaves = (weight, *inputs.values())
+        kinds = tuple([(leaf.dtype, extent(leaf)) for leaf in leaves])
+        columns = line(arena.size[1], weight.device)
+        sums = torch.empty(arena.size[0], 1, dtype=torch.float64, device=weight.device)
+        key = ("sums", function, tuple(inputs), kinds, weight.device)
+        make = functools.partial(sums_kernel, function, tuple(inputs), kinds)
+        if not self._call(key, make, (sums, arena.first, columns, arena.end, *leaves)):
+            return None
+        return arena.add(sums)
 
     def _call(
         self,

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biofx.plasticity.kernels.base import KernelSpec
+from biofx.plasticity.kernels.base import KernelSpec, Tensors
 from biofx.plasticity.kernels.layout import alone, line
 from biofx.plasticity.numerics.polynomials import exp, expm1
+
+LONGEST = 1024  # columns of a traced row
 
 # Takes a list, which it may empty.
 Kernel = Callable[[list[Tensor]], Any]
@@ -76,15 +78,47 @@ def rows_kernel(
             parts[spec.names.index(name)].copy_(number)
         return (first,)
 
-    # As for matrices: a size that equals no other, and gaps between rows.
-    rows, length = 3 * 5 * 7 * 11, 1024
-    shapes = {1: (rows, 1), 2: (rows, length + 7)}
-    parts = [
-        part if not extent else part.new_empty(shapes[extent])[:, :length]
-        for part, (_, extent) in zip(arguments[2:], kinds, strict=True)
-    ]
-    first = arguments[0].new_empty(rows, 1)
-    return trace(run, (first, line(length, first.device), *parts), rounded=spec.rounded)
+    first, _, *parts = arguments
+    extents = [extent for _, extent in kinds]
+    examples = (_rows(first, 1), line(LONGEST, first.device), *map(_rows, parts, extents))
+    return trace(run, examples, rounded=spec.rounded)
+
+
+def sums_kernel(
+    function: Callable[[Tensor, Tensors], Tensor],
+    names: tuple[str, ...],
+    kinds: tuple[tuple[torch.dtype, int], ...],
+    arguments: tuple[Tensor, ...],
+) -> Kernel:
+    """The kernel of the sums of a function over each row of an arena.
+
+    Args:
+        function: of the weights, and of inputs by their names.
+        names: of the inputs.
+        kinds: as for `rows_kernel`, of the weights and the inputs.
+        arguments: the sums, of shape (rows, 1), float64; index of the first element of each row,
+            numbers of the columns, where padding begins; the weights and the inputs.
+    """
+
+    def run(
+        sums: Tensor, first: Tensor, columns: Tensor, end: Tensor, weight: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor]:
+        values = function(weight, dict(zip(names, inputs, strict=True)))
+        values = torch.where(first + columns.to(first.dtype) < end, values, 0.0)
+        sums.copy_(values.sum(1, keepdim=True, dtype=sums.dtype))
+        return (first,)
+
+    sums, first, columns, end, *parts = arguments
+    extents = [extent for _, extent in kinds]
+    columns = line(LONGEST, first.device)
+    examples = (*(_rows(one, 1) for one in (sums, first)), columns, _rows(end, 1))
+    return trace(run, (*examples, *map(_rows, parts, extents)))
+
+
+def _rows(part: Tensor, extent: int) -> Tensor:
+    """An example for tracing: as for matrices, a size that equals no other, and gaps."""
+    shapes = {1: (3 * 5 * 7 * 11, 1), 2: (3 * 5 * 7 * 11, LONGEST + 7)}
+    return part.new_empty(shapes[extent])[:, :LONGEST] if extent else part
 
 
 def block_kernel(spec: KernelSpec, arguments: tuple[Tensor, ...]) -> Kernel:
