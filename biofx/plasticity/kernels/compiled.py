@@ -179,7 +179,8 @@ class CompiledKernels(Kernels):
         """A reduction to shape (), or None if no kernel is to be had."""
         if not self.compiled or tensor.numel() < 2 or not tensor.is_contiguous():
             return None
-        found = tensor.new_empty((), dtype=dtype)
+        # Not of shape (): PyTorch 2.14 takes such a float64 for a number of Python's.
+        found = tensor.new_empty(1, dtype=dtype)
 
         def run(found: Tensor, line: Tensor, *inputs: Tensor) -> tuple[Tensor]:
             found.copy_(function(line, *inputs))
@@ -189,7 +190,7 @@ class CompiledKernels(Kernels):
         done = self._call(
             key, functools.partial(trace, run), (found, tensor.view(-1), *inputs.values())
         )
-        return found if done else None
+        return found[0] if done else None
 
     def _row_sums(
         self,
