@@ -1,8 +1,8 @@
 """Measures biofx against plain training, the package bio_transformations and plain kernels.
 
-    tools/bench                           everything; minutes on a quiet machine
+    tools/bench                           everything; half an hour on a quiet machine
     tools/bench --rows memory,transform   some of it
-    tools/bench --runs 3                  each row three times: medians of goals, their spread
+    tools/bench --runs 3                  times three times: medians of goals, their spread
     tools/bench --quick                   tiny models, a few rounds: does the harness work?
 
 Times are medians of interleaved calls within one process: where other work slows the machine, look
@@ -42,12 +42,17 @@ ROWS: dict[str, Callable[[Effort], Report]] = {
     "resnet": partial(steps.measure, RESNET),
     "small": small.small,
     "lasting": lasting.lasting,
+    "growth": lasting.growth,
     "memory": memory.memory,
     "compile": compiling.compiling,
     "split": splitting.splitting,
     "transform": transforming.transforming,
     "scaling": scaling.scaling,
 }
+# Bytes, or many steps after one another: a second run says the same.
+ONCE = {"growth", "memory"}
+# A second thread would have nothing to do.
+ONE_THREAD = {"growth", "lasting", "small"}
 WORKERS: dict[str, Callable[..., dict]] = {
     "peak": memory.peak,
     "first_minute": lasting.first_minute,
@@ -61,7 +66,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = commandline.parser("bench", __doc__)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
     parser.add_argument("--quick", action="store_true", help="tiny models, a few rounds")
-    parser.add_argument("--runs", type=int, default=1, help="of each row, for the goals (1)")
+    parser.add_argument("--runs", type=int, default=1, help="of rows that take times (1)")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write docs/benchmarks.md")
@@ -92,8 +97,10 @@ def main(arguments: list[str] | None = None) -> None:
     scale = Report(machine=whole.machine)
     for row in options.rows:
         with console.status(f"measuring: {row}") if console.is_terminal else nullcontext():
-            runs = [ROWS[row](QUICK if options.quick else FULL) for _ in range(options.runs)]
-        found = runs[0] if options.runs == 1 else median(runs)
+            torch.set_num_threads(1 if row in ONE_THREAD else options.threads)
+            times = 1 if row in ONCE else options.runs
+            runs = [ROWS[row](QUICK if options.quick else FULL) for _ in range(times)]
+        found = runs[0] if times == 1 else median(runs)
         show(found, console)
         (scale if row == "scaling" else whole).add(found)
         # after each row: an interrupted run keeps what it has

@@ -16,8 +16,8 @@ Measured with {machine}.
 How: every time is the median of calls that take turns within one process, so that other work on the
 machine slows all of them alike. Look at the ratios; absolute times hold for a machine and its load.
 Weights and gradients are equal before each call. All in float32. What is called eager runs with
-`compile=False`, what is called compiled with `compile=True`.
-{runs}
+`compile=False`, what is called compiled with `compile=True`. Small networks and goal 6 take one
+thread. {runs}
 
 """
 
@@ -73,8 +73,9 @@ def benchmarks(report: Report) -> str:
     runs = (
         "Each row was run once."
         if number == 1
-        else f"Each row was run {number} times: a goal shows the median and, in brackets, the\n"
-        "range, and is met if it was met each time; the tables are those of the last run."
+        else f"Each row that takes times was run {number} times: a goal shows the median and, in\n"
+        "brackets, the range, and is met if it was met each time; the tables are those of the\n"
+        "last run. Bytes, and the 200,000 steps, were taken once."
     )
     return BENCHMARKS.format(machine=described(report.machine), runs=runs) + markdown(report)
 

@@ -30,7 +30,7 @@ class Effort:
     quick: bool = False
 
 
-FULL = Effort(seconds=20.0, least=3, most=100)
+FULL = Effort(seconds=5.0, least=3, most=100)
 QUICK = Effort(seconds=0.5, least=2, most=5, quick=True)
 
 
