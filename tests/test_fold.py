@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -570,15 +571,39 @@ class BranchesOnData(nn.Module):
         return self.b(self.a(x) if x.sum() > 0 else F.pad(x, (0, 2)))
 
 
-def test_a_branch_on_data_keeps_its_layers() -> None:
+class BranchesInPython(BranchesOnData):
+    """TorchScript cannot keep its branches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return {True: super().forward, False: super().forward}[bool(x.sum() > 0)](x)
+
+
+def test_a_file_that_keeps_branches_is_not_folded_for_one(tmp_path: Path) -> None:
     x = torch.ones(3, 6)
     config = biofx.BioConfig(weight_splitting_Gamma=2)
     bio = biofx.transform(BranchesOnData().eval(), config, example_inputs=x)
     assert biofx.info(bio).layers["a"].action == "split"
-    small, report = folded(bio, x)
-    assert "another way for other data" in report.unfolded["a"]
+    done = biofx.export(bio, tmp_path / "m.pt", example_inputs=x)
+    assert done.fold is not None
+    assert "another way for other data" in done.fold.unfolded["a"]
+    loaded: Any = torch.jit.load(tmp_path / "m.pt")
     with torch.no_grad():
-        assert torch.equal(small(-x), bio(-x))
+        for sign in (1, -1):
+            assert torch.allclose(loaded(sign * x), bio(sign * x), atol=1e-6)
+
+
+def test_a_file_of_one_way_is_folded_for_that(tmp_path: Path) -> None:
+    config = biofx.BioConfig(weight_splitting_Gamma=2)
+    x = torch.ones(3, 6)
+    for example, count in ((x, 1), (-x, 0)):
+        bio = biofx.transform(BranchesInPython().eval(), config, example_inputs=x)
+        done = biofx.export(bio, tmp_path / "m.pt", example_inputs=example)
+        assert done.fold is not None
+        assert len(done.fold.summed) == count, str(done.fold)
+        assert any("takes for granted" in note for note in done.notes)
+        loaded: Any = torch.jit.load(tmp_path / "m.pt")
+        with torch.no_grad():
+            assert torch.allclose(loaded(example), bio(example), atol=1e-6)
 
 
 def test_the_report_reads_well() -> None:

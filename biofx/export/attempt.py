@@ -20,6 +20,7 @@ class Attempt:
         make: gives the file's content.
         run: loads the content and runs it on arguments; gives its results.
         exact: the same seed gives the same random numbers as in the model.
+        branches: the file holds each way that the code can take.
         loose: another library computes, with functions of its own.
         notes: what whoever uses the file should know.
     """
@@ -28,6 +29,7 @@ class Attempt:
     make: Callable[[], Any]
     run: Callable[[Any, Arguments], Any]
     exact: bool = False
+    branches: bool = False
     loose: bool = False
     notes: tuple[str, ...] = ()
 

@@ -1,7 +1,7 @@
 """`export`: which format, which of the ways to write it, compared with the model."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -146,7 +146,13 @@ def _make(
     """The file of the first way that works; one that gives the same bits is preferred."""
     problems: dict[str, str] = {}  # what was said: the first way that said it
     close: _Made | None = None
-    for program, attempt in _attempts(model, format, arguments, fold):
+    writer = FORMATS[format]
+    for program, attempt in (
+        (one, attempt)
+        for one in programs(model, arguments, fold)
+        for attempt in writer.attempts(one.model, arguments)
+        if one.branches in (None, attempt.branches)
+    ):
         try:
             data = attempt.make()
             if expected is None:
@@ -158,19 +164,9 @@ def _make(
         made = _Made(program, attempt, data, found.difference, found.reason)
         if program.folded or attempt.loose or not found.difference:
             return made
-        if close is None:
-            close = made
+        close = close or made
     if close is not None:
         return close
-    writer = FORMATS[format]
     said = ". ".join(f"{how.capitalize()}: {what}" for what, how in problems.items())
     advice = writer.ADVICE_NO_INPUTS if arguments is None else writer.ADVICE
     raise ExportError(f"{writer.NAME} cannot express the model. {said}. {advice}")
-
-
-def _attempts(
-    model: nn.Module, format: str, arguments: Arguments | None, fold: bool
-) -> Iterator[tuple[Program, Attempt]]:
-    for program in programs(model, arguments, fold):
-        for attempt in FORMATS[format].attempts(program.model, arguments):
-            yield program, attempt

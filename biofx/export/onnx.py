@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from biofx.capture import Arguments
 from biofx.errors import ExportError
@@ -65,8 +65,4 @@ def _run(data: bytes, given: Arguments) -> Any:
     if len(inputs) != len(values):
         raise RuntimeError(f"it takes {len(inputs)} inputs, not the {len(values)} tensors given")
     feed = {i.name: v.cpu().numpy() for i, v in zip(inputs, values, strict=True)}
-    return [_tensor(value) for value in session.run(None, feed)]
-
-
-def _tensor(value: Any) -> Tensor:
-    return torch.from_numpy(value.copy())
+    return [torch.from_numpy(value.copy()) for value in session.run(None, feed)]

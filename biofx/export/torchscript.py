@@ -51,13 +51,13 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
         bound = inspect.signature(model.forward).bind(*given.args, **given.kwargs).arguments
         return _loaded(data)(**{name: bound[name] for name in names})
 
-    yield Attempt("scripted from its graph", from_graph, by_name, exact=True)
+    yield Attempt("scripted from its graph", from_graph, by_name, exact=True, branches=True)
 
     def from_code() -> bytes:
         _refuse_what_would_be_lost(model)
         return _saved(_compile(model))
 
-    yield Attempt("scripted", from_code, _called, exact=True)
+    yield Attempt("scripted", from_code, _called, exact=True, branches=True)
     if arguments is not None:
         yield _trace(model, arguments)
 
@@ -80,10 +80,10 @@ def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
             warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array_wrap__")
             _ignore_deprecation()
             try:
+                values = dict(Arguments((), traced.values).copies().kwargs)
                 module = torch.jit.trace(
-                    traced.module, example_kwarg_inputs=_own(traced.values), check_trace=False,
-                    strict=False,
-                )  # fmt: skip
+                    traced.module, example_kwarg_inputs=values, check_trace=False, strict=False
+                )
             except Exception as error:
                 raise Impossible(one_line(error)) from error
             # The run may have changed what the trace holds.
@@ -99,10 +99,6 @@ def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
-
-
-def _own(values: Any) -> dict[str, Any]:
-    return dict(Arguments((), values).copies().kwargs)
 
 
 class _Failures(TorchFunctionMode):

@@ -36,9 +36,8 @@ class Dale(PassBase):
                 )
             for name in synapses.layers:
                 for node in self.context.weights[name].nodes:
-                    node.meta["biofx"] = replace(
-                        node.meta["biofx"], by=node.meta["biofx"].by + ", dale"
-                    )
+                    mark = node.meta["biofx"]
+                    node.meta["biofx"] = replace(mark, by=f"{mark.by}, dale")
                     marked = True
         return PassResult(graph_module, marked)
 

@@ -25,12 +25,14 @@ class FoldReport:
             those split layers repeated.
         unfolded: {split layer: reason} where a value is still repeated.
         parameters: number of parameters (before, after).
+        branch: what the code asks of data, and takes a way by that may be another for other data.
     """
 
     summed: tuple[str, ...] = ()
     absorbed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unfolded: Mapping[str, str] = field(default_factory=dict)
     parameters: tuple[int, int] = (0, 0)
+    branch: str = ""
 
     @property
     def changed(self) -> bool:
@@ -66,8 +68,8 @@ def fold(bio: nn.Module, model: nn.Module, arguments: Arguments | None) -> FoldR
     Args:
         bio: the transformed model; not changed.
         model: a plain copy of it in evaluation mode, with tensors of its own; changed in place.
-        arguments: example inputs. With them, the folded model runs on them here; if its code wants
-            the full width after all, it stays unfolded.
+        arguments: example inputs, whose way through the code counts. The folded model runs on them
+            here; if its code wants the full width after all, it stays unfolded.
     """
     before = _count(model)
     split = [name for name, layer in bio.named_modules() if isinstance(layer, GraphLayer)]
@@ -78,10 +80,6 @@ def fold(bio: nn.Module, model: nn.Module, arguments: Arguments | None) -> FoldR
     except ModelError as error:
         reason = str(error)
         return FoldReport(unfolded=dict.fromkeys(split, reason), parameters=(before, before))
-    branch = next((a for a in captured.assumptions if a.kind == "data"), None)
-    if branch is not None:
-        why = f"the code may take another way for other data ({branch})"
-        return FoldReport(unfolded=dict.fromkeys(split, why), parameters=(before, before))
     kept: dict[str, str] = {}
     while True:
         found = _analysis(bio, model, captured.graph, captured.opaque, kept)
@@ -101,7 +99,8 @@ def fold(bio: nn.Module, model: nn.Module, arguments: Arguments | None) -> FoldR
     unfolded = {name: kept[name] for name in split if name in kept} | {
         name: unseen for name in split if name not in found.split
     }
-    return FoldReport(tuple(found.split), absorbed, unfolded, (before, _count(model)))
+    branch = next((str(a) for a in captured.assumptions if a.kind == "data"), "")
+    return FoldReport(tuple(found.split), absorbed, unfolded, (before, _count(model)), branch)
 
 
 def _analysis(
