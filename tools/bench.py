@@ -1,6 +1,6 @@
 """Measures biofx against plain training, the package bio_transformations and plain kernels.
 
-    tools/bench                           everything; half an hour on a quiet machine
+    tools/bench                           everything; an hour or more
     tools/bench --rows memory,transform   some of it
     tools/bench --runs 3                  times three times: medians of goals, their spread
     tools/bench --quick                   tiny models, a few rounds: does the harness work?

@@ -336,6 +336,32 @@ def test_rules_of_a_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(ours, train(rules=rules, optimizer="momentum"))
 
 
+class Renewing(Rule):
+    """One that joins, and replaces synapses before the step and after it."""
+
+    replaces = True
+
+    def elementwise(self, synapses: Any) -> bool:
+        return True
+
+    def before_update(self, context: Context) -> Tensor:
+        return self.after_step(context, 0)
+
+    def after_step(self, context: Context, turn: int = 1) -> Tensor:
+        mask = context.index % 7 == (context.step + turn) % 7
+        context.weight.copy_(torch.where(mask, 0.1, context.weight))
+        return mask
+
+
+def test_births_before_the_step_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the optimizer keeps is laid out twice: its step comes in between."""
+    rules = [Crystallize(), Renewing()]
+    ours = train(rules=rules, optimizer="adamw")
+    assert members(ours[2]) != []
+    together(monkeypatch, 0)
+    assert_same(ours, train(rules=rules, optimizer="adamw"))
+
+
 def test_what_is_not_finite_is_named_and_nothing_is_written() -> None:
     bio, optimizer, _ = train(rules=ALL, steps=2)
     bio.get_parameter("rows.weight").data[1, 2] = torch.nan

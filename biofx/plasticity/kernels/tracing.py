@@ -108,10 +108,10 @@ def sums_kernel(
         sums.copy_(values.sum(1, keepdim=True, dtype=sums.dtype))
         return (first,)
 
-    sums, first, columns, end, *parts = arguments
+    sums, first, _, end, *parts = arguments
     extents = [extent for _, extent in kinds]
     columns = line(LONGEST, first.device)
-    examples = (*(_rows(one, 1) for one in (sums, first)), columns, _rows(end, 1))
+    examples = (_rows(sums, 1), _rows(first, 1), columns, _rows(end, 1))
     return trace(run, (*examples, *map(_rows, parts, extents)))
 
 

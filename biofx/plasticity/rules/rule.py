@@ -134,7 +134,7 @@ class Rule:
         return ()
 
     def elementwise(self, synapses: Synapses) -> bool:
-        """Whether `observe`, `expression`, `factor` and `after_step` treat synapses one by one.
+        """Whether the functions below, but `initialise` and `begin`, treat synapses one by one.
 
         Small parameters that are `alike` are then handed over together, in one `Context`: their
         synapses are the rows of a matrix, and keys and statistics come as one number per row, of

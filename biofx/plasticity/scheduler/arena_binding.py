@@ -233,7 +233,7 @@ class ArenaStep(ParameterStep):
 
     @override
     def joined(self, entries: Sequence[Tensor]) -> Tensor:
-        # Two ask for the same within a step, in which the optimizer does not change it.
+        # Two may ask for the same.
         matrix = self.laid_out.get(id(entries[0]))
         if matrix is None:
             arena = self.home.arena
@@ -258,11 +258,12 @@ class ArenaStep(ParameterStep):
     def load(self) -> None:
         if not self.moved:
             self.moved = True
+            self.laid_out.clear()  # the optimizer has moved that too
             self.home.load()
 
     @override
-    def store(self) -> None:
-        if self.moved:
+    def store(self, before: bool = False) -> None:
+        if self.moved or before:
             self.home.store()
 
     @override

@@ -162,8 +162,8 @@ class ParameterStep:
     def load(self) -> None:
         """Find the weights as the optimizer has left them."""
 
-    def store(self) -> None:
-        """Let the parameters have the weights."""
+    def store(self, before: bool = False) -> None:
+        """Let the parameters have the weights, those from before the step if it is yet to come."""
 
     def store_gradient(self) -> None:
         """Let the parameters have the gradients."""

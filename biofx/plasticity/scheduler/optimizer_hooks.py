@@ -261,8 +261,11 @@ class OptimizerHooks:
         for site, parameter, group in step.sites or ():
             if site.binding.name in chosen:
                 site.remember(self._states, parameter, self.positions.traits(group, parameter))
+        for site in sites:
+            site.see()
         self.engine.change(sites, "before_update")
         for site in sites:
+            site.store(before=True)
             if step.before is not None:  # it was taken before the closure was called
                 step.before[site.binding.name].copy_(site.weight)
 
