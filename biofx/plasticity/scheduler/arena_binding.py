@@ -1,7 +1,6 @@
 """Small parameters that the same rules serve, bound together, and taken through a step together."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,12 +8,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from biofx.plasticity.kernels.arena import Arena
-from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, filling
-from biofx.plasticity.rules.rule import Context, Rule, scalar
+from biofx.plasticity.rules.rule import Context, Rule
 from biofx.plasticity.scheduler.arena_context import ArenaContext, Count
-from biofx.plasticity.scheduler.binding import Binding, ParameterStep, States, changed, number
-from biofx.plasticity.scheduler.optimizer_state import is_plain, start_afresh
-from biofx.plasticity.scheduler.trial import Traits
+from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 
 
 class ArenaBinding(Binding):
@@ -176,168 +172,6 @@ class ArenaBinding(Binding):
                 known.update(now)
                 for member in shared.members:  # type: ignore[attr-defined]
                     member.state.update(now)
-
-
-@dataclass(slots=True)
-class ArenaStep(ParameterStep):
-    """The parameters of an arena at one step: matrices of their weights and gradients.
-
-    Both are copied when somebody asks: `seen` and `judgeable` say whether they were. `gradients`
-    are the parameters' own, `versions` those that they had before the optimizer's step; `moved`,
-    whether the weights were copied after it; `kept` finds what the optimizer keeps for one, and
-    `laid_out` holds what was asked of that.
-    """
-
-    gradients: list[Tensor] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-    moved: bool = False
-    seen: bool = False
-    judgeable: bool = False
-    kept: States | None = None
-    laid_out: dict[int, Tensor] = field(default_factory=dict)
-
-    @property
-    def home(self) -> ArenaBinding:
-        """The binding."""
-        assert isinstance(self.binding, ArenaBinding)
-        return self.binding
-
-    @override
-    def judged(self) -> Tensor:
-        assert self.grad is not None
-        if [grad._version for grad in self.gradients] != self.versions:
-            for member, grad, version in zip(
-                self.home.members, self.gradients, self.versions, strict=True
-            ):
-                if grad._version != version:
-                    raise changed(member.name)
-        self._see_gradient()
-        return self.grad
-
-    @override
-    def see(self, gradient: bool = False) -> None:
-        if not self.seen:
-            self.seen = True
-            self.home.load()
-        if gradient:
-            self._see_gradient()
-
-    def _see_gradient(self) -> None:
-        if not self.judgeable:
-            self.judgeable = True
-            torch._foreach_copy_(self.home.grads, self.gradients)
-
-    @override
-    def parameters(self, first: Tensor) -> Sequence[Tensor]:
-        return self.home.parameters
-
-    @override
-    def joined(self, entries: Sequence[Tensor]) -> Tensor:
-        # Two may ask for the same.
-        matrix = self.laid_out.get(id(entries[0]))
-        if matrix is None:
-            arena = self.home.arena
-            matrix = self.laid_out[id(entries[0])] = arena.empty(entries[0].dtype)
-            torch._foreach_copy_(arena.views(matrix), list(entries))
-        return matrix
-
-    @override
-    def each(self, numbers: Sequence[Any]) -> Tensor:
-        device = self.weight.device
-        return self.home.arena.spread(torch.stack([number(value, device) for value in numbers]))
-
-    @override
-    def date(self, births: Tensor, fresh: Tensor) -> None:
-        assert self.kept is not None
-        states = [self.kept(parameter)[0] for parameter in self.home.parameters]
-        counts = self.each([state.get("step", 0) for state in states])
-        inputs = {"mask": fresh, "count": counts, "end": self.home.arena.end}
-        self.work.append(KernelCall.of(_dated, {"births": births}, ("births",), inputs))
-
-    @override
-    def load(self) -> None:
-        if not self.moved:
-            self.moved = True
-            self.laid_out.clear()  # the optimizer has moved that too
-            self.home.load()
-
-    @override
-    def store(self, before: bool = False) -> None:
-        if self.moved or before:
-            self.home.store()
-
-    @override
-    def store_gradient(self) -> None:
-        if not self.resting:
-            torch._foreach_copy_(self.gradients, self.home.grads)
-
-    @override
-    def remember(self, states: States, parameter: Tensor, traits: Traits) -> None:
-        self.kept, self.traits = states, traits
-
-    @override
-    def forget(self, fresh: Tensor, kernels: Kernels) -> None:
-        home = self.home
-        self.tell(fresh, kernels)
-        if self.kept is None or self._reset(fresh, kernels):
-            return
-        self.finish(kernels)
-        fresh = home.arena.clear(fresh.contiguous())
-        some = home.arena.any(fresh)
-        masks = home.arena.views(fresh)
-        for member, parameter, weight, mask, new in zip(
-            home.members, home.parameters, home.weights, masks, some, strict=True
-        ):
-            if new:
-                start_afresh(
-                    member.name,
-                    self.kept(parameter),
-                    mask,
-                    weight=weight,
-                    traits=self.traits,
-                    shard=member.shard,
-                    kernels=Kernels(),  # of few elements
-                )
-
-    def _reset(self, fresh: Tensor, kernels: Kernels) -> bool:
-        """As `start_afresh`, of all parameters together; False where some need it one by one."""
-        assert self.kept is not None
-        states = [self.kept(parameter) for parameter in self.home.parameters]
-        traits, arena, device = self.traits, self.home.arena, self.weight.device
-        one_by_one = not traits.tried or traits.positions or traits.mixed
-        if one_by_one or any(len(own) > 1 for own in states):
-            return False
-        entries: dict[str, list[Tensor]] = {}
-        for key, first in states[0][0].items():
-            if isinstance(first, Tensor) and not first.dim():
-                continue  # a count of steps
-            values: list[Any] = [own[0].get(key) for own in states]
-            if not all(
-                is_plain(value) and value.dtype is first.dtype and value.shape == shape
-                for value, shape in zip(values, arena.shapes, strict=True)
-            ):
-                return False
-            entries[key] = values
-        if entries:
-            matrices = {key: self.joined(values) for key, values in entries.items()}
-            starts = [scalar(float(traits.starts.get(key, 0.0)), device) for key in entries]
-            self.work.append(filling(matrices, fresh, starts))
-            self.finish(kernels)
-            for key, values in entries.items():
-                torch._foreach_copy_(values, arena.views(matrices[key]))
-        return True
-
-    @override
-    def release(self) -> None:
-        ParameterStep.release(self)
-        self.home.tell()
-
-
-def _dated(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
-    births, count = tensors["births"], inputs["count"]
-    # Padding is never born: its update, of averages that are 0, need not be a number.
-    mask = inputs["mask"] & (index < inputs["end"])
-    return (torch.where(mask, count.to(births.dtype), births),)
 
 
 def plain(context: Context) -> dict[str, Any]:

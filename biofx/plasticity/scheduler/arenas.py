@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from biofx.plasticity.kernels.arena import SMALL
 from biofx.plasticity.numerics.rounding import NARROW
-from biofx.plasticity.scheduler.arena_binding import ArenaBinding, ArenaStep, plain
+from biofx.plasticity.scheduler.arena_binding import ArenaBinding, plain
+from biofx.plasticity.scheduler.arena_step import ArenaStep
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 
 if TYPE_CHECKING:
