@@ -164,6 +164,9 @@ def trace(
     table = _TABLE if arguments[0].device.type == "cpu" else {}
     graph = make_fx(body, decomposition_table=table, tracing_mode="symbolic")(*arguments)
     patches = {
+        # Sizes need no check at each call: they have been looked at. From 2.14 on, the names of
+        # sizes are bound for these checks alone.
+        "size_asserts": torch.__version__ >= "2.14",
         # Threads are counted at each call: with more of them than there were, a sum that was
         # compiled for their number would write past its end.
         "cpp.dynamic_threads": True,
