@@ -8,7 +8,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from biofx.plasticity.kernels.base import NONE, Function, KernelCall, Kernels, Tensors, joined
+from biofx.plasticity.kernels.base import (
+    NONE,
+    Function,
+    KernelCall,
+    Kernels,
+    Tensors,
+    filling,
+    joined,
+)
 from biofx.plasticity.numerics import random
 from biofx.plasticity.numerics.shards import Shard
 from biofx.plasticity.rules.schedule import Schedule
@@ -131,7 +139,15 @@ class Context:
         What only the rule's own `Expression` reads may be written `with_factors`, in one pass.
         """
         work = KernelCall.of(function, tensors, writes, inputs)
-        if self.later is None or not with_factors:
+        self._do(work, later=with_factors)
+
+    def fill(self, targets: Tensors, mask: Tensor, value: float) -> None:
+        """Set the masked elements of some of the rule's tensors, as `map` does with_factors."""
+        values = [scalar(value, mask.device)] * len(targets)
+        self._do(filling(targets, mask, values), later=True)
+
+    def _do(self, work: KernelCall, *, later: bool) -> None:
+        if self.later is None or not later:
             self.kernels.do(work, shard=self.shard)
         else:
             self.later.append(work)

@@ -53,10 +53,6 @@ def _judged(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
     return (crystallize(tensors["factors"], tensors["weight"].float(), grad=grad, **values),)
 
 
-def _renewed(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
-    return (torch.where(inputs["mask"], 1.0, tensors["factors"]),)
-
-
 def _kept(weight: Tensor, index: Tensor, *, factors: Tensor) -> Tensor:
     return factors
 
@@ -146,13 +142,7 @@ class Crystallize(Rule):
 
     @override
     def replaced(self, context: Context, mask: Tensor) -> None:
-        context.map(
-            _renewed,
-            {"factors": context.state["factors"]},
-            writes=("factors",),
-            inputs={"mask": mask},
-            with_factors=True,
-        )
+        context.fill({"factors": context.state["factors"]}, mask, 1.0)
 
     @override
     def report(self, context: Context) -> dict[str, float]:

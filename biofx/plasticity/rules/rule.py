@@ -58,8 +58,8 @@ class Rule:
     # is room for them in checkpoints from the start.
     replaces: ClassVar[bool] = False
     # Whether `after_step` and `replaced` read and write weights, state and masks through
-    # `Context.map` alone, with_factors: then they can share a pass over memory with what comes
-    # before and after.
+    # `Context.fill` and `Context.map` alone, with_factors: then they can share a pass over memory
+    # with what comes before and after.
     maps_only: ClassVar[bool] = False
 
     # {field of `context.state`: (lowest, highest) of its values, or the texts that it may be}, by
