@@ -107,14 +107,7 @@ class Arena:
 
     def total(self, values: Tensor) -> Tensor:
         """Σ over each parameter of float64 values in a matrix, of shape (parameters,)."""
-        return self.add(values.sum(1, dtype=torch.float64))
-
-    def add(self, sums: Tensor) -> Tensor:
-        """Σ over each parameter of the sums of its rows, float64 of `rows` elements.
-
-        In an order that does not depend on what else is in the matrix.
-        """
-        return torch.segment_reduce(sums.view(-1), "sum", lengths=self.lengths)
+        return added(values.sum(1, dtype=torch.float64), self.lengths)
 
     def any(self, mask: Tensor) -> list[bool]:
         """For each parameter, whether a mask is true somewhere in it."""
@@ -127,6 +120,11 @@ class Arena:
         return torch.segment_reduce(values.amax(1), "max", lengths=self.lengths)
 
 
+def added(sums: Tensor, lengths: Tensor) -> Tensor:
+    """Σ of each group of sums of rows, in an order that does not depend on the other groups."""
+    return torch.segment_reduce(sums, "sum", lengths=lengths)
+
+
 def as_rows(values: Tensor) -> Tensor:
     """The elements of one tensor as an arena would hold them."""
     flat = values.reshape(-1)
@@ -137,5 +135,4 @@ def as_rows(values: Tensor) -> Tensor:
 def total_of(values: Tensor) -> Tensor:
     """Σ of one small tensor, of shape (), in the order that an arena adds in."""
     sums = as_rows(values).sum(1, dtype=torch.float64)
-    lengths = torch.tensor([len(sums)], device=sums.device)
-    return torch.segment_reduce(sums, "sum", lengths=lengths)[0]
+    return added(sums, torch.tensor([len(sums)], device=sums.device))[0]

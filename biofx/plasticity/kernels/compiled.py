@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from biofx.plasticity.kernels.arena import Arena
+from biofx.plasticity.kernels.arena import Arena, added
 from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors, filling
 from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
 from biofx.plasticity.kernels.ready import Ready, ReadyRows, extent
@@ -122,7 +122,7 @@ class CompiledKernels(Kernels):
         self, targets: Sequence[Tensor], mask: Tensor, value: float, *, shard: Shard | Arena
     ) -> None:
         """As `Kernels.fill`, in one pass."""
-        if not self.compiled or not targets or isinstance(shard, Arena):
+        if not self.compiled or not targets:
             super().fill(targets, mask, value, shard=shard)
             return
         tensors = {str(place): target for place, target in enumerate(targets)}
@@ -210,7 +210,7 @@ class CompiledKernels(Kernels):
         make = functools.partial(sums_kernel, function, tuple(inputs), kinds)
         if not self._call(key, make, (sums, arena.first, columns, arena.end, *leaves)):
             return None
-        return arena.add(sums)
+        return added(sums.squeeze(1), arena.lengths)
 
     def _call(
         self,
