@@ -116,7 +116,7 @@ class ArenaStep(ParameterStep):
     @override
     def forget(self, fresh: Tensor, kernels: Kernels) -> None:
         home = self.home
-        self.tell(fresh, kernels)
+        self.announce(fresh, kernels)
         if self.kept is None or self._reset(fresh, kernels):
             return
         self.finish(kernels)

@@ -201,7 +201,7 @@ class ParameterStep:
             PlasticityError: the optimizer's state cannot be reset for some synapses alone.
         """
         self.fresh = fresh
-        self.tell(fresh, kernels)
+        self.announce(fresh, kernels)
         self.finish(kernels)
         start_afresh(
             self.binding.name,
@@ -213,7 +213,7 @@ class ParameterStep:
             kernels=kernels,
         )
 
-    def tell(self, fresh: Tensor, kernels: Kernels) -> None:
+    def announce(self, fresh: Tensor, kernels: Kernels) -> None:
         """Tell the rules of new synapses; what they do then may be left to be done."""
         for rule, context in self.binding.pairs:
             if not overrides(rule, "replaced"):

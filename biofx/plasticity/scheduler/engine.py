@@ -319,10 +319,11 @@ class Engine:
                     raise
                 finally:
                     context.later = None
-            if fresh is not None:
+            if fresh is None:
+                site.finish(self.kernels)
+            else:
                 self._forget(site, fresh)
                 replaced = True
-            site.finish(self.kernels)
         return replaced
 
     def measure(
