@@ -152,6 +152,66 @@ class LinearKernel(nn.Module):
         return F.linear(x, self.kernel)
 
 
+class OfConstants(nn.Module):
+    """Its weight is made of a parameter and of values that are neither weights nor data."""
+
+    def __init__(self, make: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.make = make
+        self.kernel = nn.Parameter(torch.randn(6, 6))
+        self.register_buffer("constant", torch.ones(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.make(self.kernel, self.constant))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda w, c: w * c,
+        lambda w, c: w + 0.1 * torch.randn(6, 6),
+        lambda w, c: w + c * torch.empty(6, 6).normal_(),
+        lambda w, c: c.tril() * w,
+    ],
+    ids=["mask", "noise", "noise in place", "triangle"],
+)
+def test_constants_in_a_weight_are_no_data(make: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), OfConstants(make), OfConstants(make))
+    wiring = biofx.info(biofx.transform(model, example_inputs=torch.randn(2, 4))).wiring
+    assert wiring.edges == (("0", "2"), ("2", "3"))
+    assert wiring.outputs == ("3",)
+
+
+def test_a_constant_goes_through_a_layer_as_data_does() -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.places, self.b = nn.Linear(4, 6), Direct((6, 5), F.linear), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x) + self.places(torch.eye(5)[:2]))
+
+    wiring = biofx.info(biofx.transform(Placed(), example_inputs=torch.randn(2, 4))).wiring
+    assert wiring.edges == (("a", "b"), ("places", "b"))
+
+
+def test_data_that_is_put_into_a_constant() -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            room = torch.zeros(len(x), 6)
+            room[:, :3] = self.a(x)
+            room[:, 3:].add_(1)
+            return self.b(room)
+
+    wiring = biofx.info(biofx.transform(Placed(), example_inputs=torch.randn(2, 4))).wiring
+    assert wiring.edges == (("a", "b"),)
+    assert wiring.outputs == ("b",)
+
+
 class Direct(nn.Module):
     """Uses a parameter of its own in some way."""
 

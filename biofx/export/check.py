@@ -59,10 +59,9 @@ class Expected:
         Raises:
             Impossible: it does not run, or computes something else.
         """
+        loose = folded or attempt.loose
         return self.check(
-            lambda given: attempt.run(data, given),
-            folded=folded or attempt.loose,
-            same_random=attempt.exact,
+            lambda given: attempt.run(data, given), folded=loose, same_random=attempt.exact
         )
 
     def check(

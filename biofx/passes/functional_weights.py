@@ -21,7 +21,7 @@ _WEIGHT_AT: dict[object, int] = {
     F.linear: 1, **dict.fromkeys((*_CONVS, *_TRANSPOSED), 1), F.embedding: 1, F.bilinear: 2,
 }  # fmt: skip
 # A weight may be put together element by element: w + σ·ε of a noisy layer.
-_ELEMENTWISE = {operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul}
+ELEMENTWISE = {operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul}
 _LAYOUT = {"to", "contiguous", "type_as", "clone", "float", "half"}  # and these keep its axes
 
 
@@ -31,11 +31,17 @@ def functional_weights(root: nn.Module, graph: fx.Graph) -> dict[str, list[Axes]
     found: dict[str, dict[str, Axes]] = defaultdict(dict)
     if not reads:
         return {}
-    # What is made of tensors of the model alone.
+    # What is made of tensors of the model alone, and of nothing (ones, or random numbers).
     weights = {node for node in graph.nodes if node.op == "get_attr"}
+    constants: set[fx.Node] = set()
     for node in graph.nodes:
         inputs = node.all_input_nodes[: 1 if node.target in _LAYOUT else None]
-        if inputs and node.op != "call_module" and weights.issuperset(inputs):
+        elementwise = node.target in ELEMENTWISE
+        if node.op not in ("call_function", "call_method"):
+            continue
+        if constants.issuperset(inputs):
+            constants.add(node)
+        elif all(i in weights or (elementwise and i in constants) for i in inputs):
             weights.add(node)
     # A product of weights is a weight: first see what meets data.
     for node in sorted(graph.nodes, key=weights.__contains__):
@@ -57,16 +63,12 @@ def functional_weights(root: nn.Module, graph: fx.Graph) -> dict[str, list[Axes]
 
 def _reads(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, tuple[str, str, int]]:
     """{node that reads a matrix: (owner, parameter name, dimensions)} of no known weight layer."""
-    found = {}
+    found, modules = {}, dict(root.named_modules(remove_duplicate=False))
     for node in graph.nodes:
-        if node.op == "get_attr":
-            owner, _, name = str(node.target).rpartition(".")
-            try:
-                module = root.get_submodule(owner)
-            except AttributeError:
-                continue
-            parameter = module._parameters.get(name)
-            if parameter is not None and parameter.ndim >= 2 and not axes_of(module):
+        owner, _, name = str(node.target).rpartition(".")
+        if node.op == "get_attr" and owner in modules:
+            parameter = modules[owner]._parameters.get(name)
+            if parameter is not None and parameter.ndim >= 2 and not axes_of(modules[owner]):
                 found[node] = owner, name, parameter.ndim
     return found
 
@@ -89,7 +91,7 @@ def _made_of(
         yield from _made_of(value.args[0], weights, (*swaps, value))
     elif value.target in _LAYOUT:
         yield from _made_of(value.args[0], weights, swaps)
-    elif value.target in _PRODUCTS or value.target in _ELEMENTWISE:
+    elif value.target in _PRODUCTS or value.target in ELEMENTWISE:
         for factor in value.args[:2]:
             yield from _made_of(factor, weights, swaps)
 
@@ -175,11 +177,9 @@ def _groups(node: fx.Node) -> int:
 
 
 # Operators of a graph that `torch.export` made, as the functions that they are.
-_OPERATORS = {
+_OPERATORS = {function.__name__: function for function in (*_CONVS, *_TRANSPOSED)} | {
     "linear": F.linear, "matmul": torch.matmul, "mm": torch.mm, "bmm": torch.bmm,
-    "addmm": torch.addmm, "einsum": torch.einsum, "conv1d": torch.conv1d, "conv2d": torch.conv2d,
-    "conv3d": torch.conv3d, "conv_transpose1d": torch.conv_transpose1d,
-    "conv_transpose2d": torch.conv_transpose2d, "conv_transpose3d": torch.conv_transpose3d,
+    "addmm": torch.addmm, "einsum": torch.einsum,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from biofx.capture import Assumption
 from biofx.capture.leaves import is_leaf
 from biofx.copying.template import rebuild
 from biofx.passes.context import TransformContext, WeightLayer
-from biofx.passes.functional_weights import functional_weights
+from biofx.passes.functional_weights import ELEMENTWISE, functional_weights
 from biofx.synapses import Wiring, axes_of, original_class
 
 REMEDY = "unknown without example_inputs"
@@ -28,7 +28,7 @@ class _Flow:
 
     Attributes:
         sources: weight layers that a node's value comes from directly.
-        weights: layers whose weights a node's value is made of, and of nothing else.
+        weights: layers whose weights a node's value is made of, and of no data; of constants, none.
         edges: (from, to), in the order in which they were found.
         into: {weight layer: opaque module that its value flows into}.
     """
@@ -101,28 +101,31 @@ class Topology(PassBase):
             layer = self._layer_at(root, owner)
             if layer is not None and layer.name != "" and is_leaf(layer.module):
                 self.context.read_directly.add(layer.name)
+            flow.weights[node] = _NOTHING
             if layer is not None and parameter in {axes.parameter for axes in layer.axes}:
                 flow.weights[node] = frozenset({layer.name})
-            else:
-                flow.sources[node] = _NOTHING
         elif node.op == "call_module":
             flow.sources[node] = self._call(root, node, upstream)
         elif node.op == "output":
             self._returned(node)
         else:
-            used = _union(flow.weights.get(source, _NOTHING) for source in node.all_input_nodes)
-            if used and not data and node.op != "placeholder":
-                flow.weights[node] = used  # computed from weights alone
+            made_of = [flow.weights.get(source, _NOTHING) for source in node.all_input_nodes]
+            used = _union(made_of)
+            # A constant that is multiplied by a weight as data is goes through the layer.
+            through = bool(used) and node.target not in ELEMENTWISE and not all(made_of)
+            if not data and not through and node.op != "placeholder":
+                flow.weights[node] = used  # computed from weights and constants alone
             elif used:
                 flow.sources[node] = _union(
                     self._reach(self.context.weights[name], upstream, node) for name in sorted(used)
                 )
             else:
                 flow.sources[node] = upstream
-        if _changes_in_place(node):
+        if _changes_in_place(node) and node in flow.sources:
             for changed in _bases(node.args[0]):
-                if changed in flow.sources:
-                    flow.sources[changed] |= flow.sources.get(node, upstream)
+                if not flow.weights.get(changed):
+                    flow.weights.pop(changed, None)  # data was put into a constant
+                    flow.sources[changed] = flow.sources.get(changed, _NOTHING) | flow.sources[node]
 
     def _call(self, root: nn.Module, node: fx.Node, upstream: Sources) -> Sources:
         target = str(node.target)
@@ -158,9 +161,7 @@ class Topology(PassBase):
 
     def _inside(self, name: str) -> list[str]:
         prefix = f"{name}." if name else ""
-        return [
-            other for other in self.context.weights if other.startswith(prefix) and other != name
-        ]
+        return [one for one in self.context.weights if one.startswith(prefix) and one != name]
 
     def _reach(self, layer: WeightLayer, sources: Sources, node: fx.Node | None) -> Sources:
         layer.reached = True
