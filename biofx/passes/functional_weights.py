@@ -32,21 +32,17 @@ def functional_weights(root: nn.Module, graph: fx.Graph) -> dict[str, list[Axes]
     if not reads:
         return {}
     # What is made of tensors of the model alone, and of nothing (ones, or random numbers).
-    weights = {node for node in graph.nodes if node.op == "get_attr"}
-    constants: set[fx.Node] = set()
-    for node in graph.nodes:
+    weights, constants = set(graph.find_nodes(op="get_attr")), set[fx.Node]()
+    calls = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
+    for node in calls:
         inputs = node.all_input_nodes[: 1 if node.target in _LAYOUT else None]
         elementwise = node.target in ELEMENTWISE
-        if node.op not in ("call_function", "call_method"):
-            continue
         if constants.issuperset(inputs):
             constants.add(node)
         elif all(i in weights or (elementwise and i in constants) for i in inputs):
             weights.add(node)
     # A product of weights is a weight: first see what meets data.
-    for node in sorted(graph.nodes, key=weights.__contains__):
-        if node.op not in ("call_function", "call_method"):
-            continue
+    for node in sorted(calls, key=weights.__contains__):
         keyword = (_WEIGHT_AT.get(_function_of(node.target), 1), node.kwargs.get("weight"))
         for position, argument in (*enumerate(node.args), keyword):
             for read, swaps in _made_of(argument, weights):
@@ -63,13 +59,16 @@ def functional_weights(root: nn.Module, graph: fx.Graph) -> dict[str, list[Axes]
 
 def _reads(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, tuple[str, str, int]]:
     """{node that reads a matrix: (owner, parameter name, dimensions)} of no known weight layer."""
-    found, modules = {}, dict(root.named_modules(remove_duplicate=False))
-    for node in graph.nodes:
+    found = {}
+    for node in graph.find_nodes(op="get_attr"):
         owner, _, name = str(node.target).rpartition(".")
-        if node.op == "get_attr" and owner in modules:
-            parameter = modules[owner]._parameters.get(name)
-            if parameter is not None and parameter.ndim >= 2 and not axes_of(modules[owner]):
-                found[node] = owner, name, parameter.ndim
+        try:  # not by `named_modules`: a child may hold its parent
+            module = root.get_submodule(owner)
+        except AttributeError:
+            continue
+        parameter = module._parameters.get(name)
+        if parameter is not None and parameter.ndim >= 2 and not axes_of(module):
+            found[node] = owner, name, parameter.ndim
     return found
 
 
