@@ -22,7 +22,7 @@ from torch import Tensor
 from biofx.plasticity.kernels.arena import Arena, added
 from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors, filling
 from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
-from biofx.plasticity.kernels.ready import Ready, ReadyRows, extent
+from biofx.plasticity.kernels.ready import Ready, ReadyRows
 from biofx.plasticity.kernels.tracing import (
     Kernel,
     block_kernel,
@@ -108,14 +108,15 @@ class CompiledKernels(Kernels):
     def _find_rows(self, work: KernelCall, arena: Arena) -> bool:
         """As `_find`, over the rows of an arena; False if no kernel is to be had."""
         spec, leaves = work
-        kinds = tuple([(leaf.dtype, extent(leaf)) for leaf in leaves])
+        kinds = tuple([(leaf.dtype, _extent(leaf)) for leaf in leaves])
         columns = line(arena.size[1], arena.first.device)
         parts = [as_bytes(leaf) for leaf in leaves]
         make = functools.partial(rows_kernel, spec, kinds)
         key = ("rows", spec, kinds, arena.first.device)
         done = self._call(key, make, (arena.first, columns, *parts))
         if done:
-            arena.ready[spec] = ReadyRows(KERNELS[key], kinds, arena.size[0], arena.first, columns)
+            shapes = tuple([(leaf.dtype, leaf.shape) for leaf in leaves])
+            arena.ready[spec] = ReadyRows(KERNELS[key], shapes, arena.first, columns)
         return done
 
     def fill(
@@ -203,7 +204,7 @@ class CompiledKernels(Kernels):
         if not self.compiled:
             return None
         leaves = (weight, *inputs.values())
-        kinds = tuple([(leaf.dtype, extent(leaf)) for leaf in leaves])
+        kinds = tuple([(leaf.dtype, _extent(leaf)) for leaf in leaves])
         columns = line(arena.size[1], weight.device)
         sums = torch.empty(arena.size[0], 1, dtype=torch.float64, device=weight.device)
         key = ("sums", function, tuple(inputs), kinds, weight.device)
@@ -269,6 +270,11 @@ def can_compile(device: torch.device) -> bool:
 
         return bool(has_triton())
     return False
+
+
+def _extent(leaf: Tensor) -> int:
+    """0 for a scalar, 1 for one value per row, 2 for one per element."""
+    return 0 if not leaf.dim() else 1 + (leaf.shape[1] > 1)
 
 
 def _sum_abs(line: Tensor) -> Tensor:

@@ -52,25 +52,19 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class ReadyRows:
-    """As `Ready`, of a kernel for the rows of an arena; `kinds` with `extent` of each tensor."""
+    """As `Ready`, of a kernel for the rows of an arena; `kinds` with the shape of each tensor."""
 
     kernel: Kernel
-    kinds: tuple[tuple[torch.dtype, int], ...]
-    rows: int
+    kinds: tuple[tuple[torch.dtype, torch.Size], ...]
     first: Tensor
     columns: Tensor
 
     def run(self, leaves: Sequence[Tensor]) -> bool:
         """Call the kernel, if the tensors are as they were."""
         parts = [self.first, self.columns]
-        for leaf, (dtype, kind) in zip(leaves, self.kinds, strict=True):
-            if leaf.dtype is not dtype or extent(leaf) != kind:
+        for leaf, (dtype, shape) in zip(leaves, self.kinds, strict=True):
+            if leaf.dtype is not dtype or leaf.shape != shape:
                 return False
-            parts.append(as_bytes(leaf) if kind == 2 else leaf)
+            parts.append(leaf if dtype is not torch.bool else as_bytes(leaf))
         self.kernel(parts)
         return True
-
-
-def extent(leaf: Tensor) -> int:
-    """0 for a scalar, 1 for one value per row, 2 for one per element."""
-    return 0 if not leaf.dim() else 1 + (leaf.shape[1] > 1)

@@ -41,10 +41,14 @@ def is_wrapper(frame: FrameType) -> bool:
 
 def _at_work() -> bool:
     """Whether the frames of Python are being compiled."""
-    if "torch._dynamo" not in sys.modules:
-        return False
+    return "torch._dynamo" in sys.modules and _callback()() is not None
+
+
+@functools.cache
+def _callback() -> Callable[[], object]:
+    """Tells what compiles frames; looked for once, for this is asked at every step."""
     try:
         from torch._C._dynamo.eval_frame import get_eval_frame_callback
     except ImportError:  # a private name: without it, be careful
-        return True
-    return get_eval_frame_callback() is not None
+        return lambda: True
+    return get_eval_frame_callback

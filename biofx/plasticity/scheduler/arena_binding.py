@@ -1,6 +1,6 @@
 """Small parameters that the same rules serve, bound together, and taken through a step together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,14 @@ class ArenaBinding(Binding):
     def __init__(self, members: Sequence[Binding], parameters: Sequence[nn.Parameter]) -> None:
         self.members = tuple(members)
         self.parameters = tuple(parameters)
+        self.ids = frozenset(map(id, parameters))
         first = parameters[0]
         self.arena = Arena([parameter.shape for parameter in parameters], first.device)
         self.weight = self.arena.empty(first.dtype)
         self.grad = self.arena.empty(first.dtype)
         self.weights, self.grads = map(self.arena.views, (self.weight, self.grad))
+        self._other: tuple[Tensor, list[Tensor]] | None = None
+        self._rooms: dict[Hashable, tuple[Tensor, list[Tensor]]] = {}
         self.plain: list[dict[str, Any]] = []
         self.dealt = True
         pairs: list[tuple[Rule, Context]] = []
@@ -78,9 +81,28 @@ class ArenaBinding(Binding):
         """Copy the parameters, as they are now."""
         torch._foreach_copy_(self.weights, list(self.parameters))
 
+    def turn(self) -> None:
+        """Load into another matrix from now on: that of two which was not the last."""
+        last, self._other = (self.weight, self.weights), self._other or self._new(self.weight.dtype)
+        self.weight, self.weights = self._other
+        self._other = last
+
+    def room(self, place: int, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """A matrix for something else of each parameter, and their parts of it.
+
+        It is kept: fresh memory costs a processor more than what is written there.
+        """
+        known = self._rooms.get((place, dtype))
+        if known is None:
+            known = self._rooms[place, dtype] = self._new(dtype)
+        return known
+
+    def _new(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        matrix = self.arena.empty(dtype)
+        return matrix, self.arena.views(matrix)
+
     def store(self) -> None:
-        """Copy what has become of the parameters back; padding may have been written to."""
-        self.arena.clear(self.weight)
+        """Copy what has become of the parameters back."""
         torch._foreach_copy_(list(self.parameters), self.weights)
 
     @property

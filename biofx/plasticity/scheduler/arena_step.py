@@ -12,6 +12,7 @@ from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, filling
 from biofx.plasticity.rules.rule import scalar
 from biofx.plasticity.scheduler.arena_binding import ArenaBinding
 from biofx.plasticity.scheduler.binding import ParameterStep, States, changed, number
+from biofx.plasticity.scheduler.copies import Copies
 from biofx.plasticity.scheduler.optimizer_state import is_plain, start_afresh
 from biofx.plasticity.scheduler.trial import Traits
 
@@ -22,17 +23,18 @@ class ArenaStep(ParameterStep):
 
     Both are copied when somebody asks: `seen` and `judgeable` say whether they were. `gradients`
     are the parameters' own, `versions` those that they had before the optimizer's step; `moved`,
-    whether the weights were copied after it; `kept` finds what the optimizer keeps for one, and
-    `laid_out` holds what was asked of that.
+    whether the weights were copied after it, and `apart`, whether to another matrix; `kept` finds
+    what the optimizer keeps for one, and `laid_out` holds what was asked of that.
     """
 
     gradients: list[Tensor] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     moved: bool = False
+    apart: bool = False
     seen: bool = False
     judgeable: bool = False
     kept: States | None = None
-    laid_out: dict[int, Tensor] = field(default_factory=dict)
+    laid_out: dict[int, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
 
     @property
     def home(self) -> ArenaBinding:
@@ -71,18 +73,27 @@ class ArenaStep(ParameterStep):
 
     @override
     def joined(self, entries: Sequence[Tensor]) -> Tensor:
+        return self._laid_out(entries)[0]
+
+    def _laid_out(self, entries: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         # Two may ask for the same.
-        matrix = self.laid_out.get(id(entries[0]))
-        if matrix is None:
-            arena = self.home.arena
-            matrix = self.laid_out[id(entries[0])] = arena.empty(entries[0].dtype)
-            torch._foreach_copy_(arena.views(matrix), list(entries))
-        return matrix
+        known = self.laid_out.get(id(entries[0]))
+        if known is None:
+            known = self.home.room(len(self.laid_out), entries[0].dtype)
+            self.laid_out[id(entries[0])] = known
+            torch._foreach_copy_(known[1], list(entries))
+        return known
 
     @override
     def each(self, numbers: Sequence[Any]) -> Tensor:
         device = self.weight.device
-        return self.home.arena.spread(torch.stack([number(value, device) for value in numbers]))
+        if device.type == "cpu":
+            values = {float(value) for value in numbers}
+            if len(values) == 1:  # as counts of steps nearly always are
+                rows = self.home.arena.size[0]
+                return torch.full((rows, 1), *values, dtype=torch.float32)
+        found = torch.stack([number(value, device) for value in numbers])
+        return self.home.arena.spread(found)
 
     @override
     def date(self, births: Tensor, fresh: Tensor) -> None:
@@ -93,11 +104,23 @@ class ArenaStep(ParameterStep):
         self.work.append(KernelCall.of(_dated, {"births": births}, ("births",), inputs))
 
     @override
+    def before(self, copy: Copies) -> Tensor:
+        self.see()
+        self.apart = True
+        return self.weight
+
+    @override
     def load(self) -> None:
-        if not self.moved:
-            self.moved = True
-            self.laid_out.clear()  # the optimizer has moved that too
-            self.home.load()
+        if self.moved:
+            return
+        self.moved = True
+        self.laid_out.clear()  # the optimizer has moved that too
+        if self.apart:
+            self.home.turn()
+            self.weight = self.home.weight
+            for _, context in self.binding.pairs:
+                context.weight = self.weight
+        self.home.load()
 
     @override
     def store(self, before: bool = False) -> None:
@@ -157,12 +180,13 @@ class ArenaStep(ParameterStep):
                 return False
             entries[key] = values
         if entries:
-            matrices = {key: self.joined(values) for key, values in entries.items()}
+            laid_out = {key: self._laid_out(values) for key, values in entries.items()}
             starts = [scalar(float(traits.starts.get(key, 0.0)), device) for key in entries]
+            matrices = {key: matrix for key, (matrix, _) in laid_out.items()}
             self.work.append(filling(matrices, fresh, starts))
             self.finish(kernels)
             for key, values in entries.items():
-                torch._foreach_copy_(values, arena.views(matrices[key]))
+                torch._foreach_copy_(values, laid_out[key][1])
         return True
 
     @override

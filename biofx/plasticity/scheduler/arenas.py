@@ -61,8 +61,8 @@ class Arenas:
         found: set[int] = set()
         self.active = []
         for binding in self.bindings:
-            own = list(map(id, binding.parameters))
-            if present.issuperset(own) and binding.complete:
+            own = binding.ids
+            if own <= present and binding.complete:
                 found.update(own)
                 self.active.append(binding)
             elif binding.stepped and not present.isdisjoint(own):
@@ -114,18 +114,18 @@ def steps_of(
         for name, p, group in trained
         if id(p) not in shared
     ]
-    groups = {id(p): group for _, p, group in trained}
     for binding in () if arenas is None else arenas.active:
         gradients = [p.grad for p in binding.parameters if p.grad is not None]
         for _, context in binding.pairs:
             context.weight, context.grad = binding.weight, binding.grad
             context.step, context.seed, context.unscale = step, engine.seed, unscale
         first = binding.parameters[0]
+        group = next(group for _, parameter, group in trained if parameter is first)
         versions = [grad._version for grad in gradients]
         one = ArenaStep(
             binding, binding.weight, binding.grad, gradients=gradients, versions=versions
         )
-        found.append((one, first, groups[id(first)]))
+        found.append((one, first, group))
     return found
 
 

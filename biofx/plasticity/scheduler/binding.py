@@ -13,6 +13,7 @@ from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import KernelCall, Kernels, filling, joined
 from biofx.plasticity.numerics.shards import Shard, local
 from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage, scalar
+from biofx.plasticity.scheduler.copies import Copies
 from biofx.plasticity.scheduler.optimizer_state import start_afresh
 from biofx.plasticity.scheduler.trial import PLAIN, Traits
 
@@ -154,10 +155,9 @@ class ParameterStep:
     def see(self, gradient: bool = False) -> None:
         """Have the weights from before the step at hand, and the gradient if need be."""
 
-    def before(self) -> Tensor:
-        """The weights from before the step, as the optimizer finds them."""
-        self.see()
-        return self.weight
+    def before(self, copy: Copies) -> Tensor:
+        """The weights from before the step, for as long as it takes."""
+        return copy(self.binding.name, self.weight)
 
     def load(self) -> None:
         """Find the weights as the optimizer has left them."""

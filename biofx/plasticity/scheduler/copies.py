@@ -1,4 +1,4 @@
-"""Copies of weights before a step, in memory that is kept where that is worth it."""
+"""Copies of weights and states before a step, in memory that is kept where that is worth it."""
 
 import torch
 from torch import Tensor

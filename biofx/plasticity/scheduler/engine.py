@@ -278,7 +278,7 @@ class Engine:
         newborns.note(site, fresh)
         site.forget(fresh, self.kernels)
         site.finish(self.kernels)
-        for name, part in site.binding.parts(fresh):
+        for name, part in site.binding.parts(fresh) if self.observers else ():
             self.observers.replaced(name, part)
 
     def change(

@@ -64,5 +64,8 @@ def rate(group: dict[str, Any], device: torch.device) -> Tensor:
 
 def scaler_attribute(name: str, optimizers: Iterable[Any]) -> Any:
     """What a `GradScaler` tells one of the optimizers that handle its scale themselves."""
-    found = [getattr(one, name, None) for one in optimizers]
-    return next((value for value in found if value is not None), None)
+    for one in optimizers:
+        value = getattr(one, name, None)
+        if value is not None:
+            return value
+    return None

@@ -71,7 +71,7 @@ def _correction(log: str, age: Tensor, given: Tensors) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Law:
+class Law:
     """How one class of optimizers makes its update of what it keeps."""
 
     update: Callable[[Tensor, Tensor, Tensor, Tensors], Tensor]
@@ -79,16 +79,16 @@ class _Law:
     second: str = "exp_avg_sq"
 
 
-LAWS: dict[type[Optimizer], _Law] = {
-    torch.optim.Adam: _Law(adam_update),
-    torch.optim.AdamW: _Law(adam_update),
-    NAdam: _Law(nadam_update),
-    RAdam: _Law(radam_update),
-    torch.optim.Adamax: _Law(adamax_update, second="exp_inf"),
+LAWS: dict[type[Optimizer], Law] = {
+    torch.optim.Adam: Law(adam_update),
+    torch.optim.AdamW: Law(adam_update),
+    NAdam: Law(nadam_update),
+    RAdam: Law(radam_update),
+    torch.optim.Adamax: Law(adamax_update, second="exp_inf"),
 }
 
 
-def law_of(optimizer: Optimizer) -> _Law | None:
+def law_of(optimizer: Optimizer) -> Law | None:
     """How an optimizer corrects bias; None if it does not, or in a way that is not known here.
 
     A subclass counts if it takes its class's own steps.
@@ -159,6 +159,7 @@ def _horizon(beta: float) -> int:
 def correct_all(
     sites: Iterable[tuple[ParameterStep, Tensor, Mapping[str, Any]]],
     optimizer: Optimizer,
+    law: Law,
     before: Mapping[str, Tensor],
     kernels: Kernels,
 ) -> None:
@@ -167,6 +168,7 @@ def correct_all(
     Args:
         sites: parameters at this step, with the parameters themselves and their param groups.
         optimizer: it has just moved them.
+        law: how it does that.
         before: the local weights before the step.
         kernels: evaluates the updates.
     """
@@ -174,12 +176,13 @@ def correct_all(
         known = before.get(site.binding.name)
         if known is not None and young(site, group):
             states = [optimizer.state.get(one, {}) for one in site.parameters(parameter)]
-            correct(site, optimizer, group, states, before=known, kernels=kernels)
+            correct(site, optimizer, law, group, states, before=known, kernels=kernels)
 
 
 def correct(
     site: ParameterStep,
     optimizer: Optimizer,
+    law: Law,
     group: Mapping[str, Any],
     states: Sequence[Mapping[str, Any]],
     *,
@@ -190,12 +193,13 @@ def correct(
 
     Args:
         site: a parameter, or several, whose weights the optimizer has just moved.
-        optimizer, group, states: the optimizer, and what it has of each parameter.
+        optimizer, law, group, states: the optimizer, how it moves weights, and what it has of each
+            parameter.
         before: the local weights before the step.
         kernels: evaluates the update.
     """
-    law, births = law_of(optimizer), _births(site)
-    if law is None or births is None or not all(law.first in state for state in states):
+    births = _births(site)
+    if births is None or not all(law.first in state for state in states):
         return
     site.load()
     second = "max_exp_avg_sq" if group.get("amsgrad") else law.second

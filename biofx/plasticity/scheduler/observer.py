@@ -57,6 +57,9 @@ class Observers:
         """Tell an observer nothing more. Doing it again does nothing."""
         self._present = tuple(one for one in self._present if one is not observer)
 
+    def __len__(self) -> int:
+        return len(self._present)
+
     def stepped(self) -> None:
         """Tell all: a step is over."""
         for observer in self._present:

@@ -69,7 +69,7 @@ class OptimizerHooks:
         self.applier = applier
         self.steps = 0
         self._silence = Silence()
-        self._corrects = newborns.law_of(optimizer) is not None
+        self._law = newborns.law_of(optimizer)
         self.resumed = False
         self.positions = Positions(optimizer)
         self._unseen: UnseenSteps | None = None
@@ -118,7 +118,7 @@ class OptimizerHooks:
 
     def _bind(self, name: str, parameter: nn.Parameter) -> Binding:
         binding = self.engine.bind(name, parameter)
-        if self._corrects:
+        if self._law is not None:
             binding.corrected = True
             newborns.prepare(binding)
         return binding
@@ -214,10 +214,10 @@ class OptimizerHooks:
             self._look_for_lost_state()
         scale = scaler_attribute("grad_scale", (*self.around, optimizer))
         unscale = None if scale is None else scale.double().reciprocal().float()
-        self.engine.kernels.begin(max(counter.steps for counter in self.engine.counters) + 1)
+        self.engine.kernels.begin(max([counter.steps for counter in self.engine.counters]) + 1)
         step.sites = steps_of(
             self.engine,
-            [entry for entry in named if not self._left(*entry[:2])],
+            [entry for entry in named if not self._left(entry[0], entry[1])],
             step=self.steps + 1,
             unscale=unscale,
             bind=self._bind,
@@ -231,7 +231,7 @@ class OptimizerHooks:
         last = next(reversed(optimizer._optimizer_step_pre_hooks)) == self._handles[0].id
         keeps = last and step.before is None and keeps_gradients(optimizer)
         later = (self.mode == "gradient" or keeps) and not renewing
-        step.undo = Undo(deferred=later and self.mode == "update")
+        step.undo = Undo(self._copy, deferred=later and self.mode == "update")
         self.engine.observe(sites, later=later, undo=step.undo)
         self.engine.collect(sites)
         if renewing:
@@ -243,7 +243,7 @@ class OptimizerHooks:
                 self.applier.finish(site)
         if step.before is None:
             step.before = {
-                site.binding.name: self._copy(site.binding.name, site.before())
+                site.binding.name: site.before(self._copy)
                 for site, _, group in step.sites
                 # Factors of a user's own may be masks, whose zeros must hold weights to the bit.
                 if not (
@@ -251,7 +251,7 @@ class OptimizerHooks:
                     or self.mode == "gradient"
                     or (last and not site.factors and plain_sgd(optimizer, group, site))
                 )
-                or (self._corrects and newborns.young(site, group))
+                or (self._law is not None and newborns.young(site, group))
             }
             self.positions.begin(named, step.before, self._copy)
 
@@ -301,8 +301,9 @@ class OptimizerHooks:
         if not step.observed:
             self._gradients(step)  # a closure that was never called
         sites = step.sites or []
-        if self._corrects:
-            newborns.correct_all(sites, optimizer, step.before or {}, self.engine.kernels)
+        if self._law is not None:
+            before = step.before or {}
+            newborns.correct_all(sites, optimizer, self._law, before, self.engine.kernels)
         try:
             moved = self._scale_moves(step)
             self._step = None

@@ -5,25 +5,29 @@ from typing import Any
 from torch import Tensor
 
 from biofx.plasticity.rules.rule import Context
+from biofx.plasticity.scheduler.copies import Copies
 
 
 class Undo:
     """Puts the states of rules back as they were.
 
     Args:
+        copy: makes copies of states.
         deferred: whether what rules leave for the pass that applies the factors is done after the
             optimizer's step, when nothing can be in vain any more.
     """
 
-    def __init__(self, *, deferred: bool = False) -> None:
+    def __init__(self, copy: Copies, *, deferred: bool = False) -> None:
         self.deferred = deferred
+        self._copy = copy
         self._states: list[tuple[Context, dict[str, Any]]] = []
         self._tensors: list[tuple[Tensor, Tensor]] = []
 
     def keep(self, context: Context) -> None:
         """Remember the state of a rule for one parameter."""
+        whose = f"{context.rule} of {context.synapses.parameter}"
         copies = {
-            name: value.clone() if isinstance(value, Tensor) else value
+            name: self._copy(f"{whose}: {name}", value) if isinstance(value, Tensor) else value
             for name, value in context.state.items()
         }
         self._states.append((context, copies))
