@@ -362,6 +362,31 @@ def test_births_before_the_step_and_after_it(monkeypatch: pytest.MonkeyPatch) ->
     assert_same(ours, train(rules=rules, optimizer="adamw"))
 
 
+class Inverse(Rule):
+    """One that joins, and gives no number where there is no weight: in the padding."""
+
+    def elementwise(self, synapses: Any) -> bool:
+        return True
+
+    def factor(self, context: Context) -> Tensor:
+        return 1e-3 / context.weight.float().abs()
+
+
+def test_factors_of_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [Inverse(), VolumeDependentRates(), Crystallize(), Rejuvenate()]
+    ours = train(rules=rules)
+    assert sum(members(ours[2])) > 4
+    together(monkeypatch, 0)
+    assert_same(ours, train(rules=rules))
+
+
+def test_factors_that_are_not_finite_are_named_by_parameter() -> None:
+    bio, optimizer, _ = train(rules=[Inverse()], steps=2)
+    bio.get_parameter("rows.weight").data[1, 2] = 0
+    with pytest.raises(biofx.PlasticityError, match=r"gave 1 of 384 factors .* for rows\.weight;"):
+        go_on(bio, optimizer, range(3, 4))
+
+
 def test_what_is_not_finite_is_named_and_nothing_is_written() -> None:
     bio, optimizer, _ = train(rules=ALL, steps=2)
     bio.get_parameter("rows.weight").data[1, 2] = torch.nan

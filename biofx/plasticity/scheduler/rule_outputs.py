@@ -23,12 +23,15 @@ def checked_factor(factor: Any, rule: Rule, site: ParameterStep) -> Tensor:
             f"to {tuple(site.weight.shape)}, or None"
         )
     numbers = factor if factor.is_floating_point() else factor.float()
-    bad = int((~torch.isfinite(numbers)).sum())
-    if bad:
-        raise PlasticityError(
-            f"{where} {bad} of {numbers.numel()} factors that are not finite for "
-            f"{site.binding.name}; the rules have written nothing"
-        )
+    if not torch.isfinite(numbers).all():
+        # By parameters: what a factor is in an arena's padding is nobody's.
+        for name, part in site.binding.parts(numbers.expand(site.weight.shape)):
+            bad = int((~torch.isfinite(part)).sum())
+            if bad:
+                raise PlasticityError(
+                    f"{where} {bad} of {part.numel()} factors that are not finite for {name}; "
+                    "the rules have written nothing"
+                )
     return numbers
 
 
