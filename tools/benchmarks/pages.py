@@ -41,7 +41,8 @@ shards. What follows is computed from shapes and from the code, not measured.
 | state of crystallize, 4 bytes per weight | {four:.0f} MB |
 | TEMPORAL, WEIGHT_ADAPTIVE or GAMMA factors, 4 bytes per weight | {four:.0f} MB |
 | `apply="update"` under AdamW: the weights before the step; on a CPU, kept | {four:.0f} MB |
-| `apply="gradient"`, or plain SGD | no copy |
+| plain SGD | no copy |
+| `apply="gradient"`: crystallize's factors; on a CPU, kept | {four:.0f} MB |
 
 Memory traffic of the rules per rank and step, in gradient mode: fuzzy reads and writes the
 gradients ({rw:.2f} GB). One pass for all three of fuzzy, volume and crystallize reads weights,
