@@ -19,6 +19,7 @@ RULES: dict[str, Callable[[], list[Rule]]] = {
     "volume": lambda: [VolumeDependentRates()],
     "crystallize": lambda: [Crystallize()],
     "rejuvenate": lambda: [Rejuvenate()],
+    "rejuvenate, capped": lambda: [Rejuvenate(max_share=0.01)],
     "fuzzy + volume + crystallize": lambda: [
         FuzzyLearningRates(), VolumeDependentRates(), Crystallize(),
     ],
@@ -153,6 +154,11 @@ def goals(case: Case, found: dict[str, float], cost: Any, compiled: bool) -> lis
         Goal(1, f"{name}: {rule}, gradient, {how} / plain kernel over the same bytes",
              cost(rule, "gradient", compiled) / found[f"bytes of {rule}"], 1.5)
         for rule in ("fuzzy", "crystallize")
+    ]  # fmt: skip
+    made += [
+        Goal(1, f"{name}: rejuvenate capped at 1 %, {mode}, {how} / uncapped",
+             cost("rejuvenate, capped", mode, compiled) / cost("rejuvenate", mode, compiled), 1.3)
+        for mode in ("gradient", "update")
     ]  # fmt: skip
     for rule, bound in (("volume", 15.0), ("rejuvenate", 30.0)):
         theirs = found.get(f"seed, {rule}")

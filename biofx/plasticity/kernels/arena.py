@@ -16,8 +16,8 @@ class Arena:
     """Where each of several parameters lies in a matrix of `LENGTH` columns.
 
     A parameter takes whole rows, in the order of its elements; what is left of its last row is
-    padding, which kernels may write to. To rules and kernels it is what a `Shard` is
-    for one parameter: what is a number there is one per row here, of shape (rows, 1).
+    padding, which kernels may write to. To rules and kernels it is what a `Shard` is for one
+    parameter: what is a number there is one per row here, of shape (rows, 1).
 
     Args:
         shapes: of the parameters, none of them empty.
