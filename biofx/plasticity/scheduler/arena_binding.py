@@ -83,9 +83,9 @@ class ArenaBinding(Binding):
 
     def turn(self) -> None:
         """Load into another matrix from now on: that of two which was not the last."""
-        last, self._other = (self.weight, self.weights), self._other or self._new(self.weight.dtype)
-        self.weight, self.weights = self._other
-        self._other = last
+        other = self._other or self._new(self.weight.dtype)
+        self._other = self.weight, self.weights
+        self.weight, self.weights = other
 
     def room(self, place: int, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
         """A matrix for something else of each parameter, and their parts of it.
