@@ -189,7 +189,7 @@ class ArenaBinding(Binding):
     def tell(self) -> None:
         """Give the members those plain values of the rules' states that have changed."""
         for (_, shared), known in zip(self.pairs, self.plain, strict=True):
-            now = plain(shared)
+            now = plain(shared) if shared.state else known
             if now != known:
                 known.update(now)
                 for member in shared.members:  # type: ignore[attr-defined]

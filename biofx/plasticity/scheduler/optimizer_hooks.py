@@ -137,7 +137,7 @@ class OptimizerHooks:
         """(name, parameter, its param group) of the model's synapses in this optimizer."""
         groups = self.optimizer.param_groups
         # Loading a state dict makes new groups, with the learning rates that hold from then on.
-        ids = tuple(id(held) for group in groups for held in (group, *group["params"]))
+        ids = (*map(id, groups), *[id(held) for group in groups for held in group["params"]])
         if ids != self._known[0]:
             model = unwrap(self.engine.model)
             reshard(model)
@@ -184,7 +184,8 @@ class OptimizerHooks:
                     for name, parameter, _ in self.named()
                     if parameter.requires_grad
                 }
-                self.positions.begin(self.named(), step.before, self._copy)
+                if not self.positions.plain:
+                    self.positions.begin(self.named(), step.before, self._copy)
             watched = self._watch(closure, step)
             if len(args) > 1:
                 return (args[0], watched, *args[2:]), kwargs
@@ -253,7 +254,8 @@ class OptimizerHooks:
                 )
                 or (self._law is not None and newborns.young(site, group))
             }
-            self.positions.begin(named, step.before, self._copy)
+            if not self.positions.plain:
+                self.positions.begin(named, step.before, self._copy)
 
     def _renew(self, step: OptimizerStep, sites: list[ParameterStep]) -> None:
         """Let rules replace synapses before the optimizer moves them."""
@@ -313,13 +315,15 @@ class OptimizerHooks:
             for site, parameter, group in acting:
                 # Only now: optimizers make their state during the first step.
                 site.remember(self._states, parameter, self.positions.traits(group, parameter))
-                self.positions.settle(site, self._copy)
+                if not self.positions.plain:
+                    self.positions.settle(site, self._copy)
             replaced = self.engine.settle(
                 [site for site, _, _ in sites], states=functools.partial(state_of, optimizer)
             )
             for site, _, _ in acting:
                 self.applier.finish(site)
-                self.positions.settled(site)
+                if not self.positions.plain:
+                    self.positions.settled(site)
         finally:
             for site, _, _ in sites:
                 self.applier.finish(site)

@@ -11,7 +11,7 @@ from biofx.plasticity.scheduler.binding import ParameterStep
 from biofx.plasticity.scheduler.undo import Undo
 
 
-@dataclass
+@dataclass(slots=True)
 class OptimizerStep:
     """What the pre-hook leaves for the post-hook.
 

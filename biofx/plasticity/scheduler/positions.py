@@ -112,8 +112,6 @@ class Positions:
         copy: Copies,
     ) -> None:
         """Before the step: remember the places of the parameters whose moves are to be scaled."""
-        if self.plain:
-            return
         for name, parameter, group in named:
             traits = self.traits(group, parameter)
             for key in _moving(traits) if name in wanted else ():
