@@ -438,7 +438,9 @@ def test_kept_bytes_per_synapse() -> None:
     """Weights and gradients of small parameters, and their copies before the step."""
     _, _, scheduler = train(rules=[FuzzyLearningRates()], optimizer="adamw", steps=2)
     (binding,) = scheduler._engine.arenas[0].bindings
-    held = {t.data_ptr(): t.nbytes for t in vars(binding).values() if isinstance(t, Tensor)}
-    copies = scheduler._attachments[0]._copy.kept
-    held |= {t.data_ptr(): t.nbytes for t in copies.values() if t.shape == binding.weight.shape}
-    assert sum(held.values()) <= 12 * binding.weight.numel()
+    matrices = (binding.weight, binding.grad, binding._other[0])
+    assert sum(matrix.nbytes for matrix in matrices) <= 12 * binding.weight.numel()
+    held = [v for v in vars(binding).values() if isinstance(v, Tensor)]
+    assert {id(matrix) for matrix in held} <= {id(matrix) for matrix in matrices}
+    copies = scheduler._attachments[0]._copy.kept.keys()
+    assert copies.isdisjoint([binding.name, *binding.names])

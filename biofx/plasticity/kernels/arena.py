@@ -53,6 +53,7 @@ class Arena:
         ]
         self.padding = torch.cat(places)
         self.ready: dict[Any, Any] = {}
+        self._gaps: dict[torch.dtype, list[Tensor]] = {}
 
     @property
     def offsets(self) -> list[int]:
@@ -94,6 +95,15 @@ class Arena:
             flat[offset : offset + shape.numel()].view(shape)
             for offset, shape in zip(self.offsets, self.shapes, strict=True)
         ]
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """A new matrix of one tensor of each parameter, padded with 0."""
+        kind = parts[0].dtype
+        if kind not in self._gaps:
+            zeros = self.owner.new_zeros(LENGTH, dtype=kind)
+            self._gaps[kind] = [zeros[: -shape.numel() % LENGTH] for shape in self.shapes]
+        pieces = zip([part.reshape(-1) for part in parts], self._gaps[kind], strict=True)
+        return torch.cat([*itertools.chain.from_iterable(pieces)]).view(self.size)
 
     def clear(self, matrix: Tensor) -> Tensor:
         """The matrix with padding set to 0, in place."""

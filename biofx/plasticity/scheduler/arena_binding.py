@@ -1,6 +1,6 @@
 """Small parameters that the same rules serve, bound together, and taken through a step together."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,6 @@ class ArenaBinding(Binding):
         self.grad = self.arena.empty(first.dtype)
         self.weights, self.grads = map(self.arena.views, (self.weight, self.grad))
         self._other: tuple[Tensor, list[Tensor]] | None = None
-        self._rooms: dict[Hashable, tuple[Tensor, list[Tensor]]] = {}
         self.plain: list[dict[str, Any]] = []
         self.dealt = True
         pairs: list[tuple[Rule, Context]] = []
@@ -83,23 +82,11 @@ class ArenaBinding(Binding):
 
     def turn(self) -> None:
         """Load into another matrix from now on: that of two which was not the last."""
-        other = self._other or self._new(self.weight.dtype)
-        self._other = self.weight, self.weights
-        self.weight, self.weights = other
-
-    def room(self, place: int, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
-        """A matrix for something else of each parameter, and their parts of it.
-
-        It is kept: fresh memory costs a processor more than what is written there.
-        """
-        known = self._rooms.get((place, dtype))
-        if known is None:
-            known = self._rooms[place, dtype] = self._new(dtype)
-        return known
-
-    def _new(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
-        matrix = self.arena.empty(dtype)
-        return matrix, self.arena.views(matrix)
+        if self._other is None:
+            matrix = self.arena.empty(self.weight.dtype)
+            self._other = matrix, self.arena.views(matrix)
+        last = self.weight, self.weights
+        (self.weight, self.weights), self._other = self._other, last
 
     def store(self) -> None:
         """Copy what has become of the parameters back."""

@@ -34,7 +34,7 @@ class ArenaStep(ParameterStep):
     seen: bool = False
     judgeable: bool = False
     kept: States | None = None
-    laid_out: dict[int, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+    laid_out: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def home(self) -> ArenaBinding:
@@ -73,16 +73,11 @@ class ArenaStep(ParameterStep):
 
     @override
     def joined(self, entries: Sequence[Tensor]) -> Tensor:
-        return self._laid_out(entries)[0]
-
-    def _laid_out(self, entries: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         # Two may ask for the same.
-        known = self.laid_out.get(id(entries[0]))
-        if known is None:
-            known = self.home.room(len(self.laid_out), entries[0].dtype)
-            self.laid_out[id(entries[0])] = known
-            torch._foreach_copy_(known[1], list(entries))
-        return known
+        matrix = self.laid_out.get(id(entries[0]))
+        if matrix is None:
+            matrix = self.laid_out[id(entries[0])] = self.home.arena.joined(entries)
+        return matrix
 
     @override
     def each(self, numbers: Sequence[Any]) -> Tensor:
@@ -180,13 +175,12 @@ class ArenaStep(ParameterStep):
                 return False
             entries[key] = values
         if entries:
-            laid_out = {key: self._laid_out(values) for key, values in entries.items()}
+            matrices = {key: self.joined(values) for key, values in entries.items()}
             starts = [scalar(float(traits.starts.get(key, 0.0)), device) for key in entries]
-            matrices = {key: matrix for key, (matrix, _) in laid_out.items()}
             self.work.append(filling(matrices, fresh, starts))
             self.finish(kernels)
             for key, values in entries.items():
-                torch._foreach_copy_(values, laid_out[key][1])
+                torch._foreach_copy_(values, arena.views(matrices[key]))
         return True
 
     @override
