@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 import biofx
 from biofx.plasticity import Context, Crystallize, FuzzyLearningRates, GradScheduler, Rule
+from biofx.plasticity.scheduler import arenas
 
 from .optimizers import Own
 from .table import batches, make, same, train
@@ -218,14 +219,20 @@ def test_a_factor_of_zero_holds_a_weight(options: Any) -> None:
         assert torch.equal(bio.get_parameter(name).detach().flatten()[::4], before.flatten()[::4])
 
 
-def test_plain_sgd_needs_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biofx.plasticity.scheduler.arenas.SMALL", 0)
+@pytest.mark.parametrize("small", [0, arenas.SMALL])
+def test_plain_sgd_needs_no_copy(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arenas, "SMALL", small)
     for options, copies in ({}, False), ({"momentum": 0.9}, True):
         bio = make()
         optimizer = optim.SGD(bio.parameters(), lr=0.1, **options)  # type: ignore[arg-type]
         scheduler = GradScheduler(bio, optimizer, rules=[FuzzyLearningRates()])
         train(bio, optimizer, batches(1))
-        assert bool(scheduler._attachments[0]._copy.kept) == copies
+        kept = scheduler._attachments[0]._copy.kept
+        # Small layers of equal settings share one.
+        shared = [binding._other for binding in scheduler._engine.arenas[0].bindings]
+        assert len(shared) == bool(small)
+        assert [other is not None for other in shared] == [copies] * len(shared)
+        assert len(kept) == (len(biofx.info(bio).synapses) if copies and not small else 0)
 
 
 def test_sparse_gradients() -> None:
