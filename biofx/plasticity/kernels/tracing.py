@@ -4,7 +4,7 @@ Kernels for matrices are traced and compiled without guards, since nothing but t
 those for other tensors go through `torch.compile` and its guards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -156,7 +156,6 @@ def trace(
 ) -> Kernel:
     """Compile for tensors of any size, of which those dimensions agree that do here."""
     # Imported where needed: they take longer than all of biofx.
-    from torch._inductor import standalone_compile
     from torch.fx.experimental.proxy_tensor import make_fx
 
     arguments = tuple(map(alone, arguments))
@@ -172,9 +171,33 @@ def trace(
         "cpp.dynamic_threads": True,
         **_rounding(rounded),
     }
-    options = {"config_patches": patches}
-    artifact = standalone_compile(graph, list(arguments), options=options)
-    return _bare(artifact, arguments)
+    return _bare(_compiled(graph, arguments, patches), arguments)
+
+
+def _compiled(
+    graph: torch.fx.GraphModule, arguments: Sequence[Tensor], patches: dict[str, Any]
+) -> Callable[..., Any]:
+    """An artifact of the compiler, which need not try out the processor's instructions first.
+
+    PyTorch compiles and loads a trial program for each set of vector instructions that the
+    processor has, in a process of its own: seconds before the first kernel. That the compiler knows
+    the set shows just as well when that kernel is compiled; if it does not, the trial follows.
+    """
+    from torch._inductor import config, cpu_vec_isa, standalone_compile
+
+    def compiled(**more: Any) -> Callable[..., Any]:
+        options = {"config_patches": {**patches, **more}}
+        return standalone_compile(graph, list(arguments), options=options)
+
+    if getattr(config.cpp, "vec_isa_ok", True) is not None:  # private: unknown, or the user's say
+        return compiled()
+    try:
+        return compiled(**{"cpp.vec_isa_ok": True})
+    except Exception:
+        known = getattr(cpu_vec_isa, "valid_vec_isa_list", None)
+        if known is not None:
+            known.cache_clear()
+        return compiled()
 
 
 def _bare(artifact: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Kernel:
