@@ -191,11 +191,9 @@ class TestKernels:
     def test_max_abs(self, values: list[float], dtype: torch.dtype) -> None:
         for size in (2, 37):
             weight = torch.tensor(values, dtype=dtype).repeat(size)
-            found = CompiledKernels().max_abs(weight)
-            assert found.dtype == torch.float32
-            assert float(found) == float(Kernels().max_abs(weight)) == max(map(abs, values))
+            assert float(Kernels().max_abs(weight)) == max(map(abs, values))
             weight[size] = float("nan")
-            assert math.isnan(CompiledKernels().max_abs(weight))
+            assert math.isnan(Kernels().max_abs(weight))
 
     def test_max_abs_of_few_or_wide_weights(self) -> None:
         kernels = Kernels()
@@ -255,7 +253,7 @@ class TestKernels:
 
     def test_calls_go_straight_to_the_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(compiled, "KERNELS", {})
-        CompiledKernels().count(torch.ones(5, dtype=torch.bool))
+        CompiledKernels().sum_abs(torch.ones(5))
         (kernel,) = compiled.KERNELS.values()
         assert inspect.isfunction(kernel)
 

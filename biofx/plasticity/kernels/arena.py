@@ -112,8 +112,8 @@ class Arena:
         return matrix
 
     def spread(self, table: Tensor) -> Tensor:
-        """What holds for each parameter, of shape (parameters,), for its rows: (rows, 1)."""
-        return table.index_select(0, self.owner).unsqueeze(1)
+        """What holds for each parameter, of shape (…, parameters), for its rows: (…, rows, 1)."""
+        return table.index_select(-1, self.owner).unsqueeze(-1)
 
     def total(self, values: Tensor) -> Tensor:
         """Σ over each parameter of float64 values in a matrix, of shape (parameters,)."""

@@ -184,10 +184,6 @@ class Kernels:
         low, high = torch.aminmax(weight)
         return torch.maximum(-low, high)
 
-    def count(self, mask: Tensor) -> Tensor:
-        """How many elements of a mask are true, as a tensor of shape ()."""
-        return torch.count_nonzero(mask)
-
 
 def filling(targets: Tensors, mask: Tensor, values: Sequence[Tensor]) -> KernelCall:
     """The work of setting the masked elements of each target to its value.

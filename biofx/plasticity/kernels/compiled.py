@@ -115,8 +115,10 @@ class CompiledKernels(Kernels):
         key = ("rows", spec, kinds, arena.first.device)
         done = self._call(key, make, (arena.first, columns, *parts))
         if done:
-            shapes = tuple([(leaf.dtype, leaf.shape) for leaf in leaves])
-            arena.ready[spec] = ReadyRows(KERNELS[key], shapes, arena.first, columns)
+            types, shapes = [leaf.dtype for leaf in leaves], [leaf.shape for leaf in leaves]
+            masks = tuple([i for i, dtype in enumerate(types) if dtype == torch.bool])
+            kernel = KERNELS[key]
+            arena.ready[spec] = ReadyRows(kernel, types, shapes, masks, arena.first, columns)
         return done
 
     def fill(
@@ -153,22 +155,6 @@ class CompiledKernels(Kernels):
         elif weight.device.type != "mps":
             found = self._reduced(_summed(function, tuple(inputs)), weight, torch.float64, inputs)
         return super().sum(function, weight, inputs, arena=arena) if found is None else found
-
-    def max_abs(self, weight: Tensor) -> Tensor:
-        """As `Kernels.max_abs`, in one pass; a float32."""
-        if weight.dtype != torch.float64:
-            found = self._reduced(_max_abs, weight, torch.float32)
-            if found is not None:
-                return found
-        return super().max_abs(weight)
-
-    def count(self, mask: Tensor) -> Tensor:
-        """As `Kernels.count`, in a quarter of the time."""
-        if mask.numel() < 2**31:
-            found = self._reduced(_count, as_bytes(mask), torch.int32)
-            if found is not None:
-                return found
-        return super().count(mask)
 
     def _reduced(
         self,
@@ -290,16 +276,6 @@ def _summed(
         return values.sum(dtype=torch.float64)
 
     return summed
-
-
-def _max_abs(line: Tensor) -> Tensor:
-    # Bits order as numbers do where there are no signs, and NaN comes last. A maximum of floats has
-    # to look for NaN at every element, and takes five times as long.
-    return line.float().abs().view(torch.int32).amax().view(torch.float32)
-
-
-def _count(line: Tensor) -> Tensor:
-    return line.sum(dtype=torch.int32)
 
 
 WHY = "biofx: compiling plasticity kernels (once; kept for later runs)"

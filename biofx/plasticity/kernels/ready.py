@@ -52,19 +52,28 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class ReadyRows:
-    """As `Ready`, of a kernel for the rows of an arena; `kinds` with the shape of each tensor."""
+    """As `Ready`, of a kernel for the rows of an arena.
+
+    Attributes:
+        types, shapes: of the tensors of a `KernelCall`.
+        masks: places of those that are masks.
+    """
 
     kernel: Kernel
-    kinds: tuple[tuple[torch.dtype, torch.Size], ...]
+    types: list[torch.dtype]
+    shapes: list[torch.Size]
+    masks: tuple[int, ...]
     first: Tensor
     columns: Tensor
 
     def run(self, leaves: Sequence[Tensor]) -> bool:
         """Call the kernel, if the tensors are as they were."""
-        parts = [self.first, self.columns]
-        for leaf, (dtype, shape) in zip(leaves, self.kinds, strict=True):
-            if leaf.dtype is not dtype or leaf.shape != shape:
-                return False
-            parts.append(leaf if dtype is not torch.bool else as_bytes(leaf))
+        if [leaf.dtype for leaf in leaves] != self.types:
+            return False
+        if [leaf.shape for leaf in leaves] != self.shapes:
+            return False
+        parts = [self.first, self.columns, *leaves]
+        for place in self.masks:
+            parts[2 + place] = as_bytes(leaves[place])
         self.kernel(parts)
         return True

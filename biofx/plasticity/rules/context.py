@@ -54,6 +54,27 @@ def _nowhere(name: str) -> tuple[Tensor, Shard]:
     raise KeyError(name)
 
 
+class Count:
+    """How many synapses a mask says; counted at the end of the step, or when somebody asks.
+
+    Until then the mask may be left to be written.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask: Tensor | None = mask
+        self.number: Tensor | None = None
+
+    def settle(self) -> None:
+        """Count now, and let go of the mask."""
+        if self.mask is not None:
+            self.number, self.mask = torch.count_nonzero(self.mask), None
+
+    def __float__(self) -> float:
+        number = self.number if self.mask is None else torch.count_nonzero(self.mask)
+        assert number is not None
+        return float(number)
+
+
 @dataclass(kw_only=True, eq=False)
 class Context:
     """One parameter at one step, as a rule sees it.
@@ -85,7 +106,8 @@ class Context:
             "max_abs" is max|w|, "finite" is for those who read no value,
             "log_mean" and "log_std" are the moments of ln|w| over w ≠ 0.
         total: what `Rule.total` gave, summed over all shards, or None.
-        events: numbers of this step for `GradScheduler.metrics`, tensors of shape ().
+        events: numbers of this step for `GradScheduler.metrics`: tensors of shape (), or `count`s.
+        counts: those that are to be settled when the step is over.
         kernels: evaluates elementwise functions, compiled or not.
         memo: what a rule has worked out from settings alone, and need not work out at each step.
         later: None, or where `map` leaves what can be done in the pass that applies the factors.
@@ -109,7 +131,8 @@ class Context:
     fresh: Tensor | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     total: Tensor | None = None
-    events: dict[str, Tensor] = field(default_factory=dict)
+    events: dict[str, "Tensor | Count"] = field(default_factory=dict)
+    counts: list[Count] = field(default_factory=list)
     kernels: Kernels = field(default_factory=Kernels)
     memo: dict[str, Any] = field(default_factory=dict)
     later: list[KernelCall] | None = None
@@ -174,10 +197,15 @@ class Context:
             function = compiled
         return self.kernels.sum(function, self.weight, inputs)
 
-    def count(self, mask: Tensor) -> Any:
+    def mask(self, name: str) -> Tensor:
+        """Room for a mask that is written and counted at this step, and not read any later."""
+        return torch.empty(self.weight.shape, dtype=torch.bool, device=self.weight.device)
+
+    def count(self, mask: Tensor) -> Count:
         """How many synapses a mask says, for `events` and `memo`; a number once it is asked for."""
-        self.finish()
-        return self.kernels.count(mask)
+        count = Count(mask)
+        self.counts.append(count)
+        return count
 
     def number(self, value: Callable[[Synapses], float]) -> Tensor:
         """A hyperparameter as float32 of shape (); for a matrix, one per row."""

@@ -200,7 +200,7 @@ class DalesPrinciple(Rule):
         if self.plan(context).way == "free":
             context.events["dale_projected"] = weight.new_zeros(())
             return
-        wrong = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
+        wrong = context.mask("wrong")
         inputs = {"signs": context.constant("signs", self.signs)}
         if context.fresh is not None:
             inputs["fresh"] = context.fresh

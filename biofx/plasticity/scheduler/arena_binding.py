@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from biofx.plasticity.kernels.arena import Arena
+from biofx.plasticity.rules.context import Count
 from biofx.plasticity.rules.rule import Context, Rule
-from biofx.plasticity.scheduler.arena_context import ArenaContext, Count
+from biofx.plasticity.scheduler.arena_context import ArenaContext
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 
 
@@ -22,6 +23,9 @@ class ArenaBinding(Binding):
     Args:
         members: bindings of the parameters, with equal rules and settings.
         parameters: theirs.
+
+    Attributes:
+        group: the param group that they are in at this step.
     """
 
     def __init__(self, members: Sequence[Binding], parameters: Sequence[nn.Parameter]) -> None:
@@ -36,6 +40,7 @@ class ArenaBinding(Binding):
         self._other: tuple[Tensor, list[Tensor]] | None = None
         self.plain: list[dict[str, Any]] = []
         self.dealt = True
+        self.group: dict[str, Any] = {}
         pairs: list[tuple[Rule, Context]] = []
         for place, (rule, like) in enumerate(members[0].pairs):
             own = [member.pairs[place][1] for member in members]
@@ -92,23 +97,25 @@ class ArenaBinding(Binding):
         """Copy what has become of the parameters back."""
         torch._foreach_copy_(list(self.parameters), self.weights)
 
-    @property
-    def complete(self) -> bool:
-        """Whether all parameters have gradients that can be laid out at this step."""
+    def gradients(self) -> list[Tensor] | None:
+        """Those of the parameters; None if not all have one that can be laid out at this step."""
         dtype, device = self.weight.dtype, self.weight.device
+        found = []
         for parameter, shape in zip(self.parameters, self.arena.shapes, strict=True):
             grad = parameter.grad
             if (
                 grad is None
+                or type(grad) is not Tensor
                 or grad.dtype is not dtype
                 or grad.layout is not torch.strided
                 or grad.device != device
-                or parameter.shape != shape
                 or parameter.dtype is not dtype
-                or type(grad) is not Tensor
+                or parameter.shape != shape
+                or not parameter.requires_grad
             ):
-                return False
-        return True
+                return None
+            found.append(grad)
+        return found
 
     @override
     def parts(self, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -154,6 +161,7 @@ class ArenaBinding(Binding):
 
             def part(value: Any, place: int = place, row: int = row) -> Any:
                 if isinstance(value, Count):
+                    assert value.mask is not None
                     return Count(views(value.mask)[place])
                 if not isinstance(value, Tensor) or not value.dim():
                     return value

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,21 +10,12 @@ from typing_extensions import override
 from biofx.plasticity.kernels.arena import Arena
 from biofx.plasticity.kernels.base import Tensors
 from biofx.plasticity.numerics import random
+from biofx.plasticity.rules.context import Count
 from biofx.plasticity.rules.rule import Context
 from biofx.synapses import Synapses
 
 # Steps for which keys are made at once, where they are wanted at every step: 1 byte per synapse.
 AHEAD = 16
-
-
-@dataclass
-class Count:
-    """How many synapses of each parameter a mask says; counted when somebody asks."""
-
-    mask: Tensor
-
-    def __float__(self) -> float:
-        return float(torch.count_nonzero(self.mask))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -60,7 +50,7 @@ class ArenaContext(Context):
         in_a_row = known != () and step == first + len(known)
         steps = range(step, step + (AHEAD if in_a_row else 1))
         made = [random.stream_keys(self.seed, one, names, self.weight.device) for one in steps]
-        self.keys[stream] = self.seed, step, tuple(map(self.arena.spread, made))
+        self.keys[stream] = self.seed, step, self.arena.spread(torch.stack(made)).unbind()
         return self.keys[stream][2][0]
 
     @override
@@ -77,8 +67,15 @@ class ArenaContext(Context):
         return self.arena.spread(total)
 
     @override
-    def count(self, mask: Tensor) -> Any:
-        return Count(mask)
+    def mask(self, name: str) -> Tensor:
+        found: Tensor | None = self.memo.get(name)
+        if found is None:
+            found = self.memo[name] = self.arena.empty(torch.bool)
+        return found
+
+    @override
+    def count(self, mask: Tensor) -> Count:
+        return Count(mask)  # a small mask, that is kept: each parameter has a part of it
 
     @override
     def number(self, value: Callable[[Synapses], float]) -> Tensor:

@@ -85,8 +85,7 @@ class ArenaStep(ParameterStep):
         if device.type == "cpu":
             values = {float(value) for value in numbers}
             if len(values) == 1:  # as counts of steps nearly always are
-                rows = self.home.arena.size[0]
-                return torch.full((rows, 1), *values, dtype=torch.float32)
+                return torch.scalar_tensor(*values, dtype=torch.float32)
         found = torch.stack([number(value, device) for value in numbers])
         return self.home.arena.spread(found)
 

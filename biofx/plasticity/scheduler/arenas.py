@@ -27,14 +27,20 @@ class Arenas:
 
     def __init__(self) -> None:
         self.bindings: list[ArenaBinding] = []
-        self.active: list[ArenaBinding] = []
+        self.active: list[tuple[ArenaBinding, list[Tensor]]] = []
         self._laid_out: tuple[int, ...] = ()
         self._seen: tuple[int, ...] = ()
+        # Of the last step at which all arenas were complete: all parameters, those of them that
+        # were trained alone, and those that were not trained.
+        self._named: Named | None = None
+        self._alone: Named = []
+        self._resting: Named = []
 
     def clear(self) -> None:
         """Forget all: the states of the parameters have been replaced."""
         self.bindings = []
         self._laid_out = ()
+        self._named = None
 
     @torch.no_grad()
     def deal(self, multiplied: bool = False) -> None:
@@ -42,16 +48,27 @@ class Arenas:
         for binding in self.bindings:
             binding.deal(multiplied)
 
-    def serving(self, trained: Named, bind: Callable[[str, nn.Parameter], Binding]) -> set[int]:
-        """Complete the arenas for a step.
+    def serving(
+        self,
+        named: Named,
+        bind: Callable[[str, nn.Parameter], Binding],
+        leaves: Callable[[str, nn.Parameter], bool],
+    ) -> Named:
+        """Complete the arenas for a step: `active`, with the gradients of each.
 
         Args:
-            trained: (name, parameter, param group) of those that have gradients.
+            named: (name, parameter, param group) of all.
             bind: finds a parameter's own binding.
+            leaves: whether a parameter is left alone.
 
         Returns:
-            ids of the parameters that can share a step now.
+            Those that are trained, but not in an arena.
         """
+        if named is self._named and self._again(leaves):
+            return self._alone
+        self._named = None
+        kept = [entry for entry in named if not leaves(entry[0], entry[1])]
+        trained = trained_of(kept)
         ids = tuple([id(parameter) for _, parameter, _ in trained])
         if ids != self._laid_out and (not self._laid_out or ids == self._seen):
             self._lay_out(trained, bind)
@@ -62,14 +79,36 @@ class Arenas:
         self.active = []
         for binding in self.bindings:
             own = binding.ids
-            if own <= present and binding.complete:
+            gradients = binding.gradients() if own <= present else None
+            if gradients is not None:
                 found.update(own)
-                self.active.append(binding)
+                self.active.append((binding, gradients))
             elif binding.stepped and not present.isdisjoint(own):
                 # What they do one by one is the last that there is to tell.
                 binding.deal()
                 binding.stepped = False
-        return found
+        for binding, _ in self.active:
+            binding.group = next(g for _, p, g in trained if p is binding.parameters[0])
+        alone = [entry for entry in trained if id(entry[1]) not in found]
+        if ids == self._laid_out and len(kept) == len(named):
+            self._named, self._alone = named, alone
+            self._resting = [entry for entry in named if id(entry[1]) not in present]
+        return alone
+
+    def _again(self, leaves: Callable[[str, nn.Parameter], bool]) -> bool:
+        """Whether the same parameters are trained as at the last step, and as they were then."""
+        if len(trained_of(self._alone)) < len(self._alone) or trained_of(self._resting):
+            return False
+        if any(leaves(name, parameter) for name, parameter, _ in self._alone):
+            return False
+        active = []
+        for binding, _ in self.active:
+            gradients = binding.gradients()
+            if gradients is None:
+                return False
+            active.append((binding, gradients))
+        self.active = active
+        return True
 
     def _lay_out(self, trained: Named, bind: Callable[[str, nn.Parameter], Binding]) -> None:
         groups: dict[Hashable, list[tuple[Binding, nn.Parameter]]] = {}
@@ -92,6 +131,7 @@ def steps_of(
     step: int,
     unscale: Tensor | None = None,
     bind: Callable[[str, nn.Parameter], Binding],
+    leaves: Callable[[str, nn.Parameter], bool],
     arenas: Arenas | None = None,
 ) -> list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]]:
     """Steps of those parameters that have gradients, with their parameters and param groups.
@@ -102,31 +142,35 @@ def steps_of(
         step: counted from 1.
         unscale: undoes the scale of the gradients.
         bind: finds a parameter's binding.
+        leaves: whether a parameter is left alone.
         arenas: in which small parameters share a step, that of the first of them; None lets
             each have its own.
     """
-    trained = [one for one in named if one[1].requires_grad and one[1].grad is not None]
-    shared = set() if arenas is None else arenas.serving(trained, bind)
-    for name, parameter, _ in trained if arenas is None else ():
-        bind(name, parameter)
+    if arenas is not None:
+        alone = arenas.serving(named, bind, leaves)
+    else:
+        alone = trained_of([entry for entry in named if not leaves(entry[0], entry[1])])
+        for name, parameter, _ in alone:
+            bind(name, parameter)
     found: list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]] = [
         (engine.site(name, p, step=step, grad=p.grad, unscale=unscale), p, group)
-        for name, p, group in trained
-        if id(p) not in shared
+        for name, p, group in alone
     ]
-    for binding in () if arenas is None else arenas.active:
-        gradients = [p.grad for p in binding.parameters if p.grad is not None]
+    for binding, gradients in () if arenas is None else arenas.active:
         for _, context in binding.pairs:
             context.weight, context.grad = binding.weight, binding.grad
             context.step, context.seed, context.unscale = step, engine.seed, unscale
-        first = binding.parameters[0]
-        group = next(group for _, parameter, group in trained if parameter is first)
         versions = [grad._version for grad in gradients]
         one = ArenaStep(
             binding, binding.weight, binding.grad, gradients=gradients, versions=versions
         )
-        found.append((one, first, group))
+        found.append((one, binding.parameters[0], binding.group))
     return found
+
+
+def trained_of(named: Named) -> list[tuple[str, nn.Parameter, dict[str, Any]]]:
+    """Those that have gradients."""
+    return [one for one in named if one[1].requires_grad and one[1].grad is not None]
 
 
 def _kind(binding: Binding, parameter: Tensor) -> Hashable:

@@ -2,7 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import KernelCall, Kernels, filling, joined
 from biofx.plasticity.numerics.shards import Shard, local
+from biofx.plasticity.rules.context import Count
 from biofx.plasticity.rules.rule import Context, Expression, Rule, Stage, scalar
 from biofx.plasticity.scheduler.copies import Copies
 from biofx.plasticity.scheduler.optimizer_state import start_afresh
@@ -48,7 +49,7 @@ class Binding:
     corrected: bool = False
     parameter: weakref.ref[Tensor] | None = None
     stepped: bool = False
-    numbers: dict[str, Tensor] = field(default_factory=dict)
+    numbers: dict[str, Tensor | Count] = field(default_factory=dict)
     expressions: Sequence[Expression] = ()
     factors: Sequence[Tensor] = ()
     product: Tensor | None = None
@@ -59,14 +60,10 @@ class Binding:
             stage: [pair for pair in self.pairs if overrides(pair[0], *functions)]
             for stage, functions in FUNCTIONS.items()
         }
-        self.asking = {
-            stage: [pair for pair in pairs if overrides(pair[0], "needs")]
-            for stage, pairs in self.acting.items()
-        }
-        self.asks = any(self.asking.values())
+        self.asking = frozenset(context for rule, context in self.pairs if overrides(rule, "needs"))
         changing = self.acting["before_update"] + self.acting["after_step"]
         self.changes = bool(changing) or any(rule.replaces for rule, _ in self.pairs)
-        self.adding = [pair for pair in self.pairs if overrides(pair[0], "total")]
+        self.adding = frozenset(context for rule, context in self.pairs if overrides(rule, "total"))
 
     def remember(self, parameter: Tensor) -> None:
         """Take the next steps of this parameter without another look, unless it is sharded."""
@@ -91,15 +88,17 @@ class Binding:
 class ParameterStep:
     """One parameter at one step: its local tensors, and the factors of its update.
 
-    `sources` are the contexts that the `expressions` come from. `work` is what rules have left to
-    be done in the pass that applies the factors; `version` counts the changes of the gradient
-    before that. After the step, `states` are what the optimizer, and those wrapped around it, keep
-    for the parameter, `traits` says what that means, and `fresh` is the mask of new synapses.
+    `acts` holds the rules that act at each stage, once they have been asked. `sources` are the
+    contexts that the `expressions` come from. `work` is what rules have left to be done in the pass
+    that applies the factors; `version` counts the changes of the gradient before that. After the
+    step, `states` are what the optimizer, and those wrapped around it, keep for the parameter,
+    `traits` says what that means, and `fresh` is the mask of new synapses.
     """
 
     binding: Binding
     weight: Tensor
     grad: Tensor | None
+    acts: dict[Stage, list[tuple[Rule, Context]]] = field(default_factory=dict)
     expressions: list[Expression] = field(default_factory=list)
     sources: list[Context] = field(default_factory=list)
     factors: list[Tensor] = field(default_factory=list)
@@ -113,6 +112,20 @@ class ParameterStep:
     def __post_init__(self) -> None:
         if self.grad is not None:
             self.version = self.grad._version
+
+    def due(self, stage: Stage, kinds: tuple[type[Rule], ...] = ()) -> list[tuple[Rule, Context]]:
+        """The rules whose function of a stage is called at this step.
+
+        Args:
+            stage: of the step.
+            kinds: classes of the rules meant; none means all.
+        """
+        found = self.acts.get(stage)
+        if found is None:
+            found = self.acts[stage] = [
+                pair for pair in self.binding.acting[stage] if pair[0].active(pair[1], stage)
+            ]
+        return [pair for pair in found if isinstance(pair[0], kinds)] if kinds else found
 
     def judged(self) -> Tensor:
         """The gradient, after the optimizer's step.
@@ -234,17 +247,11 @@ class ParameterStep:
             if context.events:
                 self.binding.numbers.update(context.events)
                 context.events.clear()
+            for count in context.counts:
+                count.settle()
+            context.counts.clear()
             context.grad = context.fresh = context.activity = context.total = None
             context.optimizer_state = context.statistics = {}
-
-
-def due(sites: Iterable[ParameterStep], stage: Stage) -> list[ParameterStep]:
-    """The parameters at which some rule's function of this stage is called at this step."""
-    return [
-        site
-        for site in sites
-        if any(rule.active(context, stage) for rule, context in site.binding.acting[stage])
-    ]
 
 
 def number(value: Any, device: torch.device) -> Tensor:

@@ -28,7 +28,7 @@ from biofx.plasticity.scheduler.contexts import contexts_of
 from biofx.plasticity.scheduler.observer import Observers
 from biofx.plasticity.scheduler.rule_outputs import checked_factor, checked_mask, note_place
 from biofx.plasticity.scheduler.surgery import Surgery
-from biofx.plasticity.scheduler.totals import add_up, chosen
+from biofx.plasticity.scheduler.totals import add_up
 from biofx.plasticity.scheduler.undo import Undo
 from biofx.plasticity.scheduler.units import States, UnitEngine, no_state
 from biofx.synapses import Followed, Synapses, record_of
@@ -207,25 +207,24 @@ class Engine:
             context
             for site in sites
             if site.binding.watched
-            for rule, context in chosen(site.binding.pairs, kinds)
-            if rule.needs_activity(context.synapses)
+            for rule, context in site.binding.pairs
+            if isinstance(rule, kinds or Rule) and rule.needs_activity(context.synapses)
         ]
         if users:
             collect_activity(self.model, users, undo)
         for site in sites:
-            for rule, context in chosen(site.binding.acting["observe"], kinds):
-                if rule.active(context, "observe"):
-                    site.see(gradient=True)
-                    if undo is not None and not (undo.deferred and rule.observes_with_factors):
-                        undo.keep(context)
-                    context.later = site.work if later else None
-                    try:
-                        rule.observe(context)
-                    except Exception as error:
-                        note_place(error, rule, site)
-                        raise
-                    finally:
-                        context.later = None
+            for rule, context in site.due("observe", kinds):
+                site.see(gradient=True)
+                if undo is not None and not (undo.deferred and rule.observes_with_factors):
+                    undo.keep(context)
+                context.later = site.work if later else None
+                try:
+                    rule.observe(context)
+                except Exception as error:
+                    note_place(error, rule, site)
+                    raise
+                finally:
+                    context.later = None
 
     def collect(self, sites: Sequence[ParameterStep], *kinds: type[Rule]) -> None:
         """Find the factors of each parameter: its `expressions` and `factors`.
@@ -233,9 +232,7 @@ class Engine:
         `observe` comes first, or `measure`.
         """
         for site in sites:
-            for rule, context in chosen(site.binding.acting["factor"], kinds):
-                if not rule.active(context, "factor"):
-                    continue
+            for rule, context in site.due("factor", kinds):
                 try:
                     expression = rule.expression(context)
                     if expression is not None:
@@ -298,9 +295,7 @@ class Engine:
         replaced = False
         for site in sites:
             fresh: Tensor | None = None
-            for rule, context in chosen(site.binding.acting[stage], kinds):
-                if not rule.active(context, stage):
-                    continue
+            for rule, context in site.due(stage, kinds):
                 context.fresh = fresh
                 if rule.maps_only:
                     context.later = site.work
@@ -341,16 +336,18 @@ class Engine:
         """
         requests = []
         for site in sites:
-            if not site.binding.asks:
+            if not site.binding.asking:
                 continue
             found = site.statistics
             wanted: dict[str, None] = {}
             rules: dict[str, None] = {}
             for stage in stages:
-                for rule, context in chosen(site.binding.asking[stage], kinds):
+                for rule, context in site.due(stage, kinds):
+                    if context not in site.binding.asking:
+                        continue
                     context.statistics = found
                     for name in rule.needs(context, stage):
-                        if name not in found and rule.active(context, stage):
+                        if name not in found:
                             wanted[name] = rules[rule.name] = None
             if wanted:
                 if stages[0] in ("before_update", "after_step"):

@@ -16,7 +16,7 @@ from biofx.plasticity.numerics.uncompiled import uncompiled
 from biofx.plasticity.scheduler import newborns
 from biofx.plasticity.scheduler.apply import Applier
 from biofx.plasticity.scheduler.arenas import Arenas, steps_of
-from biofx.plasticity.scheduler.binding import Binding, ParameterStep, due
+from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 from biofx.plasticity.scheduler.copies import Copies
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.plasticity.scheduler.frames import alive, outside, refuse_threads
@@ -218,16 +218,17 @@ class OptimizerHooks:
         self.engine.kernels.begin(max([counter.steps for counter in self.engine.counters]) + 1)
         step.sites = steps_of(
             self.engine,
-            [entry for entry in named if not self._left(entry[0], entry[1])],
+            named,
             step=self.steps + 1,
             unscale=unscale,
             bind=self._bind,
+            leaves=self._left,
             # What is done to places in an optimizer's state is done parameter by parameter.
             arenas=self._arenas if self.positions.plain and not step.closure else None,
         )
         sites = [site for site, _, _ in step.sites]
         self._silence.look(named, self.engine.bindings, self.steps + 1)
-        renewing = due(sites, "before_update")
+        renewing = [site for site in sites if site.due("before_update")]
         # Later hooks may change the gradients, or replace them by others.
         last = next(reversed(optimizer._optimizer_step_pre_hooks)) == self._handles[0].id
         keeps = last and step.before is None and keeps_gradients(optimizer)

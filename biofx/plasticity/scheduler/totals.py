@@ -21,8 +21,8 @@ def add_up(
     """Find the totals that rules need to change weights at a stage: `Context.total`."""
     families: dict[tuple[Any, ...], list[tuple[Context, Tensor]]] = {}
     for site in sites:
-        for rule, context in chosen(site.binding.adding, kinds):
-            if not rule.active(context, stage):
+        for rule, context in site.due(stage, kinds) if site.binding.adding else ():
+            if context not in site.binding.adding:
                 continue
             site.finish(kernels)
             context.total = rule.total(context)
@@ -34,9 +34,3 @@ def add_up(
         totals = all_sum(torch.stack([total for _, total in family]), family[0][0].shard)
         for (context, _), total in zip(family, totals.unbind(), strict=True):
             context.total = total
-
-
-def chosen(
-    pairs: list[tuple[Rule, Context]], kinds: tuple[type[Rule], ...]
-) -> list[tuple[Rule, Context]]:
-    return [pair for pair in pairs if isinstance(pair[0], kinds)] if kinds else pairs
