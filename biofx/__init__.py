@@ -5,6 +5,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from biofx.garbage import uncollected as _uncollected
+
 if TYPE_CHECKING:
     from biofx.compat import DEFAULT_BIO_CONFIG, BioConverter, BioModule
     from biofx.config import BioConfig, Distribution
@@ -93,7 +95,8 @@ _PACKAGES = ("plasticity", "synapses")
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        with _uncollected():
+            value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
     if name in _PACKAGES:

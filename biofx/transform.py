@@ -1,9 +1,7 @@
 """`transform`: capture, passes, record. The only place that composes them."""
 
-import contextlib
 import dataclasses
 import difflib
-import gc
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from biofx.capture import Assumption, Captured, arguments_of, capture
 from biofx.config import BioConfig
 from biofx.copying import clone
 from biofx.errors import ModelError
+from biofx.garbage import uncollected
 from biofx.modules.graph_module import graph_of, install
 from biofx.modules.graphs import copied
 from biofx.passes import PASSES, TransformContext, module_names
@@ -70,7 +69,7 @@ def transform(
     _check(model, config)
     arguments = arguments_of(example_inputs)
     # What is made here is to be trained.
-    with torch.inference_mode(False), _uncollected():
+    with torch.inference_mode(False), uncollected():
         captured = capture(model, arguments)
         graph = copied(captured.graph) if inplace else None
         bio = _rewrite(clone(model, strict=not inplace), config, captured)
@@ -85,18 +84,6 @@ def transform(
         if graph is not None:  # errors have left `model` as it was
             return _rewrite(model, config, dataclasses.replace(captured, graph=graph))
         return bio
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection: what is allocated stays, and searching it is a fifth of the work."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _rewrite(target: nn.Module, config: BioConfig, captured: Captured) -> nn.Module:

@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("fields",),
     ("errors",),
+    ("garbage",),
 )
 FLOOR = {name: depth for depth, names in enumerate(FLOORS) for name in names}
 
