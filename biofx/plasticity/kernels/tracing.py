@@ -169,6 +169,10 @@ def trace(
         # Threads are counted at each call: with more of them than there were, a sum that was
         # compiled for their number would write past its end.
         "cpp.dynamic_threads": True,
+        # Values that are used more than once and took more operations than this are worked out
+        # once. With the compiler's own number, of 50, it repeats them while it writes the code, and
+        # takes three times as long; with less, loops come apart.
+        "realize_opcount_threshold": 20,
         **_rounding(rounded),
     }
     return _bare(_compiled(graph, arguments, patches), arguments)
