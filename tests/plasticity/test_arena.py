@@ -252,6 +252,33 @@ def test_parameters_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(ours, train(rules=ALL, steps=9, grads=gaps))
 
 
+def test_frozen_and_freed_at_other_rates_with_other_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What holds for arenas from step to step holds no longer."""
+
+    def run() -> tuple[nn.Module, Any, GradScheduler]:
+        bio, optimizer, scheduler = train(rules=ALL, steps=3)
+        bio.rows.weight.requires_grad_(False)  # with a gradient, which it keeps
+        go_on(bio, optimizer, range(4, 7))
+        bio.rows.weight.requires_grad_(True)
+        bio.frozen.weight.requires_grad_(True)
+        optimizer.param_groups[0]["lr"] *= 3
+        go_on(bio, optimizer, range(7, 10))
+        state = optimizer.state_dict()
+        state["param_groups"][0]["lr"] /= 5
+        optimizer.load_state_dict(state)
+        go_on(bio, optimizer, range(10, 12))
+        bio.linear.weight.data = bio.linear.weight.data * 0.5
+        bio.prime.weight.data = bio.prime.weight.data.clone()
+        go_on(bio, optimizer, range(12, 15))
+        return bio, optimizer, scheduler
+
+    ours = run()
+    together(monkeypatch, 0)
+    assert_same(ours, run())
+
+
 @pytest.mark.parametrize("small", [0, arenas.SMALL])
 def test_resuming_with_arenas_and_without(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(rules=ALL, optimizer="momentum", steps=8)
