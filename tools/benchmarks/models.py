@@ -95,7 +95,9 @@ LARGE = Case(
 )
 RESNET = Case("ResNet-18, 64×64, batch 16", resnet18, (16, 3, 64, 64), 10)
 TINY = Case("MLP 16-16-4, batch 8", lambda: mlp(16, 16, 4), (8, 16), 4)
-CASES = {"small": SMALL, "large": LARGE, "resnet": RESNET, "tiny": TINY}
+# Whose parameters share an arena.
+TOGETHER = Case("MLP 784-100-100-10, batch 16", lambda: mlp(784, 100, 100, 10), (16, 784), 10)
+CASES = {"small": SMALL, "large": LARGE, "resnet": RESNET, "together": TOGETHER, "tiny": TINY}
 
 
 def seed_available() -> bool:
