@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +54,11 @@ class Arena:
         ]
         self.padding = torch.cat(places)
         self.ready: dict[Any, Any] = {}
-        self._gaps: dict[torch.dtype, list[Tensor]] = {}
+        self._gaps: dict[torch.dtype, list[Tensor | None]] = {}
+        self._places = [
+            (shape, [math.prod(shape[axis + 1 :]) for axis in range(len(shape))], offset)
+            for shape, offset in zip(self.shapes, self.offsets, strict=True)
+        ]
 
     @property
     def offsets(self) -> list[int]:
@@ -89,11 +94,12 @@ class Arena:
         return torch.zeros(self.size, dtype=dtype, device=self.owner.device)
 
     def views(self, matrix: Tensor) -> list[Tensor]:
-        """Each parameter's part of a matrix, in the parameter's shape."""
-        flat = matrix.view(-1)
+        """Each parameter's part of a matrix (or of a copy, if it is no one run of memory)."""
+        matrix = matrix.contiguous()
+        start = matrix.storage_offset()
         return [
-            flat[offset : offset + shape.numel()].view(shape)
-            for offset, shape in zip(self.offsets, self.shapes, strict=True)
+            matrix.as_strided(shape, strides, start + offset)
+            for shape, strides, offset in self._places
         ]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
@@ -101,9 +107,14 @@ class Arena:
         kind = parts[0].dtype
         if kind not in self._gaps:
             zeros = self.owner.new_zeros(LENGTH, dtype=kind)
-            self._gaps[kind] = [zeros[: -shape.numel() % LENGTH] for shape in self.shapes]
-        pieces = zip([part.reshape(-1) for part in parts], self._gaps[kind], strict=True)
-        return torch.cat([*itertools.chain.from_iterable(pieces)]).view(self.size)
+            lengths = [-shape.numel() % LENGTH for shape in self.shapes]
+            self._gaps[kind] = [zeros[:length] if length else None for length in lengths]
+        pieces = []
+        for part, gap in zip(parts, self._gaps[kind], strict=True):
+            pieces.append(part.reshape(-1))
+            if gap is not None:
+                pieces.append(gap)
+        return torch.cat(pieces).view(self.size)
 
     def clear(self, matrix: Tensor) -> Tensor:
         """The matrix with padding set to 0, in place."""
