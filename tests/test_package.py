@@ -87,3 +87,16 @@ def test_commands_are_executable_bash(script: str) -> None:
 def test_the_changelog_has_a_section_for_this_version() -> None:
     text = (ROOT / "docs" / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## {re.escape(biofx.__version__)}\b", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_importing_leaves_garbage_collection_as_it_was(collecting: bool) -> None:
+    switch = "enable" if collecting else "disable"
+    lines = (
+        f"import gc; gc.{switch}()",
+        "import biofx; biofx.GradScheduler",
+        "try: biofx.nothing",
+        "except AttributeError: pass",
+        f"assert gc.isenabled() is {collecting}",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

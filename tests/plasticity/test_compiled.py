@@ -286,6 +286,31 @@ class TestKernels:
         assert len(re.findall(r"for\(int64_t x0=", code)) <= 1
         assert not re.search(r"empty_strided_cpu\(\(\w", code)
 
+    def test_one_pass_for_all_rules_and_small_parameters(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the compiler works out once must not become a loop of its own."""
+        monkeypatch.setattr(compiled, "KERNELS", {})
+        model = biofx.transform(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 10)))
+        optimizer = torch.optim.AdamW(model.parameters())
+        rules = [
+            FuzzyLearningRates(), VolumeDependentRates(), Crystallize(),
+            Rejuvenate(max_share=0.01), DalesPrinciple(),
+        ]  # fmt: skip
+        GradScheduler(model, optimizer, rules=rules, compile=True)
+
+        def steps() -> None:
+            for _ in range(3):
+                for parameter in model.parameters():
+                    parameter.grad = torch.randn_like(parameter)
+                optimizer.step()
+
+        with fresh_cache():
+            _, codes = run_and_get_code(steps)
+        assert len(codes) == 4  # factors, what would be lost, renewal, updates of the young
+        loops = [code.count("#pragma omp for") for code in codes if "_sum" not in code]
+        assert loops == [1, 1, 1]
+
     def test_calls_per_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """One pass judges gradients and applies the factors of all rules."""
         monkeypatch.setattr(arenas, "SMALL", 0)  # each parameter by itself
