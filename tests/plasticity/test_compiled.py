@@ -27,7 +27,7 @@ from biofx.plasticity import (
     VolumeDependentRates,
 )
 from biofx.plasticity.kernels import compiled, tracing
-from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, kernel_spec
+from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, count, kernel_spec
 from biofx.plasticity.kernels.compiled import KERNELS, CompiledKernels, can_compile, kernels_for
 from biofx.plasticity.numerics import random
 from biofx.plasticity.numerics.polynomials import exp_near_zero
@@ -201,6 +201,16 @@ class TestKernels:
         assert float(kernels.max_abs(torch.tensor([-2.5]))) == 2.5
         wide = torch.tensor([1 + 1e-12, -1.0], dtype=torch.float64)
         assert float(kernels.max_abs(wide)) == 1 + 1e-12
+
+    @pytest.mark.parametrize("size", [0, 1, 1000, 2**16, 2**16 + 1, 100_003, 2**18])
+    def test_count(self, size: int) -> None:
+        index = torch.arange(size + 8)
+        for mask in (index % 3 == 0, index >= 0, index < 0):
+            for part in (mask[:size], mask[3 : size + 3], mask[8:]):  # where memory may begin
+                assert int(count(part)) == sum(part.tolist())
+        if size > 2**16 and size % 2 == 0:
+            columns = (index[:size] % 5 == 0).view(2, -1).t()
+            assert int(count(columns)) == sum(columns.flatten().tolist())
 
     def test_a_compiler_that_does_not_know_the_instructions_is_tried_again(
         self, monkeypatch: pytest.MonkeyPatch

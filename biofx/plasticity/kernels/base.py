@@ -185,6 +185,18 @@ class Kernels:
         return torch.maximum(-low, high)
 
 
+def count(mask: Tensor) -> Tensor:
+    """How many elements of a mask are true, as a tensor of shape ()."""
+    numel = mask.numel()
+    apart = mask.device.type != "cpu" or not mask.is_contiguous() or mask.storage_offset() % 8
+    if apart or numel <= PIECE:
+        return torch.count_nonzero(mask)
+    # Eight bytes of 0 and 1 at a time, in a tenth of the time: 128 of them do not overflow.
+    line, whole = mask.view(-1), numel - numel % 1024
+    words = line[:whole].view(torch.int64).view(-1, 128).sum(1)
+    return words.view(torch.uint8).sum() + torch.count_nonzero(line[whole:])
+
+
 def filling(targets: Tensors, mask: Tensor, values: Sequence[Tensor]) -> KernelCall:
     """The work of setting the masked elements of each target to its value.
 

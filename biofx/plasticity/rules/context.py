@@ -14,6 +14,7 @@ from biofx.plasticity.kernels.base import (
     KernelCall,
     Kernels,
     Tensors,
+    count,
     filling,
     joined,
 )
@@ -67,10 +68,10 @@ class Count:
     def settle(self) -> None:
         """Count now, and let go of the mask."""
         if self.mask is not None:
-            self.number, self.mask = torch.count_nonzero(self.mask), None
+            self.number, self.mask = count(self.mask), None
 
     def __float__(self) -> float:
-        number = self.number if self.mask is None else torch.count_nonzero(self.mask)
+        number = self.number if self.mask is None else count(self.mask)
         assert number is not None
         return float(number)
 
@@ -203,9 +204,9 @@ class Context:
 
     def count(self, mask: Tensor) -> Count:
         """How many synapses a mask says, for `events` and `memo`; a number once it is asked for."""
-        count = Count(mask)
-        self.counts.append(count)
-        return count
+        found = Count(mask)
+        self.counts.append(found)
+        return found
 
     def number(self, value: Callable[[Synapses], float]) -> Tensor:
         """A hyperparameter as float32 of shape (); for a matrix, one per row."""
