@@ -2,12 +2,13 @@
 
 import functools
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from biofx.plasticity.kernels.layout import strides_of
 
 LENGTH = 128  # elements of a row: what is padded is less than a row of each parameter
 SMALL = 2**17  # synapses up to which a parameter is copied into an arena and back at each step
@@ -56,7 +57,7 @@ class Arena:
         self.ready: dict[Any, Any] = {}
         self._gaps: dict[torch.dtype, list[Tensor | None]] = {}
         self._places = [
-            (shape, [math.prod(shape[axis + 1 :]) for axis in range(len(shape))], offset)
+            (shape, strides_of(shape), offset)
             for shape, offset in zip(self.shapes, self.offsets, strict=True)
         ]
 

@@ -71,7 +71,7 @@ def arrange(
         of such views.
     """
     size = torch.Size(shard.size)
-    whole = _strides(shard.shape)
+    whole = strides_of(shard.shape)
     # Dimensions of size 1 would be compiled as special cases; slowest in memory first.
     order = [axis for axis in range(len(size)) if size[axis] != 1]
     order.sort(key=leaves[lead].stride, reverse=True)
@@ -111,13 +111,14 @@ def integers(values: tuple[int, ...], wide: bool, device: torch.device) -> Tenso
 
 @functools.lru_cache(maxsize=4096)
 def _offset(shape: tuple[int, ...], offsets: tuple[int, ...], device: torch.device) -> Tensor:
-    strides = _strides(shape)
+    strides = strides_of(shape)
     first = sum(start * stride for start, stride in zip(offsets, strides, strict=True))
     return integers((first,), math.prod(shape) >= 2**31, device)[0].clone()
 
 
 @functools.lru_cache(maxsize=4096)
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Steps of the index along each dimension of a tensor that lies in one run."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
