@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from biofx.garbage import uncollected
 from biofx.plasticity.kernels.arena import Arena, added
 from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors, filling
 from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
@@ -211,7 +212,7 @@ class CompiledKernels(Kernels):
             kernel([*arguments])
             return True
         try:
-            with _status():
+            with _status(), uncollected():
                 kernel = make(arguments)
                 kernel([*arguments])
         except Exception as error:

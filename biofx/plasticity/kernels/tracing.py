@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biofx.plasticity.kernels.arena import LENGTH
 from biofx.plasticity.kernels.base import KernelSpec, Tensors
 from biofx.plasticity.kernels.layout import alone, line
 from biofx.plasticity.numerics.polynomials import exp, expm1
-
-LONGEST = 1024  # columns of a traced row
 
 # Takes a list, which it may empty.
 Kernel = Callable[[list[Tensor]], Any]
@@ -80,8 +79,8 @@ def rows_kernel(
 
     first, _, *parts = arguments
     extents = [extent for _, extent in kinds]
-    examples = (_rows(first, 1), line(LONGEST, first.device), *map(_rows, parts, extents))
-    return trace(run, examples, rounded=spec.rounded)
+    examples = (_rows(first, 1), line(LENGTH, first.device), *map(_rows, parts, extents))
+    return trace(run, examples, rounded=spec.rounded, fixed=LENGTH)
 
 
 def sums_kernel(
@@ -110,15 +109,15 @@ def sums_kernel(
 
     sums, first, _, end, *parts = arguments
     extents = [extent for _, extent in kinds]
-    columns = line(LONGEST, first.device)
+    columns = line(LENGTH, first.device)
     examples = (_rows(sums, 1), _rows(first, 1), columns, _rows(end, 1))
-    return trace(run, (*examples, *map(_rows, parts, extents)))
+    return trace(run, (*examples, *map(_rows, parts, extents)), fixed=LENGTH)
 
 
 def _rows(part: Tensor, extent: int) -> Tensor:
-    """An example for tracing: as for matrices, a size that equals no other, and gaps."""
-    shapes = {1: (3 * 5 * 7 * 11, 1), 2: (3 * 5 * 7 * 11, LONGEST + 7)}
-    return part.new_empty(shapes[extent])[:, :LONGEST] if extent else part
+    """An example for tracing: as for matrices, many rows, and gaps between them."""
+    shapes = {1: (3 * 5 * 7 * 11, 1), 2: (3 * 5 * 7 * 11, LENGTH + 7)}
+    return part.new_empty(shapes[extent])[:, :LENGTH] if extent else part
 
 
 def block_kernel(spec: KernelSpec, arguments: tuple[Tensor, ...]) -> Kernel:
@@ -152,16 +151,26 @@ def block_kernel(spec: KernelSpec, arguments: tuple[Tensor, ...]) -> Kernel:
 
 
 def trace(
-    body: Callable[..., Any], arguments: tuple[Tensor, ...], *, rounded: bool = False
+    body: Callable[..., Any],
+    arguments: tuple[Tensor, ...],
+    *,
+    rounded: bool = False,
+    fixed: int | None = None,
 ) -> Kernel:
-    """Compile for tensors of any size, of which those dimensions agree that do here."""
-    # Imported where needed: they take longer than all of biofx.
-    from torch.fx.experimental.proxy_tensor import make_fx
+    """Compile for tensors of any size, of which those dimensions agree that do here.
 
-    arguments = tuple(map(alone, arguments))
-    # The processor's own exp would be a call per vector, around which all registers are saved.
-    table = _TABLE if arguments[0].device.type == "cpu" else {}
-    graph = make_fx(body, decomposition_table=table, tracing_mode="symbolic")(*arguments)
+    Args:
+        body: writes into some of its arguments.
+        arguments: examples.
+        rounded: as `KernelSpec.rounded`.
+        fixed: a size that is the same at each call: there is less to find out about it.
+    """
+    # Imported where needed: they take longer than all of biofx.
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.virtualized import V
+
     patches = {
         # Sizes need no check at each call: they have been looked at. From 2.14 on, the names of
         # sizes are bound for these checks alone.
@@ -175,62 +184,88 @@ def trace(
         "realize_opcount_threshold": 20,
         **_rounding(rounded),
     }
-    return _bare(_compiled(graph, arguments, patches), arguments)
+
+    def compiled() -> Kernel:
+        # Compiling takes the graph for its own.
+        graph, inputs = _graph(body, arguments, fixed)
+        mode = inputs[0].fake_mode
+        with config.patch(patches), V.set_fake_mode(mode), tracing(TracingContext(mode)):
+            # Past the layers that serve autograd and make a graph functional, which this one is:
+            # they take half of the time, and two thirds of each call.
+            output: Any = compile_fx_inner(graph, inputs, is_inference=True)
+        kernel: Kernel = output.current_callable
+        return kernel
+
+    return _untried(compiled)
 
 
-def _compiled(
-    graph: torch.fx.GraphModule, arguments: Sequence[Tensor], patches: dict[str, Any]
-) -> Callable[..., Any]:
-    """An artifact of the compiler, which need not try out the processor's instructions first.
+def _graph(
+    body: Callable[..., Any], arguments: Sequence[Tensor], fixed: int | None
+) -> tuple[torch.fx.GraphModule, list[Any]]:
+    """A graph of basic operations that change nothing until they copy to arguments, and these."""
+    from torch._dynamo.source import ConstantSource
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import (
+        DimDynamic,
+        ShapeEnv,
+        StatelessSymbolicContext,
+    )
+
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+
+    def example(place: int, part: Tensor) -> Tensor:
+        free, known, worked_out = DimDynamic.DUCK, DimDynamic.STATIC, DimDynamic.INFER_STRIDE
+        shape: Any = StatelessSymbolicContext(
+            dynamic_sizes=[known if size in (1, fixed) else free for size in part.shape],
+            dynamic_strides=[worked_out if step == 1 else free for step in part.stride()],
+        )
+        source = ConstantSource(f"argument{place}")
+        return mode.from_tensor(alone(part), source=source, symbolic_context=shape)
+
+    inputs = [example(place, part) for place, part in enumerate(arguments)]
+    # The processor's own exp would be a call per vector, around which all registers are saved.
+    table = {**select_decomp_table(), **(_TABLE if arguments[0].device.type == "cpu" else {})}
+    functional = torch.func.functionalize(body, remove="mutations")
+    graph = make_fx(functional, decomposition_table=table, tracing_mode="symbolic")(*inputs)
+    graph.shape_env = None  # it is that of the inputs; a graph that holds it is not kept on disk
+    return graph, inputs
+
+
+def _untried(compiled: Callable[[], Kernel]) -> Kernel:
+    """A kernel that is compiled without a trial of the processor's instructions.
 
     PyTorch compiles and loads a trial program for each set of vector instructions that the
     processor has, in a process of its own: seconds before the first kernel. That the compiler knows
     the set shows just as well when that kernel is compiled; if it does not, the trial follows.
     """
-    from torch._inductor import config, cpu_vec_isa, standalone_compile
-
-    def compiled(**more: Any) -> Callable[..., Any]:
-        options = {"config_patches": {**patches, **more}}
-        return standalone_compile(graph, list(arguments), options=options)
-
-    if getattr(config.cpp, "vec_isa_ok", True) is not None:  # private: unknown, or the user's say
-        return compiled()
-    try:
-        return compiled(**{"cpp.vec_isa_ok": True})
-    except Exception:
-        known = getattr(cpu_vec_isa, "valid_vec_isa_list", None)
-        if known is not None:
-            known.cache_clear()
-        return compiled()
-
-
-def _bare(artifact: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Kernel:
-    """The code inside a compiled artifact, without the layers around it.
-
-    They serve autograd and symbolic sizes, of which there is nothing here, and take two thirds of
-    the time of a call. The artifact itself, if it has not handed on just the arguments.
-    """
     from unittest import mock
 
-    from torch._inductor.output_code import CompiledFxGraph
+    from torch._inductor import cpu_vec_isa
 
-    seen: list[tuple[Any, list[Any]]] = []
-    call = CompiledFxGraph.__call__
+    sets = getattr(cpu_vec_isa, "supported_vec_isa_list", [])  # private, as all that follows
+    if not all(hasattr(one, "check_build") for one in sets):
+        return compiled()
+    before = [dict(vars(one)) for one in sets]
+    with mock.patch.object(cpu_vec_isa.VecISA, "check_build", return_value=True):
+        try:
+            return compiled()
+        except Exception:
+            pass
+    for one, known in zip(sets, before, strict=True):
+        vars(one).clear()
+        vars(one).update(known)
+        for member in [member for kind in type(one).__mro__ for member in vars(kind).values()]:
+            _clear(member)
+    _clear(cpu_vec_isa.valid_vec_isa_list)
+    return compiled()
 
-    def spy(graph: Any, inputs: Any) -> Any:
-        seen.append((graph, list(inputs)))
-        return call(graph, inputs)
 
-    with mock.patch.object(CompiledFxGraph, "__call__", spy):
-        artifact(*arguments)
-    if len(seen) != 1 or [*map(id, seen[0][1])] != [*map(id, arguments)]:
-        return lambda arguments: artifact(*arguments)
-    graph = seen[0][0]
-
-    def kernel(arguments: list[Tensor]) -> None:
-        graph.current_callable(arguments)
-
-    return kernel
+def _clear(function: Any) -> None:
+    """Let a function forget what it has found, if it remembers."""
+    if hasattr(function, "cache_clear"):
+        function.cache_clear()
 
 
 def _rounding(once: bool) -> dict[str, str]:

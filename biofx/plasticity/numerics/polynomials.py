@@ -21,7 +21,6 @@ _LN2: Final = (0.693359375, math.log(2) - 0.693359375)
 
 def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
     """Σ cᵢxⁱ, in pairs (Estrin's scheme): short chains of operations keep a processor busy."""
-    # In place where a tensor is nobody else's: fresh memory costs more than the arithmetic.
     terms: list[Any] = list(coefficients)
     while True:
         odd = [terms.pop()] if len(terms) % 2 else []
@@ -32,8 +31,11 @@ def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
         x = x * x
 
 
-def _line(a: Any, b: Any, x: Tensor) -> Tensor:
-    """b·x + a; `b` is overwritten if it is a tensor."""
+def _line(a: Any, b: Any, x: Tensor) -> Any:
+    """b·x + a; `b` may be overwritten if it is a tensor."""
+    if type(x) is not Tensor:
+        return b * x + a  # being traced: a graph is to change nothing
+    # In place where a tensor is nobody else's: fresh memory costs more than the arithmetic.
     product = b.mul_(x) if isinstance(b, Tensor) else b * x
     return product.add_(a)
 
