@@ -69,13 +69,14 @@ def clone(
     for module in modules:
         fresh = memo[id(module)].__dict__
         rebinder.place = module
-        for name, value in module.__dict__.items():
-            if name in REGISTRIES:
-                fresh[name].update((key, memo.get(id(item), item)) for key, item in value.items())
-            elif type(value) in _ATOMS or name in _RECORDS:
+        for name, value in module.__dict__.items():  # the most frequent kinds first
+            kind = type(value)
+            if name in _USUAL and not value:
+                fresh[name] = kind()
+            elif kind in _ATOMS or name in _RECORDS:
                 fresh[name] = value
-            elif name in _USUAL and not value:
-                fresh[name] = type(value)()
+            elif name in REGISTRIES:
+                fresh[name].update([(key, memo.get(id(item), item)) for key, item in value.items()])
             else:
                 fresh[name] = rebinder.copied(value, name)
         for slot in slots[type(module)]:
@@ -89,10 +90,10 @@ def clone(
 def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
     """The tensors that a module holds itself, in whatever structure."""
     for name, value in module.__dict__.items():
-        if name in REGISTRIES:
-            yield from (item for item in value.values() if isinstance(item, Tensor))
-        elif name in _USUAL or type(value) in _ATOMS:
+        if name in _USUAL or type(value) in _ATOMS:
             continue
+        if name in REGISTRIES:
+            yield from [item for item in value.values() if isinstance(item, Tensor)]
         elif type(value) is not tuple or not _ATOMS.issuperset(map(type, value)):
             yield from tensors(value)
 
