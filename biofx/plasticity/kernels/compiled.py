@@ -38,7 +38,7 @@ When = bool | Literal["auto"]
 
 # Seconds that compiling takes, and that a step is slower without, in all and per synapse: roughly,
 # for they only say after how many steps to compile, the same on every machine.
-COMPILING, SLOWER, SLOWER_EACH = 10.0, 5e-4, 3e-8
+COMPILING, SLOWER, SLOWER_EACH = 5.0, 5e-4, 3e-8
 
 # All that this process has compiled, for any scheduler.
 KERNELS: dict[Hashable, Kernel] = {}
@@ -243,7 +243,7 @@ def kernels_for(when: When, synapses: int, device: torch.device) -> Kernels:
 
 
 def worthwhile(synapses: int) -> int:
-    """Steps of a run that is long enough for compiling to pay; 300 for a million synapses."""
+    """Steps of a run that is long enough for compiling to pay; 164 for a million synapses."""
     return math.ceil(COMPILING / (SLOWER + SLOWER_EACH * synapses))
 
 
