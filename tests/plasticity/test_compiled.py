@@ -138,6 +138,29 @@ class TestAgainstEager:
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
+ANOTHER = """
+import sys
+import torch
+from biofx.plasticity.kernels.base import KernelCall, kernel_spec
+from biofx.plasticity.kernels.compiled import CompiledKernels
+from biofx.plasticity.numerics.shards import Shard
+
+def doubled(index, tensors, inputs):
+    return (tensors["weight"] * 2 + index,)
+
+kernels = CompiledKernels()
+weight = torch.arange(300.0 * 13).view(300, 13)
+if sys.argv[1] == "1":
+    weight = weight.t().contiguous().t()
+expected = weight * 2 + torch.arange(weight.numel()).view(weight.shape)
+spec = kernel_spec(doubled, ("weight",), (), ("weight",))
+kernels.do(KernelCall(spec, (weight,)), shard=Shard((300, 13), (300, 13), (0, 0)))
+assert torch.equal(weight, expected)
+torch.testing.assert_close(kernels.sum_abs(weight), expected.double().abs().sum())
+assert kernels.compiled
+"""
+
+
 class TestKernels:
     pytestmark = compiles
 
@@ -239,6 +262,18 @@ class TestKernels:
             env={**os.environ, **environment},
             check=True,
         )
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("columns", [False, True], ids=["rows", "blocks"])
+    def test_what_another_processor_has_left_on_disk(self, columns: bool, tmp_path: Path) -> None:
+        """Kernels for longer vectors than there are would leave out every other element."""
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        for processor in ("avx512", "avx2", "default"):
+            subprocess.run(
+                [sys.executable, "-W", "error::RuntimeWarning", "-c", ANOTHER, str(int(columns))],
+                env={**environment, "ATEN_CPU_CAPABILITY": processor},
+                check=True,
+            )
 
     def test_rows_round_alike_wherever_they_are_cut(self) -> None:
         """The ends of lines too, which are code of their own; with products fused with sums."""

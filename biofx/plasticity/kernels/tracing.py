@@ -136,7 +136,7 @@ def block_kernel(spec: KernelSpec, arguments: tuple[Tensor, ...]) -> Kernel:
 
     # The compiler counts recompilations by code object: each kernel gets one of its own.
     run.__code__ = run.__code__.replace(co_name=spec.function.__name__)
-    options: Any = _rounding(spec.rounded)
+    options: Any = {**_rounding(spec.rounded), **_vectors(arguments[0].device)}
     compiled: Any = torch.compile(run, dynamic=True, fullgraph=True, options=options)
 
     # Sizes that happen to be equal now must not have to be so the next time. Made once: each patch
@@ -189,7 +189,8 @@ def trace(
         # Compiling takes the graph for its own.
         graph, inputs = _graph(body, arguments, fixed)
         mode = inputs[0].fake_mode
-        with config.patch(patches), V.set_fake_mode(mode), tracing(TracingContext(mode)):
+        settings = {**patches, **_vectors(arguments[0].device)}
+        with config.patch(settings), V.set_fake_mode(mode), tracing(TracingContext(mode)):
             # Past the layers that serve autograd and make a graph functional, which this one is:
             # they take half of the time, and two thirds of each call.
             output: Any = compile_fx_inner(graph, inputs, is_inference=True)
@@ -266,6 +267,19 @@ def _clear(function: Any) -> None:
     """Let a function forget what it has found, if it remembers."""
     if hasattr(function, "cache_clear"):
         function.cache_clear()
+
+
+def _vectors(device: torch.device) -> dict[str, int]:
+    """The compiler's setting for the length of vectors, in bits: that which it would take anyway.
+
+    What it keeps on disk is found by its settings, not by the processor, which may be another the
+    next time: code for longer vectors than it has computes a half of the numbers.
+    """
+    if device.type != "cpu":
+        return {}
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    return {"cpp.simdlen": pick_vec_isa().bit_width()}
 
 
 def _rounding(once: bool) -> dict[str, str]:
