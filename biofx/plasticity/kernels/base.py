@@ -218,12 +218,13 @@ def _filled(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, .
 
 
 def _evaluate_rows(work: KernelCall, arena: Arena) -> None:
-    # More at a time than of one large parameter: of few elements, what counts is the calls.
-    rows, several = arena.size[0], max(2 * PIECE // LENGTH, 1)
+    # As few pieces as caches hold, of one size: each costs its calls.
+    rows = arena.size[0]
+    several = -(-rows // -(-rows * LENGTH // PIECE))
     for start in range(0, rows, several):
-        stop = min(start + several, rows)
-        index = arena.first[start:stop] + arena.columns
-        pieces = [leaf[start:stop] if leaf.dim() else leaf for leaf in work.leaves]
+        part = slice(start, start + several)
+        index = arena.first[part] + arena.columns
+        pieces = [leaf[part] if leaf.dim() else leaf for leaf in work.leaves]
         _evaluate(work.spec, index, pieces)
 
 
