@@ -258,7 +258,7 @@ class TestKernels:
         compiler.chmod(0o755)
         environment = {"CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}
         subprocess.run(
-            [sys.executable, "-W", "error::RuntimeWarning", "-c", OLDER],
+            [sys.executable, "-W", "error:plasticity kernels:RuntimeWarning", "-c", OLDER],
             env={**os.environ, **environment},
             check=True,
         )
@@ -270,7 +270,14 @@ class TestKernels:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
         for processor in ("avx512", "avx2", "default"):
             subprocess.run(
-                [sys.executable, "-W", "error::RuntimeWarning", "-c", ANOTHER, str(int(columns))],
+                [
+                    sys.executable,
+                    "-W",
+                    "error:plasticity kernels:RuntimeWarning",
+                    "-c",
+                    ANOTHER,
+                    str(int(columns)),
+                ],
                 env={**environment, "ATEN_CPU_CAPABILITY": processor},
                 check=True,
             )

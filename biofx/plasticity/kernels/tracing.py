@@ -182,6 +182,8 @@ def trace(
         # once. With the compiler's own number, of 50, it repeats them while it writes the code, and
         # takes three times as long; with less, loops come apart.
         "realize_opcount_threshold": 20,
+        # It looks for attention and the like.
+        "pattern_matcher": False,
         **_rounding(rounded),
     }
 
