@@ -52,6 +52,28 @@ assert not any("512" in str(one) or "amx" in str(one) for one in cpu_vec_isa.val
 assert "512" not in cpu_vec_isa.pick_vec_isa().build_arch_flags()
 """
 
+ANOTHER = """
+import sys
+import torch
+from biofx.plasticity.kernels.base import KernelCall, kernel_spec
+from biofx.plasticity.kernels.compiled import CompiledKernels
+from biofx.plasticity.numerics.shards import Shard
+
+def doubled(index, tensors, inputs):
+    return (tensors["weight"] * 2 + index,)
+
+kernels = CompiledKernels()
+weight = torch.arange(300.0 * 13).view(300, 13)
+if sys.argv[1] == "1":
+    weight = weight.t().contiguous().t()
+expected = weight * 2 + torch.arange(weight.numel()).view(weight.shape)
+spec = kernel_spec(doubled, ("weight",), (), ("weight",))
+kernels.do(KernelCall(spec, (weight,)), shard=Shard((300, 13), (300, 13), (0, 0)))
+assert torch.equal(weight, expected)
+torch.testing.assert_close(kernels.sum_abs(weight), expected.double().abs().sum())
+assert kernels.compiled
+"""
+
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(not can_compile(CPU), reason="no C++ compiler")
 compiles = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), needs_compiler]
@@ -138,27 +160,12 @@ class TestAgainstEager:
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-ANOTHER = """
-import sys
-import torch
-from biofx.plasticity.kernels.base import KernelCall, kernel_spec
-from biofx.plasticity.kernels.compiled import CompiledKernels
-from biofx.plasticity.numerics.shards import Shard
-
-def doubled(index, tensors, inputs):
-    return (tensors["weight"] * 2 + index,)
-
-kernels = CompiledKernels()
-weight = torch.arange(300.0 * 13).view(300, 13)
-if sys.argv[1] == "1":
-    weight = weight.t().contiguous().t()
-expected = weight * 2 + torch.arange(weight.numel()).view(weight.shape)
-spec = kernel_spec(doubled, ("weight",), (), ("weight",))
-kernels.do(KernelCall(spec, (weight,)), shard=Shard((300, 13), (300, 13), (0, 0)))
-assert torch.equal(weight, expected)
-torch.testing.assert_close(kernels.sum_abs(weight), expected.double().abs().sum())
-assert kernels.compiled
-"""
+def run_alone(code: str, cache: Path, *arguments: str, **environment: str) -> None:
+    """Run code in a process of its own, where a compiler that fails is an error."""
+    settings = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), **environment}
+    filters = "error:plasticity kernels:RuntimeWarning"
+    command = [sys.executable, "-W", filters, "-c", code, *arguments]
+    subprocess.run(command, env=settings, check=True)
 
 
 class TestKernels:
@@ -256,31 +263,14 @@ class TestKernels:
             '#!/bin/sh\ncase "$*" in *-mavx512*|*-mamx*) exit 1;; esac\nexec g++ "$@"\n'
         )
         compiler.chmod(0o755)
-        environment = {"CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}
-        subprocess.run(
-            [sys.executable, "-W", "error:plasticity kernels:RuntimeWarning", "-c", OLDER],
-            env={**os.environ, **environment},
-            check=True,
-        )
+        run_alone(OLDER, tmp_path / "kernels", CXX=str(compiler))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("columns", [False, True], ids=["rows", "blocks"])
     def test_what_another_processor_has_left_on_disk(self, columns: bool, tmp_path: Path) -> None:
         """Kernels for longer vectors than there are would leave out every other element."""
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
         for processor in ("avx512", "avx2", "default"):
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-W",
-                    "error:plasticity kernels:RuntimeWarning",
-                    "-c",
-                    ANOTHER,
-                    str(int(columns)),
-                ],
-                env={**environment, "ATEN_CPU_CAPABILITY": processor},
-                check=True,
-            )
+            run_alone(ANOTHER, tmp_path, str(int(columns)), ATEN_CPU_CAPABILITY=processor)
 
     def test_rows_round_alike_wherever_they_are_cut(self) -> None:
         """The ends of lines too, which are code of their own; with products fused with sums."""

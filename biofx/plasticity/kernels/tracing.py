@@ -35,10 +35,7 @@ def matrix_kernel(
         # A table of the columns, for the compiler would build each vector of counts by elements.
         index = lines[:, None] + columns.to(first.dtype)
         values = spec.function(index, *spec.named(leaves))
-        for name, value in zip(spec.writes, values, strict=True):
-            # What the compiler makes of a mask that is stored as such takes twice the whole kernel.
-            number = torch.where(value, 1.0, 0.0) if value.dtype == torch.bool else value
-            parts[spec.names.index(name)].copy_(number)
+        _write(spec, values, parts)
         return (first,)  # a graph must have an output
 
     # Traced with a size that is certainly no square: whatever is equal then must always be.
@@ -51,6 +48,13 @@ def matrix_kernel(
         for part in arguments[2:]
     ]
     return trace(run, (arguments[0], columns, *parts), rounded=spec.rounded)
+
+
+def _write(spec: KernelSpec, values: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
+    for name, value in zip(spec.writes, values, strict=True):
+        # What the compiler makes of a mask that is stored as such takes twice the whole kernel.
+        number = torch.where(value, 1.0, 0.0) if value.dtype == torch.bool else value
+        parts[spec.names.index(name)].copy_(number)
 
 
 def rows_kernel(
@@ -72,9 +76,7 @@ def rows_kernel(
         ]
         index = first + columns.to(first.dtype)
         values = spec.function(index, *spec.named(leaves))
-        for name, value in zip(spec.writes, values, strict=True):
-            number = torch.where(value, 1.0, 0.0) if value.dtype == torch.bool else value
-            parts[spec.names.index(name)].copy_(number)
+        _write(spec, values, parts)
         return (first,)
 
     first, _, *parts = arguments
@@ -136,7 +138,7 @@ def block_kernel(spec: KernelSpec, arguments: tuple[Tensor, ...]) -> Kernel:
 
     # The compiler counts recompilations by code object: each kernel gets one of its own.
     run.__code__ = run.__code__.replace(co_name=spec.function.__name__)
-    options: Any = {**_rounding(spec.rounded), **_vectors(arguments[0].device)}
+    options: Any = _settings(arguments[0].device, spec.rounded)
     compiled: Any = torch.compile(run, dynamic=True, fullgraph=True, options=options)
 
     # Sizes that happen to be equal now must not have to be so the next time. Made once: each patch
@@ -184,14 +186,13 @@ def trace(
         "realize_opcount_threshold": 20,
         # It looks for attention and the like.
         "pattern_matcher": False,
-        **_rounding(rounded),
     }
 
     def compiled() -> Kernel:
         # Compiling takes the graph for its own.
         graph, inputs = _graph(body, arguments, fixed)
         mode = inputs[0].fake_mode
-        settings = {**patches, **_vectors(arguments[0].device)}
+        settings = {**patches, **_settings(arguments[0].device, rounded)}
         with config.patch(settings), V.set_fake_mode(mode), tracing(TracingContext(mode)):
             # Past the layers that serve autograd and make a graph functional, which this one is:
             # they take half of the time, and two thirds of each call.
@@ -256,37 +257,35 @@ def _untried(compiled: Callable[[], Kernel]) -> Kernel:
             return compiled()
         except Exception:
             pass
+    remembering: list[Any] = [cpu_vec_isa.valid_vec_isa_list]
     for one, known in zip(sets, before, strict=True):
         vars(one).clear()
         vars(one).update(known)
-        for member in [member for kind in type(one).__mro__ for member in vars(kind).values()]:
-            _clear(member)
-    _clear(cpu_vec_isa.valid_vec_isa_list)
+        members = [member for kind in type(one).__mro__ for member in vars(kind).values()]
+        remembering += [member for member in members if hasattr(member, "cache_clear")]
+    for function in remembering:
+        function.cache_clear()
     return compiled()
 
 
-def _clear(function: Any) -> None:
-    """Let a function forget what it has found, if it remembers."""
-    if hasattr(function, "cache_clear"):
-        function.cache_clear()
+def _settings(device: torch.device, rounded: bool) -> dict[str, Any]:
+    """The compiler's settings for all kernels.
 
-
-def _vectors(device: torch.device) -> dict[str, int]:
-    """The compiler's setting for the length of vectors, in bits: that which it would take anyway.
-
-    What it keeps on disk is found by its settings, not by the processor, which may be another the
-    next time: code for longer vectors than it has computes a half of the numbers.
+    Args:
+        device: of the tensors.
+        rounded: as `KernelSpec.rounded`: whether products may be fused with sums.
     """
-    if device.type != "cpu":
-        return {}
-    from torch._inductor.cpu_vec_isa import pick_vec_isa
+    found: dict[str, Any] = {
+        "cpp.enable_floating_point_contract_flag": "fast" if rounded else "off"
+    }
+    if device.type == "cpu":
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    return {"cpp.simdlen": pick_vec_isa().bit_width()}
-
-
-def _rounding(once: bool) -> dict[str, str]:
-    """The compiler's setting that lets it fuse products with sums, which rounds once."""
-    return {"cpp.enable_floating_point_contract_flag": "fast" if once else "off"}
+        # The length of vectors that the compiler would take anyway. What it keeps on disk is found
+        # by its settings, not by the processor, which may be another the next time: code for longer
+        # vectors than it has computes a half of the numbers.
+        found["cpp.simdlen"] = pick_vec_isa().bit_width()
+    return found
 
 
 def _exp(x: Tensor) -> Tensor:
