@@ -174,8 +174,50 @@ def test_pt2_with_fixed_sizes_after_free_ones_have_failed(tmp_path: Path) -> Non
     x = torch.randn(3, 4)
     bio = biofx.transform(KeyedBySize(), example_inputs=x)
     done = biofx.export(bio, tmp_path / "m.pt2", example_inputs=x)
-    assert done.how.startswith("exported for these sizes only")
+    assert done.notes == ("sizes that may differ from the example's: none",)
     assert done.difference == 0
+
+
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_one_example_row_does_not_fix_the_number_of_rows(format: Any, tmp_path: Path) -> None:
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    bio = biofx.transform(net(), example_inputs=torch.randn(1, 64)).eval()
+    example = torch.randn(1, 64)
+    done = biofx.export(bio, tmp_path / "m", format=format, example_inputs=example)
+    assert done.notes == ("sizes that may differ from the example's: input.shape[0]",)
+    for rows in (1, 2, 7):
+        x = torch.randn(rows, 64)
+        if format == "pt2":
+            assert torch.equal(torch.export.load(str(tmp_path / "m")).module()(x), bio(x))
+        else:
+            session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "m")
+            (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+            assert torch.allclose(torch.from_numpy(got), bio(x).detach(), atol=1e-5)
+
+
+class OneRow(nn.Module):
+    """Takes one row only, as a state of one layer is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[0] == 1
+        return self.fc(x)
+
+
+def test_one_row_that_cannot_be_two(tmp_path: Path) -> None:
+    x = torch.randn(1, 3, 4)
+    done = biofx.export(
+        biofx.transform(OneRow(), example_inputs=x), tmp_path / "m.pt2", example_inputs=x
+    )
+    assert done.notes == ("sizes that may differ from the example's: x.shape[1]",)
+    longer = torch.randn(1, 9, 4)
+    loaded = torch.export.load(str(tmp_path / "m.pt2")).module()
+    assert loaded(longer).shape == (1, 9, 2)
 
 
 def test_torchscript_of_a_model_with_layers_named_like_parts_of_a_graph(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """One way to write a model in a format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ class Attempt:
         exact: the same seed gives the same random numbers as in the model.
         branches: the file holds each way that the code can take.
         loose: another library computes, with functions of its own.
-        notes: what whoever uses the file should know.
+        notes: what whoever uses the file should know; complete once it is made.
     """
 
     how: str
@@ -31,7 +31,7 @@ class Attempt:
     exact: bool = False
     branches: bool = False
     loose: bool = False
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
 
 def one_line(error: BaseException, length: int = 300) -> str:

@@ -30,7 +30,7 @@ class Exported:
     Attributes:
         path: the file.
         format: the format it is in.
-        how: how it was made, e.g. "scripted", "traced", "exported for any sizes".
+        how: how it was made, e.g. "scripted", "traced", "exported".
         fold: what was folded, what was not and why; None if folding was not asked for.
         difference: largest difference from the model's results on the example inputs, relative to
             the largest value of each; None if they were not compared.
@@ -90,7 +90,7 @@ def export(
     expected = None if arguments is None else Expected(model, arguments)
     made = _make(model, chosen, arguments, expected, fold)
     write(target, made.data)
-    notes = made.attempt.notes
+    notes = tuple(made.attempt.notes)
     if made.difference is None:
         why = "no example inputs were given" if arguments is None else made.reason
         notes = (*notes, f"not compared with the model: {why}")

@@ -31,7 +31,7 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(f"format 'onnx' needs {' and '.join(missing)}; pip install 'biofx[onnx]'")
-    for how, make, _ in exported(model, arguments):
+    for how, make, _, notes in exported(model, arguments):
 
         def saved(make: Callable[[], Any] = make) -> bytes:
             program = make()
@@ -49,7 +49,7 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
             data: bytes = proto.SerializeToString()
             return data
 
-        yield Attempt(how, saved, _run, loose=True)
+        yield Attempt(how, saved, _run, loose=True, notes=notes)
 
 
 def _run(data: bytes, given: Arguments) -> Any:

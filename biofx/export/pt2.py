@@ -6,11 +6,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils import _pytree as pytree
 
 from biofx.capture import Arguments
@@ -28,32 +30,33 @@ ADVICE = ADVICE_NO_INPUTS = (
 def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]:
     """The ways to make a PT2 archive of a plain model: with free sizes, then with fixed ones."""
     assert arguments is not None
-    for how, make, run in exported(model, arguments):
-
-        def saved(make: Callable[[], ExportedProgram] = make) -> bytes:
-            buffer = io.BytesIO()
-            try:
-                torch.export.save(make(), buffer)
-                torch.export.load(io.BytesIO(buffer.getvalue()))
-            except Impossible:
-                raise
-            except Exception as error:
-                raise Impossible(f"it cannot be saved: {one_line(error)}") from error
-            return buffer.getvalue()
-
-        def loaded(data: bytes, given: Arguments, run: Any = run) -> Any:
-            return run(torch.export.load(io.BytesIO(data)).module(), given)
-
-        yield Attempt(how, saved, loaded)
+    for how, make, run, notes in exported(model, arguments):
+        yield Attempt(how, partial(_saved, make), partial(_run_saved, run), notes=notes)
 
 
-def exported(
-    model: nn.Module, arguments: Arguments
-) -> Iterator[tuple[str, Callable[[], ExportedProgram], Callable[[Any, Arguments], Any]]]:
-    """(how, make, run) of every way to make a program of a plain model with `torch.export`.
+def _saved(make: Callable[[], ExportedProgram]) -> bytes:
+    program, buffer = make(), io.BytesIO()
+    try:
+        torch.export.save(program, buffer)
+        torch.export.load(io.BytesIO(buffer.getvalue()))
+    except Exception as error:
+        raise Impossible(f"it cannot be saved: {one_line(error)}") from error
+    return buffer.getvalue()
 
-    Sizes of the example inputs stay free as far as the model allows. The last way makes tensors,
-    tuples and dicts of what the model returns, and constants of arguments that are no tensors.
+
+def _run_saved(run: Callable[[Any, Arguments], Any], data: bytes, given: Arguments) -> Any:
+    return run(torch.export.load(io.BytesIO(data)).module(), given)
+
+
+Way = tuple[str, Callable[[], ExportedProgram], Callable[[Any, Arguments], Any], list[str]]
+
+
+def exported(model: nn.Module, arguments: Arguments) -> Iterator[Way]:
+    """(how, make, run, notes) of every way to make a program of a model with `torch.export`.
+
+    Sizes of the example inputs stay free as far as the model allows; `make` notes which. The last
+    way makes tensors, tuples and dicts of what the model returns, and constants of arguments that
+    are no tensors.
     """
     flat = tensor_call(model, arguments)
 
@@ -63,17 +66,24 @@ def exported(
     def run_flat(program: Any, given: Arguments) -> Any:
         return run(program, tensor_call(model, given).arguments)
 
-    ways = [(model, arguments, run, "")] if _gives_known_types(model, arguments) else []
-    plain = (flat.module, flat.arguments, run_flat, ", plain results")
-    for module, example, runs, note in (*ways, plain):
-        for sizes, free in (("any sizes", True), ("these sizes only", False)):
+    ways = [(model, arguments, run, "exported")] if _gives_known_types(model, arguments) else []
+    plain = (flat.module, flat.arguments, run_flat, "exported, plain results")
+    for module, example, runs, how in (*ways, plain):
+        values = (example.args, dict(example.kwargs))
+        tries = [(example, True), (example, False)]
+        if pytree.tree_any(_is_one_row, values):  # torch.export would fix a size of 1
+            tries.insert(0, (Arguments(*pytree.tree_map(_two_rows, values)), True))
+        for given, free in tries:
+            notes: list[str] = []
+            yield how, partial(_export, module, given, free, notes), runs, notes
 
-            def make(
-                module: nn.Module = module, example: Arguments = example, free: bool = free
-            ) -> ExportedProgram:
-                return _export(module, example, free)
 
-            yield f"exported for {sizes}{note}", make, runs
+def _is_one_row(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == 1
+
+
+def _two_rows(value: Any) -> Any:
+    return torch.cat([value, value]) if _is_one_row(value) else value
 
 
 def _gives_known_types(model: nn.Module, arguments: Arguments) -> bool:
@@ -85,7 +95,7 @@ def _gives_known_types(model: nn.Module, arguments: Arguments) -> bool:
     return all(isinstance(leaf, known) for leaf in pytree.tree_leaves(result))
 
 
-def _export(module: nn.Module, given: Arguments, free: bool) -> ExportedProgram:
+def _export(module: nn.Module, given: Arguments, free: bool, notes: list[str]) -> ExportedProgram:
     said = io.StringIO()  # where it fails, torch prints whole graphs
     # Contiguous: a slice's strides would become part of the program. And new: where an attempt
     # fails, torch leaves its sizes marked as free.
@@ -98,6 +108,14 @@ def _export(module: nn.Module, given: Arguments, free: bool) -> ExportedProgram:
             )  # fmt: skip
     except Exception as error:
         raise Impossible(one_line(error)) from error
+    sizes = [
+        f"{node.name}.shape[{dim}]"
+        for node in program.graph.find_nodes(op="placeholder")
+        if node.name in program.graph_signature.user_inputs
+        for dim, size in enumerate(getattr(node.meta["val"], "shape", ()))
+        if not is_concrete_int(size)
+    ]
+    notes.append(f"sizes that may differ from the example's: {', '.join(sizes) or 'none'}")
     sys.stderr.write(said.getvalue())
     return program
 
