@@ -31,6 +31,8 @@ NONE: Tensors = MappingProxyType({})
 # the many operations that a function has.
 PIECE = 2**16
 
+_WIDE = (torch.float32, torch.float64)
+
 
 @dataclass(frozen=True, eq=False)
 class KernelSpec:
@@ -221,6 +223,9 @@ def _evaluate_rows(work: KernelCall, arena: Arena) -> None:
     # As few pieces as caches hold, of one size: each costs its calls.
     rows = arena.size[0]
     several = -(-rows // -(-rows * LENGTH // PIECE))
+    if several == rows:  # of small networks, each view would be a noticeable part
+        _evaluate(work.spec, arena.first + arena.columns, work.leaves)
+        return
     for start in range(0, rows, several):
         part = slice(start, start + several)
         index = arena.first[part] + arena.columns
@@ -230,6 +235,8 @@ def _evaluate_rows(work: KernelCall, arena: Arena) -> None:
 
 def wide(tensor: Tensor) -> Tensor:
     """At least float32: half-precision types would round factors and draws themselves."""
+    if tensor.dtype in _WIDE:
+        return tensor
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
