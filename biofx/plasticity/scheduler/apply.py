@@ -81,11 +81,19 @@ class Applier:
         """Do what rules have left to be done with the factors, and nothing else."""
         site.finish(self.kernels)
 
-    def blend(self, site: ParameterStep, before: Tensor) -> None:
-        """w ← w_before + f·(w − w_before), left to be done by `ParameterStep.finish`."""
+    def blend(self, site: ParameterStep, before: Tensor, due: KernelCall | None = None) -> None:
+        """w ← w_before + f·(w − w_before), left to be done by `ParameterStep.finish`.
+
+        Args:
+            site: a parameter whose weights have moved.
+            before: its weights before that.
+            due: what is to be done to w first.
+        """
         if site.work:
             site.work[:] = [_with_before(work, site.weight, before) for work in site.work]
             site.judged()
+        if due is not None:
+            site.work.append(due)
         tensors = {"weight": site.weight, "before": before}
         if site.weight.dtype in NARROW:
             self._map(_blend, site, "weight", tensors, rounding=_rounding_key(site))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import NAdam, Optimizer, RAdam
 
-from biofx.plasticity.kernels.base import Kernels, Tensors, wide
+from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, wide
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep, number
 
 BORN, NEWEST = "born", "newest"
@@ -156,30 +156,32 @@ def _horizon(beta: float) -> int:
     return math.ceil(math.log(NEGLIGIBLE) / math.log(beta)) if 0 < beta < 1 else 1
 
 
-def correct_all(
+def corrections(
     sites: Iterable[tuple[ParameterStep, Tensor, Mapping[str, Any]]],
     optimizer: Optimizer,
     law: Law,
     before: Mapping[str, Tensor],
-    kernels: Kernels,
-) -> None:
-    """Correct the updates of all parameters that have young synapses.
+) -> dict[str, KernelCall]:
+    """What gives young synapses the update that is due at their age, by names of bindings.
 
     Args:
         sites: parameters at this step, with the parameters themselves and their param groups.
         optimizer: it has just moved them.
         law: how it does that.
         before: the local weights before the step.
-        kernels: evaluates the updates.
     """
+    found = {}
     for site, parameter, group in sites:
-        known = before.get(site.binding.name)
-        if known is not None and young(site, group):
+        name = site.binding.name
+        if name in before and young(site, group):
             states = [optimizer.state.get(one, {}) for one in site.parameters(parameter)]
-            correct(site, optimizer, law, group, states, before=known, kernels=kernels)
+            work = _due(site, optimizer, law, group, states, before=before[name])
+            if work is not None:
+                found[name] = work
+    return found
 
 
-def correct(
+def _due(
     site: ParameterStep,
     optimizer: Optimizer,
     law: Law,
@@ -187,23 +189,20 @@ def correct(
     states: Sequence[Mapping[str, Any]],
     *,
     before: Tensor,
-    kernels: Kernels,
-) -> None:
-    """Give synapses that are younger than their parameter the update that is due at their age.
+) -> KernelCall | None:
+    """The work of correcting a parameter, or several, whose weights have just been moved.
 
     Args:
-        site: a parameter, or several, whose weights the optimizer has just moved.
-        optimizer, law, group, states: the optimizer, how it moves weights, and what it has of each
-            parameter.
+        site, law, optimizer, group: as for `corrections`.
+        states: what the optimizer has of each parameter.
         before: the local weights before the step.
-        kernels: evaluates the update.
     """
     births = _births(site)
     if births is None or not all(law.first in state for state in states):
-        return
+        return None
     site.load()
     second = "max_exp_avg_sq" if group.get("amsgrad") else law.second
-    weight, device = site.weight, site.weight.device
+    device = site.weight.device
     lr, wd = group["lr"], group.get("weight_decay", 0.0)
     decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay")
     beta1, beta2 = group["betas"]
@@ -217,28 +216,29 @@ def correct(
         "kept": 1 - lr * wd if decoupled else 1.0,
     }
     tensors = {
-        "weight": weight,
+        "weight": site.weight,
         "before": before,
         "m": site.joined([state[law.first] for state in states]),
         "v": site.joined([state[second] for state in states]),
         "born": births[BORN],
     }
-    more = {"count": site.each([state["step"] for state in states])}
+    inputs = {name: number(value, device) for name, value in numbers.items()}
+    inputs["count"] = site.each([state["step"] for state in states])
     if law.update is nadam_update:
         site.see(gradient=True)
         grad = site.grad
         if grad is None or grad.is_sparse:
-            return
-        numbers["momentum_decay"] = group["momentum_decay"]
-        more["products"] = _products(float(beta1), float(group["momentum_decay"]), device)
+            return None
+        inputs["momentum_decay"] = number(group["momentum_decay"], device)
+        inputs["products"] = _products(float(beta1), float(group["momentum_decay"]), device)
         grad = -grad if group["maximize"] else grad
         tensors["grad"] = grad if decoupled or not wd else grad + wd * before
-        kernels = Kernels()  # it reads a table, which no compiled kernel does
-    inputs = {name: number(value, device) for name, value in numbers.items()}
-    kernels.map(
-        _aged(law.update), tensors, writes=("weight",), shard=site.binding.shard,
-        inputs={**inputs, **more},
-    )  # fmt: skip
+    work = KernelCall.of(_aged(law.update), tensors, ("weight",), inputs)
+    if law.update is nadam_update:
+        # Now: it reads a table, which no compiled kernel does.
+        Kernels().do(work, shard=site.binding.shard)
+        return None
+    return work
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from biofx.errors import PlasticityError
+from biofx.plasticity.kernels.base import KernelCall
 from biofx.plasticity.numerics.shards import local, reshard
 from biofx.plasticity.numerics.uncompiled import uncompiled
 from biofx.plasticity.scheduler import newborns
@@ -304,11 +305,11 @@ class OptimizerHooks:
         if not step.observed:
             self._gradients(step)  # a closure that was never called
         sites = step.sites or []
+        due: dict[str, KernelCall] = {}
         if self._law is not None:
-            before = step.before or {}
-            newborns.correct_all(sites, optimizer, self._law, before, self.engine.kernels)
+            due = newborns.corrections(sites, optimizer, self._law, step.before or {})
         try:
-            moved = self._scale_moves(step)
+            moved = self._scale_moves(step, due)
             self._step = None
             self.steps += 1
             _ACTED_IN.add(optimizer)
@@ -337,8 +338,12 @@ class OptimizerHooks:
     def _states(self, parameter: Tensor) -> list[dict[str, Any]]:
         return [state_of(one, parameter) for one in (self.optimizer, *self.around)]
 
-    def _scale_moves(self, step: OptimizerStep) -> bool:
+    def _scale_moves(self, step: OptimizerStep, due: Mapping[str, KernelCall]) -> bool:
         """Multiply the moves of the weights by their factors.
+
+        Args:
+            step: that the optimizer has taken.
+            due: what is to be done to the weights of some bindings before.
 
         Returns:
             Whether any weight is elsewhere than LBFGS, if it is that, has left it.
@@ -347,19 +352,22 @@ class OptimizerHooks:
         remembers = isinstance(self.optimizer, torch.optim.LBFGS)
         try:
             for site, parameter, group in step.sites or ():
+                name = site.binding.name
                 moves = self.mode == "update" and not site.resting
                 if moves or site.binding.acting["after_step"]:
                     site.load()
+                work = due.get(name)
+                if work is not None and not (moves and self.positions.plain):
+                    self.engine.kernels.do(work, shard=site.binding.shard)
                 if not moves:
                     continue
-                name = site.binding.name
                 if name not in before:
                     self.applier.correct(site, rate(group, site.weight.device))
                     done = True
                     continue
                 end = site.weight.clone() if remembers else None
                 if self.positions.plain:
-                    self.applier.blend(site, before[name])
+                    self.applier.blend(site, before[name], work)
                 else:
                     if self.steps == 0:
                         self.positions.look(name, before[name], parameter, group)
