@@ -444,6 +444,27 @@ def _between(step: Any, meddle: Callable[..., None]) -> Any:
     return step
 
 
+def test_where_no_rule_acts_no_parameter_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    bio = biofx.transform(nn.Sequential(nn.Linear(20, 5), nn.ReLU(), nn.Linear(5, 1)))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.01)
+    rules = [Rejuvenate(schedule=Schedule(every=n)) for n in (3, 4)]
+    GradScheduler(bio, optimizer, rules=rules)
+    copies = torch._foreach_copy_
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> None:
+        calls[-1] += 1
+        copies(*arguments)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", counted)
+    for _ in range(12):
+        calls.append(0)
+        bio(torch.randn(4, 20)).square().mean().backward()
+        optimizer.step()
+    acted = {step for step, count in enumerate(calls, 1) if count}
+    assert acted == {3, 4, 6, 8, 9, 12}
+
+
 def test_sums_do_not_depend_on_the_company() -> None:
     torch.manual_seed(0)
     shapes = [torch.Size(s) for s in ((3, 50), (1,), (7, 131), (128,), (60, 64))]

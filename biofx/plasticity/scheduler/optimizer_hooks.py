@@ -354,7 +354,7 @@ class OptimizerHooks:
             for site, parameter, group in step.sites or ():
                 name = site.binding.name
                 moves = self.mode == "update" and not site.resting
-                if moves or site.binding.acting["after_step"]:
+                if moves or site.due("after_step"):
                     site.load()
                 work = due.get(name)
                 if work is not None and not (moves and self.positions.plain):
