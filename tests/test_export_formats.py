@@ -1,6 +1,7 @@
 """Export: ONNX, models of Transformers, files and folders that refuse, plain models."""
 
 import copy
+import math
 import os
 import pickle
 import resource
@@ -195,6 +196,81 @@ def test_one_example_row_does_not_fix_the_number_of_rows(format: Any, tmp_path: 
             session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "m")
             (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
             assert torch.allclose(torch.from_numpy(got), bio(x).detach(), atol=1e-5)
+
+
+class Sized(nn.Module):
+    """Python goes on with the number of rows, and nothing but a trace can hold the model."""
+
+    def __init__(self, use: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.use = nn.Linear(6, 8), nn.Linear(8, 2), use
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        return self.b(self.use(self.a(x).relu()))
+
+
+SIZED: dict[str, Callable[[Tensor], Tensor]] = {
+    "length": lambda h: h / len(h),
+    "root": lambda h: h / math.sqrt(h.shape[0]),
+    "loop": lambda h: torch.stack([h[i] for i in range(h.shape[0])]).mean(0),
+    "limit": lambda h: h * 10 if h.shape[0] > 5 else h,
+    "odd": lambda h: h * 10 if h.shape[0] % 2 else h,
+}
+
+
+@pytest.mark.parametrize("name", sorted(SIZED.keys() - {"root"}))  # which scripting takes
+def test_what_a_trace_makes_of_sizes_is_noted(name: str, tmp_path: Path) -> None:
+    x = torch.randn(4, 6)
+    bio = biofx.transform(Sized(SIZED[name]), example_inputs=x).eval()
+    done = biofx.export(bio, tmp_path / "m.pt", example_inputs=x)
+    assert done.how == "traced"
+    place, length = (any(what in note for note in done.notes) for what in (".py:", "length along"))
+    assert (place, length) == (name != "loop", name != "odd"), done.notes
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_onnx_refuses_sizes_for_which_it_would_be_wrong(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    x = torch.randn(4, 6)
+    bio = biofx.transform(Sized(SIZED[name]), example_inputs=x).eval()
+    done = biofx.export(bio, tmp_path / "m.onnx", example_inputs=x)
+    assert done.notes == ("sizes that may differ from the example's: none",)
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    assert session.get_inputs()[0].shape == [4, 6]
+    with pytest.raises(Exception, match="Got: 9 Expected: 4"):
+        session.run(None, {"x": torch.randn(9, 6).numpy()})
+
+
+def test_conditions_on_sizes_are_noted(tmp_path: Path) -> None:
+    x = torch.randn(4, 6)
+    bio = biofx.transform(Sized(SIZED["limit"]), example_inputs=x).eval()
+    done = biofx.export(bio, tmp_path / "m.pt2", example_inputs=x)
+    (note,) = done.notes
+    assert note.endswith(": x.shape[0], as long as x.shape[0] <= 5")
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        assert x.shape[1] < 100
+        return self.fc(x) * mask[..., None]
+
+
+def test_onnx_keeps_those_sizes_free_that_nothing_depends_on(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    inputs = torch.randn(4, 5, 6), torch.rand(4, 5)
+    bio = biofx.transform(Masked(), example_inputs=inputs).eval()
+    biofx.export(bio, tmp_path / "m.onnx", example_inputs=inputs)
+    x, mask = torch.randn(7, 5, 6), torch.rand(7, 5)
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    (got,) = session.run(None, {"x": x.numpy(), "mask": mask.numpy()})
+    assert torch.allclose(torch.from_numpy(got), bio(x, mask).detach(), atol=1e-5)
+    assert [given.shape[1:] for given in session.get_inputs()] == [[5, 6], [5]]
 
 
 class OneRow(nn.Module):

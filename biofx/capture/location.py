@@ -36,12 +36,13 @@ def user_frame() -> tuple[str, int, str] | None:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if _is_user_file(code.co_filename):
+        if is_user_file(code.co_filename):
             return code.co_filename, frame.f_lineno, code.co_name
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
 
 @functools.cache
-def _is_user_file(name: str) -> bool:
+def is_user_file(name: str) -> bool:
+    """Whether a file of code is neither PyTorch's nor biofx's."""
     return not name.startswith((_TORCH, _BIOFX, "<"))

@@ -1,7 +1,6 @@
 """`biofx export`."""
 
 import argparse
-import logging
 import sys
 
 from biofx.cli.output import check_output
@@ -24,18 +23,13 @@ def export(arguments: argparse.Namespace) -> int:
         step(f"writing {arguments.output}")
         from biofx.export import export as write
 
-        # PyTorch's logs are about its own operators and sizes; the notes say what a user needs.
-        logging.disable(logging.WARNING)
-        try:
-            done = write(
-                bio.eval(),
-                arguments.output,
-                format=arguments.format,
-                example_inputs=inputs,
-                fold=arguments.fold,
-            )
-        finally:
-            logging.disable(logging.NOTSET)
+        done = write(
+            bio.eval(),
+            arguments.output,
+            format=arguments.format,
+            example_inputs=inputs,
+            fold=arguments.fold,
+        )
     size = f"{done.path.stat().st_size:,} bytes"
     sys.stdout.write(f"wrote {done.path} ({done.format}, {done.how}, {size})\n")
     if done.difference is not None:

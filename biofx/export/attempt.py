@@ -1,8 +1,14 @@
 """One way to write a model in a format."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from biofx.capture import Arguments
 
@@ -32,6 +38,31 @@ class Attempt:
     branches: bool = False
     loose: bool = False
     notes: Sequence[str] = ()
+
+
+def doubled(given: Arguments, dim: int = 0) -> Arguments:
+    """The same, and as many entries again, along a dimension of each tensor that has it."""
+
+    def more(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() <= dim:
+            return value
+        # Other numbers, if they are no indices: a mean over copies would be the same.
+        again = value / 2 if value.is_floating_point() else value
+        return torch.cat([value, again], dim)
+
+    return Arguments(*pytree.tree_map(more, (given.args, dict(given.kwargs))))
+
+
+@contextlib.contextmanager
+def without_logs() -> Iterator[None]:
+    """Keeps PyTorch from logging what is about its own operators, or is said in the notes."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def one_line(error: BaseException, length: int = 300) -> str:

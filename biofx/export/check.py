@@ -13,7 +13,7 @@ from biofx.capture.isolation import generators_kept
 from biofx.copying import clone, own_tensors
 from biofx.copying.nested import leaves
 from biofx.errors import ExportError
-from biofx.export.attempt import Attempt, Impossible, one_line
+from biofx.export.attempt import Attempt, Impossible, doubled, one_line
 
 # Largest difference relative to the largest value of a tensor. Compilers sum in another order;
 # a wrong export makes far more.
@@ -42,7 +42,7 @@ class Expected:
     """
 
     def __init__(self, model: nn.Module, arguments: Arguments) -> None:
-        self.arguments = arguments
+        self.model, self.arguments = model, arguments
         twin = clone(model, tensor=own_tensors()).eval()
         try:
             self.results, self.random = _run(
@@ -63,6 +63,24 @@ class Expected:
         return self.check(
             lambda given: attempt.run(data, given), folded=loose, same_random=attempt.exact
         )
+
+    def elsewhere(self, attempt: Attempt, data: Any, *, folded: bool) -> Iterator[str]:
+        """What is to be said of a file that gives something else for larger inputs."""
+        given = result_tensors((self.arguments.args, dict(self.arguments.kwargs)))
+        for dim in range(max((tensor.dim() for tensor in given), default=0)):
+            larger = doubled(self.arguments, dim)
+            try:
+                expected = Expected(self.model, larger)
+                _run(lambda given: attempt.run(data, given), larger)
+            except Exception:
+                continue  # the model takes no such inputs, or the file refuses them
+            try:
+                expected.compare(attempt, data, folded=folded)
+            except Impossible:
+                yield (
+                    f"only for inputs of the example's length along dimension {dim}: for others "
+                    "it gives something else than the model"
+                )
 
     def check(
         self, call: Callable[[Arguments], Any], *, folded: bool, same_random: bool = True

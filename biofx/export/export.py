@@ -91,6 +91,9 @@ def export(
     made = _make(model, chosen, arguments, expected, fold)
     write(target, made.data)
     notes = tuple(made.attempt.notes)
+    if expected is not None:
+        folded = made.program.folded
+        notes += tuple(expected.elsewhere(made.attempt, made.data, folded=folded))
     if made.difference is None:
         why = "no example inputs were given" if arguments is None else made.reason
         notes = (*notes, f"not compared with the model: {why}")

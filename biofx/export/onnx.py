@@ -1,18 +1,20 @@
 """ONNX, from the program that `torch.export` makes."""
 
-import contextlib
 import importlib.util
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from biofx.capture import Arguments
 from biofx.errors import ExportError
-from biofx.export.attempt import Attempt, Impossible, one_line
+from biofx.export.attempt import Attempt, Impossible, one_line, without_logs
 from biofx.export.check import NotCompared, result_tensors
 from biofx.export.pt2 import exported
 
@@ -31,16 +33,17 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(f"format 'onnx' needs {' and '.join(missing)}; pip install 'biofx[onnx]'")
-    for how, make, _, notes in exported(model, arguments):
+    for how, make, _, notes in exported(model, arguments, checked=False):
 
         def saved(make: Callable[[], Any] = make) -> bytes:
             program = make()
             try:
-                with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                with redirect_stdout(io.StringIO()), without_logs(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of the exporter's own deprecated calls
                     found = torch.onnx.export(program, dynamo=True, verbose=False)
                 assert found is not None
                 proto = found.model_proto
+                _write_sizes(proto.graph, program)
                 size = proto.ByteSize()
             except Exception as error:
                 raise Impossible(one_line(error)) from error
@@ -50,6 +53,17 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
             return data
 
         yield Attempt(how, saved, _run, loose=True, notes=notes)
+
+
+def _write_sizes(graph: Any, program: ExportedProgram) -> None:
+    """Give the inputs the sizes that are fixed, of which the exporter makes names."""
+    names = program.graph_signature.user_inputs
+    values = [n.meta["val"] for n in program.graph.find_nodes(op="placeholder") if n.name in names]
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    for given, tensor in zip(graph.input, tensors, strict=True):
+        for dim, length in zip(given.type.tensor_type.shape.dim, tensor.shape, strict=True):
+            if is_concrete_int(length):
+                dim.dim_value = int(length)
 
 
 def _run(data: bytes, given: Arguments) -> Any:

@@ -2,9 +2,10 @@
 
 import inspect
 import io
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import redirect_stderr
 from functools import partial
 from typing import Any
@@ -18,7 +19,8 @@ from torch.utils import _pytree as pytree
 from biofx.capture import Arguments
 from biofx.capture.isolation import generators_kept
 from biofx.copying import clone, own_tensors
-from biofx.export.attempt import Attempt, Impossible, one_line
+from biofx.export.attempt import Attempt, Impossible, doubled, one_line, without_logs
+from biofx.export.check import result_tensors
 from biofx.export.export_signature import tensor_call
 
 NAME, TAKES_NO_INPUTS = "torch.export", False
@@ -49,14 +51,22 @@ def _run_saved(run: Callable[[Any, Arguments], Any], data: bytes, given: Argumen
 
 
 Way = tuple[str, Callable[[], ExportedProgram], Callable[[Any, Arguments], Any], list[str]]
+# How the conditions of a program name a size.
+_SIZE = r"L\['(\w+)'\]((?:\[[^\]]+\])*)\.size\(\)\[(\d+)\]"
 
 
-def exported(model: nn.Module, arguments: Arguments) -> Iterator[Way]:
+def exported(model: nn.Module, arguments: Arguments, *, checked: bool = True) -> Iterator[Way]:
     """(how, make, run, notes) of every way to make a program of a model with `torch.export`.
 
     Sizes of the example inputs stay free as far as the model allows; `make` notes which. The last
     way makes tensors, tuples and dicts of what the model returns, and constants of arguments that
     are no tensors.
+
+    Args:
+        model: a plain one.
+        arguments: the example inputs.
+        checked: whether what is made of the program refuses sizes that break its conditions. If
+            not, the only condition on a size that is left free is that it is equal to another.
     """
     flat = tensor_call(model, arguments)
 
@@ -69,21 +79,13 @@ def exported(model: nn.Module, arguments: Arguments) -> Iterator[Way]:
     ways = [(model, arguments, run, "exported")] if _gives_known_types(model, arguments) else []
     plain = (flat.module, flat.arguments, run_flat, "exported, plain results")
     for module, example, runs, how in (*ways, plain):
-        values = (example.args, dict(example.kwargs))
         tries = [(example, True), (example, False)]
-        if pytree.tree_any(_is_one_row, values):  # torch.export would fix a size of 1
-            tries.insert(0, (Arguments(*pytree.tree_map(_two_rows, values)), True))
+        tensors = result_tensors((example.args, dict(example.kwargs)))
+        if any(tensor.shape[:1] == (1,) for tensor in tensors):
+            tries.insert(0, (doubled(example), True))  # torch.export would fix a size of 1
         for given, free in tries:
             notes: list[str] = []
-            yield how, partial(_export, module, given, free, notes), runs, notes
-
-
-def _is_one_row(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == 1
-
-
-def _two_rows(value: Any) -> Any:
-    return torch.cat([value, value]) if _is_one_row(value) else value
+            yield how, partial(_program, module, given, free, checked, notes), runs, notes
 
 
 def _gives_known_types(model: nn.Module, arguments: Arguments) -> bool:
@@ -95,38 +97,68 @@ def _gives_known_types(model: nn.Module, arguments: Arguments) -> bool:
     return all(isinstance(leaf, known) for leaf in pytree.tree_leaves(result))
 
 
-def _export(module: nn.Module, given: Arguments, free: bool, notes: list[str]) -> ExportedProgram:
+def _program(
+    module: nn.Module, given: Arguments, free: bool, checked: bool, notes: list[str]
+) -> ExportedProgram:
+    fixed: set[str] | None = set() if free else None
+    while True:
+        program = _export(module, given, fixed)
+        sizes = [
+            f"{node.name}.shape[{dim}]"
+            for node in program.graph.find_nodes(op="placeholder")
+            if node.name in program.graph_signature.user_inputs
+            for dim, size in enumerate(getattr(node.meta["val"], "shape", ()))
+            if not is_concrete_int(size)
+        ]
+        conditions = getattr(program, "_guards_code", None) or []  # a private name
+        conditions = [c for c in conditions if not re.fullmatch(_SIZE + r" == \d+", c)]
+        unequal = [c for c in conditions if not re.fullmatch(f"{_SIZE} == {_SIZE}", c)]
+        bound = {size.group() for c in unequal for size in re.finditer(_SIZE, c)}
+        if checked or fixed is None or not bound:
+            break
+        if bound <= fixed:
+            raise Impossible(f"it cannot hold the condition {unequal[0]}")
+        fixed |= bound
+    limits = re.sub(_SIZE, r"\1\2.shape[\3]", " and ".join(conditions))
+    said = f"sizes that may differ from the example's: {', '.join(sizes) or 'none'}"
+    notes.append(f"{said}, as long as {limits}" if sizes and limits else said)
+    return program
+
+
+def _export(module: nn.Module, given: Arguments, fixed: Container[str] | None) -> ExportedProgram:
+    """The program with all sizes free but those named, or with none if that is None."""
     said = io.StringIO()  # where it fails, torch prints whole graphs
     # Contiguous: a slice's strides would become part of the program. And new: where an attempt
     # fails, torch leaves its sizes marked as free.
     given = given.copies()
+    shapes = None if fixed is None else _free_sizes(module, given, fixed)
     try:
-        with generators_kept(), redirect_stderr(said), warnings.catch_warnings(), torch.no_grad():
+        with (
+            generators_kept(),
+            redirect_stderr(said),
+            without_logs(),
+            warnings.catch_warnings(),
+            torch.no_grad(),
+        ):
+            # Recurrent layers do that.
+            warnings.filterwarnings("ignore", message=".*_flat_weights.* were assigned during")
             program = torch.export.export(
-                module, given.args, dict(given.kwargs), strict=False,
-                dynamic_shapes=_free_sizes(module, given) if free else None,
-            )  # fmt: skip
+                module, given.args, dict(given.kwargs), strict=False, dynamic_shapes=shapes
+            )
     except Exception as error:
         raise Impossible(one_line(error)) from error
-    sizes = [
-        f"{node.name}.shape[{dim}]"
-        for node in program.graph.find_nodes(op="placeholder")
-        if node.name in program.graph_signature.user_inputs
-        for dim, size in enumerate(getattr(node.meta["val"], "shape", ()))
-        if not is_concrete_int(size)
-    ]
-    notes.append(f"sizes that may differ from the example's: {', '.join(sizes) or 'none'}")
     sys.stderr.write(said.getvalue())
     return program
 
 
-def _free_sizes(module: nn.Module, given: Arguments) -> Any:
-    """All sizes free, for each argument by its name."""
-    args, kwargs = pytree.tree_map(_free, (tuple(given.args), dict(given.kwargs)))
-    return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+def _free_sizes(module: nn.Module, given: Arguments, fixed: Container[str]) -> Any:
+    """All sizes free but those named, for each argument by its name."""
 
+    def free(path: Any, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return None
+        name = f"L{pytree.keystr(path)}.size()"
+        return {d: Dim.STATIC if f"{name}[{d}]" in fixed else Dim.AUTO for d in range(value.dim())}
 
-def _free(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return None
-    return dict.fromkeys(range(value.dim()), Dim.AUTO)
+    bound = inspect.signature(module.forward).bind(*given.args, **given.kwargs)
+    return pytree.tree_map_with_path(free, dict(bound.arguments))

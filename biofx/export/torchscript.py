@@ -1,9 +1,11 @@
 """TorchScript. Deprecated upstream, so all of it stays in this file."""
 
+import contextlib
 import inspect
 import io
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from biofx.capture import Arguments, capture
 from biofx.capture.isolation import generators_kept
+from biofx.capture.location import is_user_file
 from biofx.copying import clone, own_tensors
 from biofx.errors import ModelError
 from biofx.export.attempt import Attempt, Impossible, one_line
@@ -74,8 +77,7 @@ def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
     def make() -> bytes:
         if _catches_failures(model, arguments):
             raise Impossible("an operation fails and the code catches that: no trace survives it")
-        with generators_kept(), warnings.catch_warnings(), torch.no_grad():
-            warnings.filterwarnings("ignore", category=TracerWarning)  # the notes say it
+        with generators_kept(), _tracer_warnings(notes), torch.no_grad():
             # NumPy is given traced sizes, which it takes with a warning of its own
             warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array_wrap__")
             _ignore_deprecation()
@@ -94,7 +96,25 @@ def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
     def run(data: bytes, given: Arguments) -> Any:
         return _loaded(data)(**tensor_call(model, given).values)
 
-    return Attempt("traced", make, run, exact=True, notes=tuple(notes))
+    return Attempt("traced", make, run, exact=True, notes=notes)
+
+
+@contextlib.contextmanager
+def _tracer_warnings(notes: list[str]) -> Iterator[None]:
+    """Turns what the tracer says of the user's code into notes, but for lines that have one."""
+    with warnings.catch_warnings():
+        show: Any = warnings.showwarning
+
+        def note(message: Any, category: Any, file: Any, line: Any, *rest: Any) -> None:
+            where = f"{Path(file).name}:{line}"
+            if not issubclass(category, TracerWarning):
+                show(message, category, file, line, *rest)
+            elif is_user_file(file) and not any(where in known for known in notes):
+                notes.append(f"traced: {where}: {str(message).partition('. ')[0].lower()}")
+
+        warnings.showwarning = note  # type: ignore[assignment]
+        warnings.simplefilter("always", TracerWarning)
+        yield
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
@@ -186,9 +206,9 @@ def _compile(model: nn.Module) -> torch.jit.ScriptModule:
     try:
         with warnings.catch_warnings():
             _ignore_deprecation()
-            if all(type(module).__module__.startswith("torch.") for module in model.modules()):
-                # about annotations in the code of fx.GraphModule, which no user can change
-                warnings.filterwarnings("ignore", message=".* instance-level annotations")
+            # Of the code of fx.GraphModule and of torch's own layers, which no user can change.
+            warnings.filterwarnings("ignore", message=".* instance-level annotations")
+            warnings.filterwarnings("ignore", message=".* was found in ScriptModule constants")
             scripted: torch.jit.ScriptModule = torch.jit.script(model)
     except Exception as error:
         # A class that failed to compile stays in the compiler's memory half made; the next attempt
