@@ -454,6 +454,25 @@ def test_a_recompiled_graph_refuses_what_it_was_not_captured_for() -> None:
         bio(torch.ones(2, 4))
 
 
+class DropsHalf(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.fc(x), 0.5, self.training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_recompiled_graph_refuses_the_other_mode(training: bool) -> None:
+    bio = biofx.transform(DropsHalf().train(training), example_inputs=torch.ones(3, 4))
+    bio.recompile()
+    bio(torch.ones(3, 4))
+    bio.train(not training)
+    with pytest.raises(ModelError, match=r"was captured in \w+ mode, and is called in \w+ mode"):
+        bio(torch.ones(3, 4))
+
+
 def test_graphs_hold_custom_operators() -> None:
     @torch.library.custom_op("biofx_tests::scale", mutates_args=())
     def scale(x: torch.Tensor, k: float) -> torch.Tensor:

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import biofx
@@ -326,3 +326,21 @@ def test_drawing_other_random_numbers_is_a_difference(net: nn.Module) -> None:
     bio.register_forward_hook(lambda *_: torch.rand(1) and None)
     with pytest.raises(VerificationError, match="in train mode, it draws other random numbers"):
         biofx.verify(bio, net, x())
+
+
+class Ensemble(nn.Module):
+    """Its graph has a product of batches, which rounds otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.out = nn.Parameter(torch.randn(3, 8, 8)), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.vmap(lambda w: nn.functional.linear(x, w))(self.w).mean(0))
+
+
+def test_a_graph_that_rounds_otherwise_is_said_to() -> None:
+    torch.manual_seed(0)
+    model, x = Ensemble(), torch.randn(64, 8)
+    bio = biofx.transform(model, example_inputs=x)
+    assert "graph: equal to rounding in train mode" in str(biofx.verify(bio, model, x))

@@ -164,14 +164,18 @@ class CapturedCodeGen(CodeGen):
         call: what the graph was captured for.
         defaults_only: check only that what need not be given is not given: for layers, which are
             called often.
+        training: the mode that it was captured in, to be checked too; None for a layer.
 
     Names of modules may be anything a `ModuleDict` takes for a key; here they are quoted.
     """
 
-    def __init__(self, call: Call, *, defaults_only: bool = False) -> None:
+    def __init__(
+        self, call: Call, *, defaults_only: bool = False, training: bool | None = None
+    ) -> None:
         super().__init__()
         self.call = call
         self.defaults_only = defaults_only
+        self.training = training
 
     def gen_fn_def(
         self, free_vars: list[str], maybe_return_annotation: str, *, expanded_def: bool = False
@@ -183,6 +187,8 @@ class CapturedCodeGen(CodeGen):
         head = super().gen_fn_def(free_vars, maybe_return_annotation, expanded_def=expanded_def)
         names = ", ".join(f"{p.name!r}: {p.name}" for p in self.call.parameters)
         check = f"_check_call({{{names}}})"
+        if self.training is not None:
+            head = f"{head}\n    _check_mode(self.training)"
         if not self.defaults_only:
             return f"{head}\n    {check}"
         others = [p.name for p in self.call.parameters if p.default is None]
@@ -190,8 +196,21 @@ class CapturedCodeGen(CodeGen):
         return f"{head}\n    if {given}:\n        {check}" if others else head
 
     def additional_globals(self) -> list[tuple[str, Any]]:
-        """The check."""
-        return [("_check_call", self.call.check)]
+        """The checks."""
+        return [("_check_call", self.call.check), ("_check_mode", self.check_mode)]
+
+    def check_mode(self, training: bool) -> None:
+        """Refuse the mode that the graph was not captured in: `self.training` is a constant there.
+
+        Raises:
+            ModelError: naming both.
+        """
+        if training is not self.training:
+            modes = {True: "training", False: "evaluation"}
+            raise ModelError(
+                f"this graph was captured in {modes[not training]} mode, and is called in "
+                f"{modes[training]} mode; capture it anew in the mode that it is to run in"
+            )
 
     def _gen_python_code(
         self, nodes: Any, root_module: str, namespace: Any, **more: Any
@@ -221,7 +240,7 @@ class CapturedCodeGen(CodeGen):
 
 def reserve(graph: fx.Graph) -> fx.Graph:
     """Let no value of a graph take a name that its generated forward needs."""
-    for name in ("self", "torch", "_check_call"):
+    for name in ("self", "torch", "_check_call", "_check_mode"):
         graph._graph_namespace.create_name(name, None)
     return graph
 

@@ -92,7 +92,7 @@ def _traced(model: nn.Module, training: bool | None) -> Captured:
         twin.train(training)
     tracer = SymbolicTracer(twin, _signature(model))
     graph = tracer.run()
-    graph.set_codegen(CapturedCodeGen(tracer.call.kept()))
+    graph.set_codegen(CapturedCodeGen(tracer.call.kept(), training=twin.training))
     constants = {
         name: vars(twin)[name]
         for node in graph.nodes
@@ -220,7 +220,7 @@ def _run(
         recorder.run(Arguments(*given), signature)
     if recorder.failed is not None:  # for want of values, and the model has caught it
         raise recorder.failed
-    recorder.graph.set_codegen(CapturedCodeGen(recorder.call.kept()))
+    recorder.graph.set_codegen(CapturedCodeGen(recorder.call.kept(), training=twin.training))
     recorder.graph.lint()
     return Captured(
         recorder.graph, recorder.constants, assumptions=tuple(recorder.assumptions), whole=True

@@ -78,9 +78,9 @@ class Transformed(Described, fx.GraphModule):  # type: ignore[misc]
         return str(self._graph.python_code(root_module="self").src)
 
     def recompile(self) -> PythonCode:
-        """Make the graph the forward, for the arguments that it was captured for.
+        """Make the graph the forward, for the arguments and the mode that it was captured for.
 
-        On other arguments the forward raises `ModelError`.
+        On other arguments, and in the other mode, the forward raises `ModelError`.
         """
         return recompile(self)
 
