@@ -128,7 +128,29 @@ def test_weights_are_copied_only_while_synapses_are_young(monkeypatch: pytest.Mo
     for number in range(1, BIRTH + 60):
         step(optimizer, weight, number)
     youth = 32  # steps until 0.6ᵗ is below 10⁻⁷
-    assert copied == list(range(BIRTH + 1, BIRTH + youth))
+    assert copied == list(range(BIRTH + 1, BIRTH + youth + 1))
+
+
+def test_a_parameter_that_rests_stays_young() -> None:
+    """Ages count the parameter's own steps, not the scheduler's."""
+    bio = biofx.transform(nn.Sequential(nn.Linear(5, 6, bias=False), nn.Linear(6, 2, bias=False)))
+    weight, other = bio.parameters()
+    make = functools.partial(Adam, lr=0.01, betas=(0.9, 0.97))
+    made = make([weight, other])
+    GradScheduler(bio, made, rules=[Replace()])
+    for number in range(1, BIRTH + 1):
+        step(made, weight, number)
+    expected = nn.Parameter(weight.detach().clone())
+    fresh = make([expected])
+    weight.grad = None
+    for _ in range(600):
+        other.grad = torch.ones_like(other)
+        made.step()
+    other.grad = None
+    for number in range(BIRTH + 1, BIRTH + AFTER + 1):
+        step(made, weight, number)
+        step(fresh, expected, number)
+        torch.testing.assert_close(weight[:3], expected[:3], rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("optimizer", [Adam, NAdam, RAdam, Adamax])

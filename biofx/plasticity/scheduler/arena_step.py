@@ -90,12 +90,13 @@ class ArenaStep(ParameterStep):
         return self.home.arena.spread(found)
 
     @override
-    def date(self, births: Tensor, fresh: Tensor) -> None:
+    def date(self, births: Tensor, fresh: Tensor) -> Sequence[Any]:
         assert self.kept is not None
         states = [self.kept(parameter)[0] for parameter in self.home.parameters]
-        counts = self.each([state.get("step", 0) for state in states])
-        inputs = {"mask": fresh, "count": counts, "end": self.home.arena.end}
+        counts = [state.get("step", 0) for state in states]
+        inputs = {"mask": fresh, "count": self.each(counts), "end": self.home.arena.end}
         self.work.append(KernelCall.of(_dated, {"births": births}, ("births",), inputs))
+        return counts
 
     @override
     def before(self, copy: Copies) -> Tensor:

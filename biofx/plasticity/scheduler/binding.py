@@ -157,13 +157,17 @@ class ParameterStep:
         """Numbers of each parameter, as float32 that broadcasts to the weights."""
         return number(numbers[0], self.weight.device)
 
-    def date(self, births: Tensor, fresh: Tensor) -> None:
+    def date(self, births: Tensor, fresh: Tensor) -> Sequence[Any]:
         """Write for new synapses (a mask) at which of the optimizer's steps they are born.
 
         Left to be done by `finish`.
+
+        Returns:
+            The numbers of those steps, by parameters.
         """
-        count = self.each([state.get("step", 0) for state in self.states[:1]] or [0])
-        self.work.append(filling({"births": births}, fresh, [count]))
+        counts = [state.get("step", 0) for state in self.states[:1]] or [0]
+        self.work.append(filling({"births": births}, fresh, [self.each(counts)]))
+        return counts
 
     def see(self, gradient: bool = False) -> None:
         """Have the weights from before the step at hand, and the gradient if need be."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import NAdam, Optimizer, RAdam
 
-from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, wide
+from biofx.plasticity.kernels.base import KernelCall, Tensors, wide
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep, number
 
 BORN, NEWEST = "born", "newest"
@@ -60,7 +60,7 @@ def nadam_update(m: Tensor, v: Tensor, age: Tensor, given: Tensors) -> Tensor:
     beta1, decay = given["beta1"], given["momentum_decay"]
     mu = beta1 * (1 - 0.5 * 0.96 ** (age * decay))
     following = beta1 * (1 - 0.5 * 0.96 ** ((age + 1) * decay))
-    products = given["products"][age.long().clamp(max=PRODUCTS - 1)]
+    products = given["products"]  # of the momenta up to this age
     ahead = given["grad"] * (1 - mu) / (1 - products) + m * following / (1 - products * following)
     return ahead / ((v / _correction("log2", age, given)).sqrt() + given["eps"])
 
@@ -120,8 +120,8 @@ def note(site: ParameterStep, fresh: Tensor) -> None:
         return
     state = context.state
     make_room(state, binding, site.weight)
-    state[NEWEST] = max(context.step, 1)
-    site.date(state[BORN], fresh)
+    known = _numbers(site.date(state[BORN], fresh))
+    state[NEWEST] = max([1, *known]) if known is not None else max(context.step, 1)
 
 
 def make_room(state: dict[str, Any], binding: Binding, weight: Tensor | None = None) -> None:
@@ -132,10 +132,9 @@ def make_room(state: dict[str, Any], binding: Binding, weight: Tensor | None = N
         state[NEWEST] = 0
 
 
-def young(site: ParameterStep, group: Mapping[str, Any]) -> bool:
-    """Whether synapses of a parameter were born so recently that it shows."""
-    state = _births(site)
-    return state is not None and site.step - state[NEWEST] < _horizon(float(max(group["betas"])))
+def young(site: ParameterStep) -> bool:
+    """Whether synapses of a parameter were born so recently that it may show."""
+    return _births(site) is not None
 
 
 def _births(site: ParameterStep) -> dict[str, Any] | None:
@@ -145,6 +144,13 @@ def _births(site: ParameterStep) -> dict[str, Any] | None:
             if context.state.get(NEWEST):
                 return context.state
     return None
+
+
+def _numbers(counts: Sequence[Any]) -> list[int] | None:
+    """Counts of steps as numbers; None if that would mean to wait for a device."""
+    if any(isinstance(count, Tensor) and count.device.type != "cpu" for count in counts):
+        return None
+    return [int(count) for count in counts]
 
 
 def _log(beta: float) -> float:
@@ -173,7 +179,7 @@ def corrections(
     found = {}
     for site, parameter, group in sites:
         name = site.binding.name
-        if name in before and young(site, group):
+        if name in before and young(site):
             states = [optimizer.state.get(one, {}) for one in site.parameters(parameter)]
             work = _due(site, optimizer, law, group, states, before=before[name])
             if work is not None:
@@ -200,6 +206,11 @@ def _due(
     births = _births(site)
     if births is None or not all(law.first in state for state in states):
         return None
+    counts = [state["step"] for state in states]
+    known = _numbers(counts)  # of the parameters' own steps, for they may have rested
+    if known and min(known) - births[NEWEST] >= _horizon(float(max(group["betas"]))):
+        births[NEWEST] = 0
+        return None
     site.load()
     second = "max_exp_avg_sq" if group.get("amsgrad") else law.second
     device = site.weight.device
@@ -223,22 +234,19 @@ def _due(
         "born": births[BORN],
     }
     inputs = {name: number(value, device) for name, value in numbers.items()}
-    inputs["count"] = site.each([state["step"] for state in states])
+    inputs["count"] = site.each(counts)
     if law.update is nadam_update:
         site.see(gradient=True)
         grad = site.grad
         if grad is None or grad.is_sparse:
             return None
-        inputs["momentum_decay"] = number(group["momentum_decay"], device)
-        inputs["products"] = _products(float(beta1), float(group["momentum_decay"]), device)
+        decay = float(group["momentum_decay"])
+        inputs["momentum_decay"] = number(decay, device)
+        ages = (inputs["count"] - births[BORN]).clamp(1, PRODUCTS - 1).long()
+        tensors["products"] = _products(float(beta1), decay, device)[ages]
         grad = -grad if group["maximize"] else grad
         tensors["grad"] = grad if decoupled or not wd else grad + wd * before
-    work = KernelCall.of(_aged(law.update), tensors, ("weight",), inputs)
-    if law.update is nadam_update:
-        # Now: it reads a table, which no compiled kernel does.
-        Kernels().do(work, shard=site.binding.shard)
-        return None
-    return work
+    return KernelCall.of(_aged(law.update), tensors, ("weight",), inputs)
 
 
 @functools.cache
@@ -247,7 +255,7 @@ def _aged(update: Callable[[Tensor, Tensor, Tensor, Tensors], Tensor]) -> Any:
         weight, before = wide(tensors["weight"]), wide(tensors["before"])
         born, count = tensors["born"].float(), inputs["count"]
         age = (count - born).clamp(min=1)
-        given = {**inputs, "grad": wide(tensors["grad"])} if "grad" in tensors else inputs
+        given = {**inputs, **{k: wide(tensors[k]) for k in ("grad", "products") if k in tensors}}
         change = update(wide(tensors["m"]), wide(tensors["v"]), age, given)
         moved = before * inputs["kept"] - inputs["lr"] * change
         return (torch.where((born > 0) & (born < count), moved, weight),)

@@ -254,7 +254,7 @@ class OptimizerHooks:
                     or self.mode == "gradient"
                     or (last and not site.factors and plain_sgd(optimizer, group, site))
                 )
-                or (self._law is not None and newborns.young(site, group))
+                or (self._law is not None and newborns.young(site))
             }
             if not self.positions.plain:
                 self.positions.begin(named, step.before, self._copy)
