@@ -1,5 +1,6 @@
 """Small parameters take their steps together, and compute the same as one by one."""
 
+import copy
 import io
 import itertools
 from collections.abc import Callable
@@ -225,6 +226,98 @@ def test_of_births(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert members(runs[1][2]) != []
     assert members(runs[0][2]) == []
     assert_same(runs[1], runs[0])
+
+
+@pytest.mark.parametrize("sizes", [(5, 7), (300, 300)], ids=["few rows", "several pieces"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_of_births_under_nadam(
+    sizes: tuple[int, int], compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks the momenta of each age up in a table."""
+
+    def run() -> list[Tensor]:
+        torch.manual_seed(0)
+        bio = biofx.transform(nn.ModuleList([nn.Linear(*sizes) for _ in range(2)]))
+        optimizer = torch.optim.NAdam(bio.parameters(), lr=0.01)
+        rules: list[Rule] = [Rejuvenate(max_share=0.1, schedule=Schedule(every=4))]
+        GradScheduler(bio, optimizer, rules=rules, compile=compiled)
+        go_on(bio, optimizer, range(1, 13))
+        return list(bio.parameters())
+
+    ours = run()
+    together(monkeypatch, 0)
+    for one, other in zip(ours, run(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6 if compiled else 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rules": [Rejuvenate(max_share=0.2, schedule=Schedule(every=4, stop=5))]},
+        {
+            "config": {
+                "fuzzy_lr_distribution": "weight_adaptive",
+                "fuzzy_lr_dynamic": True,
+                "fuzzy_lr_update_freq": 4,
+            }
+        },
+    ],
+    ids=["births", "redrawn factors"],
+)
+@pytest.mark.parametrize("gap", [4, 5])
+def test_numbers_that_some_have_changed_one_by_one(
+    settings: dict[str, Any], gap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> tuple[nn.Module, Any, GradScheduler]:
+        return train(
+            **settings,
+            optimizer="adamw",
+            steps=12,
+            grads=lambda step, name, g: None if (step, name) == (gap, "rows.weight") else g,
+        )
+
+    ours = run()
+    assert members(ours[2]) != []
+    together(monkeypatch, 0)
+    assert_same(ours, run())
+
+
+def test_resuming_while_a_layer_is_frozen() -> None:
+    rules: list[Rule] = [Rejuvenate(max_share=0.2, schedule=Schedule(every=2))]
+    whole = train(rules=rules, optimizer="adamw", steps=3)
+    whole[0].rows.requires_grad_(False)
+    whole[0].rows.zero_grad()
+    go_on(*whole[:2], range(4, 5))
+    states = copy.deepcopy([part.state_dict() for part in whole])
+    bio = biofx.transform(Zoo())
+    bio.rows.requires_grad_(False)
+    optimizer = OPTIMIZERS["adamw"](list(bio.parameters()))
+    later = bio, optimizer, GradScheduler(bio, optimizer, rules=rules, compile=False)
+    for part, state in zip(later, states, strict=True):
+        part.load_state_dict(state)
+    for run in (whole, later):
+        go_on(*run[:2], range(5, 6))
+        run[0].rows.requires_grad_(True)
+        go_on(*run[:2], range(6, 12))
+    assert_same(later, whole)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_parameter_that_moves_to_another_group(place: int) -> None:
+    bio = biofx.transform(nn.ModuleList([nn.Linear(6, 6, bias=False) for _ in range(3)]))
+    first, second, third = bio.parameters()
+    groups = [{"params": [first, second]}, {"params": [third], "lr": 0.01}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    scheduler = GradScheduler(bio, optimizer, rules=[FuzzyLearningRates(nu=0.3)], compile=False)
+    for step in range(1, 7):
+        if step == 3:
+            moved = optimizer.param_groups[0]["params"].pop()
+            optimizer.param_groups[1]["params"].insert(place, moved)
+        before = second.detach().clone()
+        go_on(bio, optimizer, range(step, step + 1))
+        assert second.grad is not None
+        due = -second.grad * (1.0 if step < 3 else 0.01) * scheduler.factors("1.weight")
+        torch.testing.assert_close(second.detach() - before, due, rtol=1e-3, atol=1e-6)
 
 
 def test_of_mirrored_pairs_and_free_weights(monkeypatch: pytest.MonkeyPatch) -> None:

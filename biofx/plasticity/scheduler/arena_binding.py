@@ -23,15 +23,24 @@ class ArenaBinding(Binding):
     Args:
         members: bindings of the parameters, with equal rules and settings.
         parameters: theirs.
+        group: the param group that all of them are in.
 
     Attributes:
-        group: the param group that they are in at this step.
+        ids: of each parameter and its param group.
+        parted: whether members have taken a step one by one since.
     """
 
-    def __init__(self, members: Sequence[Binding], parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(
+        self,
+        members: Sequence[Binding],
+        parameters: Sequence[nn.Parameter],
+        group: dict[str, Any],
+    ) -> None:
         self.members = tuple(members)
         self.parameters = tuple(parameters)
-        self.ids = frozenset(map(id, parameters))
+        self.group = group
+        self.ids = frozenset((id(parameter), id(group)) for parameter in parameters)
+        self.parted = False
         first = parameters[0]
         self.arena = Arena([parameter.shape for parameter in parameters], first.device)
         self.weight = self.arena.empty(first.dtype)
@@ -40,7 +49,6 @@ class ArenaBinding(Binding):
         self._other: tuple[Tensor, list[Tensor]] | None = None
         self.plain: list[dict[str, Any]] = []
         self.dealt = True
-        self.group: dict[str, Any] = {}
         pairs: list[tuple[Rule, Context]] = []
         for place, (rule, like) in enumerate(members[0].pairs):
             own = [member.pairs[place][1] for member in members]
@@ -117,6 +125,23 @@ class ArenaBinding(Binding):
             found.append(grad)
         return found
 
+    def part(self) -> None:
+        """Members take a step one by one: tell them the last that there is to tell."""
+        self.deal()
+        self.stepped, self.parted = False, True
+
+    def rejoined(self) -> bool:
+        """Whether the members' states are still those that are laid out here."""
+        for (_, shared), known in zip(self.pairs, self.plain, strict=True):
+            for member in shared.members:  # type: ignore[attr-defined]
+                if plain(member) != known or member.state.keys() != shared.state.keys():
+                    return False
+                for key, value in member.state.items():
+                    if isinstance(value, Tensor) and not _holds(shared.state[key], value):
+                        return False
+        self.parted = False
+        return True
+
     @override
     def parts(self, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield from zip(self.names, self.arena.views(mask.contiguous()), strict=True)
@@ -189,6 +214,11 @@ class ArenaBinding(Binding):
                 known.update(now)
                 for member in shared.members:  # type: ignore[attr-defined]
                     member.state.update(now)
+
+
+def _holds(matrix: Tensor, part: Tensor) -> bool:
+    """Whether a tensor lies in the memory of a matrix."""
+    return part.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr()
 
 
 def plain(context: Context) -> dict[str, Any]:

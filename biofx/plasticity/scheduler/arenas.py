@@ -28,13 +28,20 @@ class Arenas:
     def __init__(self) -> None:
         self.bindings: list[ArenaBinding] = []
         self.active: list[tuple[ArenaBinding, list[Tensor]]] = []
-        self._laid_out: tuple[int, ...] = ()
-        self._seen: tuple[int, ...] = ()
+        # Of each parameter and its param group.
+        self._laid_out: tuple[tuple[int, int], ...] = ()
+        self._seen: tuple[tuple[int, int], ...] = ()
         # Of the last step at which all arenas were complete: all parameters, those of them that
         # were trained alone, and those that were not trained.
         self._named: Named | None = None
         self._alone: Named = []
         self._resting: Named = []
+
+    def part(self) -> None:
+        """All parameters take their steps one by one."""
+        self._named = None
+        for binding in self.bindings:
+            binding.part()
 
     def clear(self) -> None:
         """Forget all: the states of the parameters have been replaced."""
@@ -69,30 +76,31 @@ class Arenas:
         self._named = None
         kept = [entry for entry in named if not leaves(entry[0], entry[1])]
         trained = trained_of(kept)
-        ids = tuple([id(parameter) for _, parameter, _ in trained])
+        for name, parameter, _ in trained:
+            bind(name, parameter)
+        ids = tuple([(id(parameter), id(group)) for _, parameter, group in trained])
         if ids != self._laid_out and (not self._laid_out or ids == self._seen):
             self._lay_out(trained, bind)
             self._laid_out = ids
         self._seen = ids
         present = set(ids)
-        found: set[int] = set()
+        found: set[tuple[int, int]] = set()
         self.active = []
         for binding in self.bindings:
             own = binding.ids
             gradients = binding.gradients() if own <= present else None
-            if gradients is not None:
+            if gradients is not None and (not binding.parted or binding.rejoined()):
                 found.update(own)
                 self.active.append((binding, gradients))
-            elif binding.stepped and not present.isdisjoint(own):
-                # What they do one by one is the last that there is to tell.
-                binding.deal()
-                binding.stepped = False
-        for binding, _ in self.active:
-            binding.group = next(g for _, p, g in trained if p is binding.parameters[0])
-        alone = [entry for entry in trained if id(entry[1]) not in found]
+            elif gradients is not None:
+                self.bindings = [other for other in self.bindings if other is not binding]
+                self._laid_out = ()  # anew at the next step
+            elif not present.isdisjoint(own):
+                binding.part()
+        alone = [entry for entry in trained if (id(entry[1]), id(entry[2])) not in found]
         if ids == self._laid_out and len(kept) == len(named):
             self._named, self._alone = named, alone
-            self._resting = [entry for entry in named if id(entry[1]) not in present]
+            self._resting = [e for e in named if (id(e[1]), id(e[2])) not in present]
         return alone
 
     def _again(self, leaves: Callable[[str, nn.Parameter], bool]) -> bool:
@@ -111,16 +119,16 @@ class Arenas:
         return True
 
     def _lay_out(self, trained: Named, bind: Callable[[str, nn.Parameter], Binding]) -> None:
-        groups: dict[Hashable, list[tuple[Binding, nn.Parameter]]] = {}
+        alike: dict[Hashable, tuple[list[Binding], list[nn.Parameter], dict[str, Any]]] = {}
         for name, parameter, group in trained:
             binding = bind(name, parameter)
             kind = _kind(binding, parameter)
             if kind is not None:
-                groups.setdefault((id(group), kind), []).append((binding, parameter))
+                bindings, parameters, _ = alike.setdefault((id(group), kind), ([], [], group))
+                bindings.append(binding)
+                parameters.append(parameter)
         self.bindings = [
-            ArenaBinding(*zip(*members, strict=True))
-            for members in groups.values()
-            if len(members) > 1
+            ArenaBinding(*members) for members in alike.values() if len(members[0]) > 1
         ]
 
 

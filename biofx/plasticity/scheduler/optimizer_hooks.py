@@ -138,7 +138,10 @@ class OptimizerHooks:
         """(name, parameter, its param group) of the model's synapses in this optimizer."""
         groups = self.optimizer.param_groups
         # Loading a state dict makes new groups, with the learning rates that hold from then on.
-        ids = (*map(id, groups), *[id(held) for group in groups for held in group["params"]])
+        ids = (
+            *[part for group in groups for part in (id(group), len(group["params"]))],
+            *[id(held) for group in groups for held in group["params"]],
+        )
         if ids != self._known[0]:
             model = unwrap(self.engine.model)
             reshard(model)
@@ -217,6 +220,10 @@ class OptimizerHooks:
         scale = scaler_attribute("grad_scale", (*self.around, optimizer))
         unscale = None if scale is None else scale.double().reciprocal().float()
         self.engine.kernels.begin(max([counter.steps for counter in self.engine.counters]) + 1)
+        # What is done to places in an optimizer's state is done parameter by parameter.
+        together = self.positions.plain and not step.closure
+        if not together:
+            self._arenas.part()
         step.sites = steps_of(
             self.engine,
             named,
@@ -224,8 +231,7 @@ class OptimizerHooks:
             unscale=unscale,
             bind=self._bind,
             leaves=self._left,
-            # What is done to places in an optimizer's state is done parameter by parameter.
-            arenas=self._arenas if self.positions.plain and not step.closure else None,
+            arenas=self._arenas if together else None,
         )
         sites = [site for site, _, _ in step.sites]
         self._silence.look(named, self.engine.bindings, self.steps + 1)
