@@ -291,6 +291,26 @@ def test_is_compiled_without_a_break() -> None:
     assert states[0]["age"].min() < 3
 
 
+def test_a_model_that_was_compiled_and_run_before() -> None:
+    """The compiler does not see hooks that come later."""
+    states = []
+    for compiled in (False, True):
+        torch.compiler.reset()
+        model = mlp()
+        run: Any = torch.compile(model, backend="eager") if compiled else model
+        generator = torch.Generator().manual_seed(0)
+        run(torch.randn(8, 6, generator=generator)).sum().backward()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = GradScheduler(model, optimizer, rules=[UnitTurnover(rate=0.1, maturity=2)])
+        for _ in range(6):
+            optimizer.zero_grad()
+            run(torch.randn(8, 6, generator=generator)).square().mean().backward()
+            optimizer.step()
+        states.append(scheduler.state_dict()["state"]["UnitTurnover"]["0.weight"])
+    assert states[0]["age"].min() < 3
+    assert torch.equal(states[0]["age"], states[1]["age"])
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_entries(count: int) -> None:
     entries = Entries(name="w", axis=1, start=2, stride=count, count=count)

@@ -1,4 +1,4 @@
-"""Keeps `torch.compile` away from a function, without importing the compiler before it is used."""
+"""What `torch.compile` is told, without importing the compiler before it is used."""
 
 import functools
 import sys
@@ -32,6 +32,12 @@ def uncompiled(function: Function) -> Function:
     # What the compiler looks for at functions that it meets.
     call._torchdynamo_disable = True
     return call  # type: ignore[no-any-return]
+
+
+def compile_anew() -> None:
+    """Let `torch.compile` look again at what it has compiled: it sees no hooks that came later."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def is_wrapper(frame: FrameType) -> bool:

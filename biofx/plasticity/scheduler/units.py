@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.shards import local, replicas, shard_of
+from biofx.plasticity.numerics.uncompiled import compile_anew
 from biofx.plasticity.rules.initial import draw_initial, law_inputs
 from biofx.plasticity.rules.rule import Context, Rule
 from biofx.plasticity.rules.turnover import UnitTurnover
@@ -83,6 +84,8 @@ class UnitEngine:
                 self._observe(population)
             else:
                 self.left.append((population, reason))
+        if self._observers:
+            compile_anew()
         if not self.populations:
             some = "; ".join(f"{p.name}: {reason}" for p, reason in self.left[:5])
             warnings.warn(
