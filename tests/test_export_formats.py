@@ -521,3 +521,33 @@ def test_a_transformed_model_can_be_scripted_as_it_is() -> None:
     x = torch.randn(5, 64)
     bio = biofx.transform(net(), SPLIT, example_inputs=x).eval()
     assert torch.equal(torch.jit.script(bio)(x), bio(x))
+
+
+class HeldTwice(nn.Module):
+    """A list and a closure hold a layer that is a child, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, self.out = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.first, self.stages = first, [first]
+        self.run = lambda x: first(x).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.run(x) + self.stages[0](x))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pt2"])
+def test_layers_that_lists_and_closures_hold(suffix: str, tmp_path: Path) -> None:
+    x = torch.randn(3, 6)
+    bio = biofx.transform(HeldTwice(), SPLIT, example_inputs=x).eval()
+    plain: Any = biofx.plain(bio)
+    assert plain.stages[0] is plain.first
+    assert not [kind for m in plain.modules() for kind in type(m).__mro__ if "biofx" in str(kind)]
+    assert torch.equal(plain(x), bio(x))
+    done = biofx.export(bio, tmp_path / f"m.{suffix}", example_inputs=x)
+    assert done.difference is not None
+    if suffix == "pt2":
+        program = torch.export.load(str(tmp_path / "m.pt2"))
+        assert not program.constants
+        used = {node.name for node in program.graph.find_nodes(op="placeholder") if node.users}
+        assert {"p_first_weight", "p_first_bias", "p_out_weight", "p_out_bias"} <= used

@@ -31,19 +31,23 @@ def plain(bio: nn.Module) -> nn.Module:
         ModelError: the model was not made by `biofx.transform`.
     """
     model = clone(unwrap(bio))
-    stands_for: dict[nn.Module, nn.Module] = {}
     for module in list(model.modules()):
         if isinstance(module, Derived):
             stop_tracking(module)
             if isinstance(module, GraphLayer):
-                stands_for[module] = _plain_layer(module)
+                turn_into(module, _plain_layer(module))
             else:
                 revert(module)
-    for module in list(model.modules()):
-        for name, child in module._modules.items():
-            if child in stands_for:
-                module._modules[name] = stands_for[child]
-    return stands_for.get(model, model)
+    return model
+
+
+def turn_into(module: nn.Module, other: nn.Module) -> None:
+    """Make a module what another one is: lists and closures may hold it, too."""
+    module.__dict__.clear()
+    module.__dict__.update(other.__dict__)
+    module.__class__ = other.__class__
+    if isinstance(module, fx.GraphModule):
+        module._graph.owning_module = module
 
 
 def _plain_layer(layer: nn.Module) -> nn.Module:

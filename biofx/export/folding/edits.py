@@ -12,7 +12,7 @@ from biofx.export.folding.norms import PER_UNIT
 from biofx.modules import graphs
 from biofx.modules.graph_layer import PackedGraphLayer, layer_graph
 from biofx.modules.lowering import group_repeat, group_sum
-from biofx.modules.plain import graph_module
+from biofx.modules.plain import graph_module, turn_into
 
 
 def apply(bio: nn.Module, model: nn.Module, found: Analysis, kept: Mapping[str, str]) -> None:
@@ -43,10 +43,8 @@ def apply(bio: nn.Module, model: nn.Module, found: Analysis, kept: Mapping[str, 
             for name in found.split
             if not isinstance(bio.get_submodule(name), PackedGraphLayer)  # its sums are made
         }
-    for module in list(model.modules()):
-        for name, child in module._modules.items():
-            if child in changed:
-                module._modules[name] = changed[child]
+    for module, made in changed.items():
+        turn_into(module, made)
 
 
 def _change(module: Any, edit: Edit) -> None:
