@@ -399,3 +399,28 @@ def test_a_loop_on_data_is_that_of_the_unsplit_model_and_said_to_be(mode: str) -
     assert calls == model.times
     bio(x)
     assert (bio.times == model.times) == (mode == "expand")
+
+
+class Padded(nn.Module):
+    """An encoder that makes nested tensors of what it is given with a mask, in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.out = nn.TransformerEncoder(layer, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        return self.out(self.encoder(x, src_key_padding_mask=padding))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_split_layers_take_nested_tensors() -> None:
+    torch.manual_seed(0)
+    x, padding = torch.randn(3, 5, 8), torch.zeros(3, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    model = Padded().eval()
+    config = biofx.BioConfig(weight_splitting_Gamma=2, weight_splitting_mode="expand")
+    bio = biofx.transform(model, config, example_inputs=(x, padding)).eval()
+    assert biofx.info(bio).synapses["encoder.layers.0.linear1.weight"].split == "expand"
+    with torch.no_grad():
+        torch.testing.assert_close(bio(x, padding), model(x, padding))

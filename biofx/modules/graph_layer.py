@@ -4,7 +4,8 @@ import copy
 import inspect
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from biofx.capture.call import CapturedCodeGen
 from biofx.capture.symbolic import SymbolicTracer
@@ -21,6 +22,9 @@ class GraphLayer(Derived):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the graph of the layer computes."""
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Tensor) and value.is_nested and value.layout is torch.strided:
+                return _of_parts(self, args, kwargs, value.size(0))
         return self._layer_forward(self, *args, **kwargs)  # type: ignore[operator]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
@@ -38,6 +42,30 @@ class GraphLayer(Derived):
         graph = graphs.from_data(nodes)
         graph.set_codegen(codegen)
         set_layer_graph(self, graph)
+
+
+def _of_parts(layer: GraphLayer, args: Any, kwargs: Any, count: int) -> Any:
+    """What a layer gives for nested tensors, part by part: few operations take them whole.
+
+    `nn.TransformerEncoder` makes such of what it is given with a mask, in evaluation.
+    """
+
+    def part(value: Any, place: int) -> Any:
+        return value.unbind()[place] if isinstance(value, Tensor) and value.is_nested else value
+
+    found = [
+        layer.forward(
+            *[part(v, place) for v in args], **{k: part(v, place) for k, v in kwargs.items()}
+        )
+        for place in range(count)
+    ]
+
+    def joined(values: Any) -> Any:
+        return torch.nested.as_nested_tensor(list(values)) if values[0] is not None else None
+
+    if isinstance(found[0], tuple):
+        return tuple(joined(values) for values in zip(*found, strict=True))
+    return joined(found)
 
 
 class PackedGraphLayer(GraphLayer):
