@@ -972,3 +972,41 @@ def test_branches_on_random_numbers_are_no_error_of_the_graph() -> None:
         torch.manual_seed(9)
         graphs.add(biofx.verify(bio, model, x).graph)
     assert "not compared: with other random numbers the forward takes other branches" in graphs
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.calls = nn.Linear(4, 2), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.fc(x) * self.calls
+
+
+def test_a_counter_is_an_assumption() -> None:
+    model = Counts()
+    bio = biofx.transform(model, example_inputs=torch.ones(3, 4))
+    (found,) = biofx.info(bio).assumptions
+    assert (found.kind, found.what) == ("state", "the forward assigns calls; the graph does not")
+    assert model.calls == 0
+
+
+class BothEnds(nn.Module):
+    """Holds the first and the last weight itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Parameter(torch.randn(8, 6)), nn.Parameter(torch.randn(3, 8))
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        linear = nn.functional.linear
+        return linear(self.two(self.one(linear(x, self.first).relu()).relu()).relu(), self.last)
+
+
+def test_the_output_is_where_the_result_comes_from() -> None:
+    found = biofx.info(biofx.transform(BothEnds(), example_inputs=torch.randn(4, 6)))
+    assert found.wiring.outputs == ("",)
+    assert found.synapses["last"].output
+    assert not found.synapses["two.weight"].output

@@ -264,16 +264,24 @@ class GraphWriter:
                         self._attributes.setdefault(id(original), prefix + key)
         self._tensors = {module: tensor_ids(module) for module in self._names}
         self._training = {module: module.training for module in self._names}
+        self._numbers = {module: _numbers(module) for module in self._names}
 
     def _note_assigned(self) -> None:
-        """Say which tensors of the model the forward has replaced by new ones."""
+        """Say which tensors and numbers of the model the forward has replaced by others."""
         for module, name in self._names.items():
-            for key, now in tensor_ids(module).items():
-                if self._tensors[module].get(key, now) != now:
+            was = {**self._tensors[module], **self._numbers[module]}
+            for key, now in {**tensor_ids(module), **_numbers(module)}.items():
+                if was.get(key, now) != now:
                     path = f"{name}.{key}" if name else key
                     self._assume(
                         "state", f"the forward assigns {path}; the graph does not", running=False
                     )
+
+
+def _numbers(module: nn.Module) -> dict[str, Any]:
+    """The counters and switches among a module's attributes."""
+    held = vars(module).items()
+    return {k: v for k, v in held if k != "training" and type(v) in (bool, int, float, str)}
 
 
 def current_modes() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Topology: which weight layers there are, what lies downstream of what, depth and rank."""
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -31,6 +31,7 @@ class _Flow:
         weights: layers whose weights a node's value is made of, and of no data; of constants, none.
         edges: (from, to), in the order in which they were found.
         into: {weight layer: opaque module that its value flows into}.
+        result: weight layers that the model's result comes from directly.
     """
 
     sources: dict[fx.Node, Sources] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class _Flow:
     edges: dict[tuple[str, str], None] = field(default_factory=dict)
     order: dict[str, None] = field(default_factory=dict)
     into: dict[str, str] = field(default_factory=dict)
+    result: Sources = frozenset()
 
 
 class Topology(PassBase):
@@ -107,6 +109,7 @@ class Topology(PassBase):
         elif node.op == "call_module":
             flow.sources[node] = self._call(root, node, upstream)
         elif node.op == "output":
+            flow.result = upstream
             self._returned(node)
         else:
             made_of = [flow.weights.get(source, _NOTHING) for source in node.all_input_nodes]
@@ -205,7 +208,7 @@ class Topology(PassBase):
         context, order = self.context, {name: place for place, name in enumerate(self.flow.order)}
         edges = list(self.flow.edges)
         if any(order[u] >= order[v] for u, v in edges):
-            forward, ranked, ends = _without_cycles(order, edges)
+            forward, ranked, ends = _without_cycles(order, edges, self.flow.result)
         else:  # as nearly always: no layer is used again
             forward, ranked = edges, list(order)
             ends = set(order) - {u for u, _ in edges}
@@ -250,11 +253,12 @@ class Topology(PassBase):
 
 
 def _without_cycles(
-    order: dict[str, int], edges: list[tuple[str, str]]
+    order: dict[str, int], edges: list[tuple[str, str]], result: Set[str]
 ) -> tuple[list[tuple[str, str]], list[str], set[str]]:
     """Edges without those that close a cycle, a topological order, and the ends.
 
-    A layer that is used again later closes a cycle: its first use gives it its place.
+    A layer that is used again later closes a cycle: its first use gives it its place. Where a cycle
+    is the end of the model, those of its layers are the ends that the `result` comes from.
     """
     import networkx as nx
 
@@ -271,8 +275,11 @@ def _without_cycles(
     ends: set[str] = set()
     for group, members in groups.nodes(data="members"):
         if groups.out_degree(group) == 0:
-            last = {name for name in members if not any(u == name for u, _ in kept)}
-            ends |= last or members
+            for last in (members & result, members):
+                final = {u for u in last if not any(v in last for w, v in kept if w == u)}
+                if final:
+                    ends |= final
+                    break
     return kept, ranked, ends
 
 
