@@ -551,3 +551,23 @@ def test_layers_that_lists_and_closures_hold(suffix: str, tmp_path: Path) -> Non
         assert not program.constants
         used = {node.name for node in program.graph.find_nodes(op="placeholder") if node.users}
         assert {"p_first_weight", "p_first_bias", "p_out_weight", "p_out_bias"} <= used
+
+
+class Tries(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return self.fc(x).view(-1, 7)
+        except RuntimeError:
+            return self.fc(x)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pt2"])
+def test_a_failure_that_the_code_catches_is_the_reason(suffix: str, tmp_path: Path) -> None:
+    x = torch.randn(3, 6)
+    bio = biofx.transform(Tries(), example_inputs=x).eval()
+    with pytest.raises(ExportError, match="its code catches that, which no file can do"):
+        biofx.export(bio, tmp_path / f"m.{suffix}", example_inputs=x)

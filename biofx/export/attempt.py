@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,7 @@ def without_logs() -> Iterator[None]:
 
 def one_line(error: BaseException, length: int = 300) -> str:
     """What an error says, in one line."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # without colours
+    lines = [line.strip() for line in plain.strip().splitlines() if line.strip()]
     text = " ".join(lines[:2]) if lines else ""
     return f"{type(error).__name__}: {text[:length]}".rstrip(":. ")

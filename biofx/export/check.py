@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from biofx.capture import Arguments
 from biofx.capture.isolation import generators_kept
@@ -117,6 +118,28 @@ class Expected:
                 raise Impossible(f"its result {place} differs from the model's by up to {gap:.3g}")
             worst = max(worst, gap)
         return Comparison(worst)
+
+
+class _Failures(TorchFunctionMode):
+    """Notes whether an operation of torch's raised an error."""
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.seen = True
+            raise
+
+
+def catches_failures(model: nn.Module, arguments: Arguments) -> bool:
+    """Whether a model goes on after an operation has failed, as no exported file does."""
+    twin, given = clone(model, tensor=own_tensors()), arguments.copies()
+    with generators_kept(), warnings.catch_warnings(), torch.no_grad(), _Failures() as failures:
+        warnings.simplefilter("ignore")
+        twin(*given.args, **given.kwargs)
+    return bool(failures.seen)
 
 
 class NotCompared(Exception):

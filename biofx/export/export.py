@@ -12,7 +12,7 @@ from biofx.capture import Arguments, arguments_of
 from biofx.errors import ExportError
 from biofx.export import onnx, pt2, torchscript
 from biofx.export.attempt import Attempt, Impossible
-from biofx.export.check import Expected
+from biofx.export.check import Expected, catches_failures
 from biofx.export.files import destination, write
 from biofx.export.folding import FoldReport
 from biofx.export.programs import Program, programs
@@ -172,4 +172,6 @@ def _make(
         return close
     said = ". ".join(f"{how.capitalize()}: {what}" for what, how in problems.items())
     advice = writer.ADVICE_NO_INPUTS if arguments is None else writer.ADVICE
+    if arguments is not None and catches_failures(model, arguments):
+        advice = "An operation of it fails and its code catches that, which no file can do"
     raise ExportError(f"{writer.NAME} cannot express the model. {said}. {advice}")

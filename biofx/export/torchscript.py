@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.jit._trace import TracerWarning
-from torch.overrides import TorchFunctionMode
 
 from biofx.capture import Arguments, capture
 from biofx.capture.isolation import generators_kept
@@ -19,6 +18,7 @@ from biofx.capture.location import is_user_file
 from biofx.copying import clone, own_tensors
 from biofx.errors import ModelError
 from biofx.export.attempt import Attempt, Impossible, one_line
+from biofx.export.check import catches_failures
 from biofx.export.export_signature import tensor_call
 from biofx.export.lower import graph_module
 
@@ -75,7 +75,7 @@ def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
     notes += [f"traced: takes for granted that {what}" for what in captured]
 
     def make() -> bytes:
-        if _catches_failures(model, arguments):
+        if catches_failures(model, arguments):
             raise Impossible("an operation fails and the code catches that: no trace survives it")
         with generators_kept(), _tracer_warnings(notes), torch.no_grad():
             # NumPy is given traced sizes, which it takes with a warning of its own
@@ -119,28 +119,6 @@ def _tracer_warnings(notes: list[str]) -> Iterator[None]:
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
-
-
-class _Failures(TorchFunctionMode):
-    """Notes whether an operation of torch's raised an error."""
-
-    seen = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        try:
-            return func(*args, **(kwargs or {}))
-        except Exception:
-            self.seen = True
-            raise
-
-
-def _catches_failures(model: nn.Module, arguments: Arguments) -> bool:
-    """Whether a model goes on after an operation has failed; `torch.jit.trace` crashes there."""
-    twin, given = clone(model, tensor=own_tensors()), arguments.copies()
-    with generators_kept(), warnings.catch_warnings(), torch.no_grad(), _Failures() as failures:
-        warnings.simplefilter("ignore")
-        twin(*given.args, **given.kwargs)
-    return bool(failures.seen)
 
 
 def _captured_for_notes(model: nn.Module, arguments: Arguments) -> list[str]:
