@@ -87,18 +87,15 @@ def test_it_may_happen_while_training(edit: str) -> None:
         change(bio)
     if edit == "head":
         optimizer.add_param_group({"params": list(bio[2].parameters())})  # type: ignore[index]
-    if edit == "prune":
-        # The same parameter under another name: still the synapses that it was.
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            step(bio, optimizer)
-            return
     with pytest.warns(UserWarning, match=rf"{name}: .*{reason}.*left alone"):
         step(bio, optimizer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         step(bio, optimizer)
     assert scheduler.steps == [3]
+    if edit != "head":
+        with pytest.raises(biofx.PlasticityError, match=rf"{name} has no factors: .*{reason}"):
+            scheduler.factors(name)
 
 
 CRYSTALLIZING = biofx.BioConfig(crystallize_every=1)

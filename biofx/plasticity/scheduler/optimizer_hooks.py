@@ -76,6 +76,7 @@ class OptimizerHooks:
         self._unseen: UnseenSteps | None = None
         self._step: OptimizerStep | None = None
         self._known: tuple[tuple[int, ...], Named] = ((), [])
+        self._held: list[tuple[Mapping[str, Any], str]] = []
         self._copy = Copies()
         self._arenas = Arenas()
         engine.arenas.append(self._arenas)
@@ -136,19 +137,15 @@ class OptimizerHooks:
 
     def named(self) -> Named:
         """(name, parameter, its param group) of the model's synapses in this optimizer."""
-        groups = self.optimizer.param_groups
-        # Loading a state dict makes new groups, with the learning rates that hold from then on.
-        ids = (
-            *[part for group in groups for part in (id(group), len(group["params"]))],
-            *[id(held) for group in groups for held in group["params"]],
-        )
+        ids = self._ids()
         if ids != self._known[0]:
             model = unwrap(self.engine.model)
             reshard(model)
             names = {id(model.get_parameter(name)): name for name in self.engine.surgery.present()}
+            # Loading a state dict makes new groups, with the rates that hold from then on.
             found = [
                 (names[id(parameter)], parameter, group)
-                for group in groups
+                for group in self.optimizer.param_groups
                 for parameter in group["params"]
                 if id(parameter) in names
             ]
@@ -157,8 +154,19 @@ class OptimizerHooks:
                     f"{type(self.optimizer).__name__} shares no weight with the model any more, "
                     "for its parameters were replaced; make optimizer and scheduler anew"
                 )
-            self._known = (ids, found)
+            places = [name.rpartition(".") for name, _, _ in found]
+            self._held = [(model.get_submodule(owner)._parameters, key) for owner, _, key in places]
+            self._known = (self._ids(), found)
         return self._known[1]
+
+    def _ids(self) -> tuple[int, ...]:
+        """What changes when parameters are replaced, pruned, or put into other groups."""
+        groups = self.optimizer.param_groups
+        return (
+            *[part for group in groups for part in (id(group), len(group["params"]))],
+            *[id(held) for group in groups for held in group["params"]],
+            *[id(registry.get(key)) for registry, key in self._held],
+        )
 
     @uncompiled
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:

@@ -44,7 +44,7 @@ from biofx.plasticity.scheduler.metrics import (
 )
 from biofx.plasticity.scheduler.observer import Observers
 from biofx.plasticity.scheduler.optimizer_hooks import Mode, OptimizerHooks
-from biofx.plasticity.scheduler.surgery import present
+from biofx.plasticity.scheduler.surgery import present, problem_of
 from biofx.synapses import unwrap
 
 
@@ -284,9 +284,12 @@ class GradScheduler:
             its device; 1 where no rule has acted, and everywhere before the first step.
 
         Raises:
-            PlasticityError: no parameter of this name carries synapses.
+            PlasticityError: no parameter of this name carries synapses, or not any more.
         """
         expect(name, self._engine.synapses)
+        problem = problem_of(self._engine.model, self._engine.synapses[name])
+        if problem is not None:
+            raise PlasticityError(f"{name} has no factors: {problem}")
         parameter = unwrap(self._engine.model).get_parameter(name)
         binding = self._engine.bindings.get(name)
         for arenas in self._engine.arenas:
