@@ -211,6 +211,8 @@ class BioConfig(TupleLike):
                 dataclasses.replace(self, overrides={}, **_known(fields))
             except ConfigError as error:
                 raise ConfigError(f'overrides["{glob}"]: {error}') from None
+        own = {glob: dict(fields) for glob, fields in self.overrides.items()}
+        object.__setattr__(self, "overrides", own)
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:

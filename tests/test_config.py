@@ -185,3 +185,10 @@ def test_toml_that_is_nested_too_deeply(tmp_path: Path) -> None:
     path.write_text("x = " + "[" * 5000 + "]" * 5000, encoding="utf-8")
     with pytest.raises(ConfigError, match="nested too deeply"):
         BioConfig.from_toml(path)
+
+
+def test_a_configuration_keeps_no_dictionary_of_the_callers() -> None:
+    fields = {"base_lr": 0.5}
+    config = BioConfig(overrides={"fc": fields})
+    fields["base_lr"] = 99
+    assert config.for_layer("fc").base_lr == 0.5

@@ -11,6 +11,7 @@ from torch import nn
 
 import biofx
 from biofx.plasticity import Crystallize, FuzzyLearningRates, GradScheduler, Rejuvenate
+from biofx.plasticity.numerics.shards import spread
 from biofx.plasticity.scheduler import arenas
 from biofx.report import sampling
 from biofx.report.history import FACTOR_BINS, History, LayerHistory
@@ -267,7 +268,7 @@ def test_histories_of_many_layers_take_less_of_each(layers: int) -> None:
 
 def test_places_miss_no_column() -> None:
     """Evenly spaced ones would: 512 × 512 synapses, 4,096 of them, all in 8 columns."""
-    flat = sampling.places(512 * 512)
+    flat = spread(512 * 512, 4096)
     assert len(flat.unique()) == 4096
     assert len((flat % 512).unique()) > 500
     assert len((flat // 512).unique()) == 512

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from biofx.errors import PlasticityError
 from biofx.plasticity import GradScheduler
+from biofx.plasticity.numerics.shards import spread
 from biofx.plasticity.scheduler.metrics import flat, tag
 
 SAMPLE = 16_384  # synapses of a layer whose factors make its histogram
@@ -32,8 +33,8 @@ def log(
             logger; a histogram is a JSON file, where ``log_dict`` writes one. ``log``: the module
             `wandb`, or its run.
         step: of the run; None takes the optimizer's.
-        histograms: the factors', under ``plasticity/<layer>/factors``, from at most 16,384 evenly
-            spaced synapses.
+        histograms: the factors', under ``plasticity/<layer>/factors``, from at most 16,384
+            synapses.
 
     Raises:
         PlasticityError: the writer has none of these methods, or the scheduler is none.
@@ -77,7 +78,7 @@ def log(
 def _sample(scheduler: GradScheduler, name: str) -> Tensor:
     """Some of the factors of one parameter, float32 on the CPU."""
     factors = scheduler.factors(name).flatten()
-    return factors[:: max(-(-factors.numel() // SAMPLE), 1)].cpu()
+    return factors[spread(factors.numel(), SAMPLE).to(factors.device)].cpu()
 
 
 def _histogram(values: Tensor) -> tuple[list[float], list[float]]:

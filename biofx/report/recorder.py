@@ -13,7 +13,7 @@ from torch import Tensor
 from biofx import __version__
 from biofx.errors import CheckpointError, PlasticityError
 from biofx.fields import number_of
-from biofx.plasticity.numerics.shards import is_sharded
+from biofx.plasticity.numerics.shards import is_sharded, spread
 from biofx.plasticity.scheduler.observer import Observer
 from biofx.plasticity.scheduler.scheduler import GradScheduler
 from biofx.report import sampling
@@ -273,7 +273,7 @@ class Recorder(Observer):
         return known
 
     def _flat(self, name: str) -> Tensor:
-        return sampling.places(torch.Size(self._synapses[name].shape).numel())
+        return spread(torch.Size(self._synapses[name].shape).numel(), sampling.SAMPLE)
 
     def _sample(self, name: str) -> Tensor:
         """The sampled weights, float32 on the CPU."""

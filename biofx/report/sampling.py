@@ -1,6 +1,5 @@
 """What a recorder takes of one parameter: few numbers, at places that depend on its shape alone."""
 
-import math
 from array import array
 
 import torch
@@ -22,20 +21,6 @@ PAGE = 1_900_000
 MATRICES = 700_000
 PER_SAMPLE = 205  # of one layer
 PER_SYNAPSE = 16  # of one sample
-
-
-def places(numel: int, count: int = SAMPLE) -> Tensor:
-    """Indices of at most `count` of `numel` elements, ascending, int64 of shape (count,).
-
-    Multiples of a stride near the golden section, not evenly spaced ones: those of a matrix may all
-    lie in a few of its columns.
-    """
-    if numel <= count:
-        return torch.arange(numel)
-    stride = round(numel * 0.6180339887498949)
-    while math.gcd(stride, numel) != 1:
-        stride += 1
-    return (torch.arange(count) * stride % numel).sort().values
 
 
 def kept_synapses(layers: int) -> int:

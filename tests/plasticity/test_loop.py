@@ -626,3 +626,16 @@ def test_lbfgs_goes_on_where_the_factors_have_led() -> None:
 
     losses = [float(optimizer.step(closure).detach()) for _ in range(61)]  # type: ignore[arg-type]
     assert losses[60] < 1e-3 * losses[0]
+
+
+def test_a_detached_scheduler_without_an_optimizer_takes_no_steps() -> None:
+    bio = biofx.transform(nn.Linear(4, 2))
+    scheduler = GradScheduler(bio)
+    bio(torch.ones(1, 4)).sum().backward()
+    scheduler.step()
+    scheduler.detach()
+    with pytest.raises(biofx.PlasticityError, match="this one was detached"):
+        scheduler.step()
+    bio.zero_grad()
+    bio(torch.ones(1, 4)).sum().backward()
+    assert torch.equal(bio.weight.grad, torch.ones(2, 4))

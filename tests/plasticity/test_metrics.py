@@ -81,6 +81,37 @@ def test_factors_are_a_copy() -> None:
     assert torch.equal(scheduler.factors("fc.weight"), before)
 
 
+def test_places_of_factors_count_from_the_end_where_negative() -> None:
+    model = make({})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = GradScheduler(model, optimizer)
+    train(model, optimizer, batches(1))
+    factors = scheduler.factors("fc.weight")
+    found = scheduler.factors("fc.weight", at=(torch.tensor([-1, 0]), torch.tensor([-2, 1])))
+    assert torch.equal(found, torch.stack([factors[-1, -2], factors[0, 1]]))
+    with pytest.raises(biofx.PlasticityError, match=r"at has 1 tensors of indices, and fc\.weight"):
+        scheduler.factors("fc.weight", at=(torch.tensor([0]),))
+
+
+def test_metrics_look_at_all_columns() -> None:
+    """Evenly spaced places of 256 × 1024 would lie in 8 columns."""
+    bio = biofx.transform(nn.Sequential(nn.Linear(1024, 256), nn.Linear(256, 4)))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    scheduler = GradScheduler(bio, optimizer, rules=[HalfOfTheColumns()])
+    bio(torch.randn(2, 1024)).sum().backward()
+    optimizer.step()
+    assert scheduler.metrics()["0.weight"]["factor_mean"] == pytest.approx(0.5, abs=0.05)
+
+
+class HalfOfTheColumns(Rule):
+    """Holds every other column."""
+
+    def factor(self, context: Context) -> torch.Tensor:
+        factors = torch.ones_like(context.weight)
+        factors[:, ::2] = 0
+        return factors
+
+
 @pytest.mark.parametrize("wrong", ["fc", "fc.wieght", "fc.bias", "", 3, None])
 def test_an_unknown_name_is_refused_with_those_that_exist(wrong: Any) -> None:
     model = make()

@@ -255,3 +255,40 @@ def test_a_schedule_holds_for_replacing_before_the_step() -> None:
         optimizer.step()
         changed.append(not torch.equal(before, weight))
     assert changed == [False, True, False, True, False, False]
+
+
+class Sentences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(30, 8, padding_idx=2), nn.Linear(8, 2)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.out(self.words(words).sum(1))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rejuvenate_every": 2},
+        {"rejuvenate_every": 2, "rejuvenate_choose": "weak", "rejuvenate_max_share": 0.1},
+        {"rejuvenate_every": 2, "rejuvenate_law": "initial", "rejuvenate_before_step": True},
+        {"unit_turnover_every": 1, "unit_turnover_rate": 0.5, "unit_turnover_maturity": 1},
+        {"restore_strength": 0.1},
+    ],
+    ids=["paper", "weak", "before the step", "turnover", "restore"],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_row_of_padding_stays_as_it_is(config: dict[str, Any], compiled: bool) -> None:
+    torch.manual_seed(0)
+    words = torch.randint(30, (6, 5))
+    bio = biofx.transform(Sentences(), biofx.BioConfig(**config), example_inputs=words)
+    bio.words.weight.data[2] = torch.arange(8.0)  # of a user's own
+    before = bio.words.weight.detach().clone()
+    optimizer = torch.optim.Adam(bio.parameters(), lr=0.01)
+    GradScheduler(bio, optimizer, compile=compiled)
+    for _ in range(4):
+        optimizer.zero_grad()
+        bio(words).square().mean().backward()
+        optimizer.step()
+    assert torch.equal(bio.words.weight[2], before[2])
+    assert not torch.equal(bio.words.weight, before)

@@ -203,13 +203,25 @@ def replicas(model: nn.Module) -> tuple[dist.ProcessGroup, ...]:
     return (world,)
 
 
+def spread(numel: int, count: int) -> Tensor:
+    """Indices of at most `count` of `numel` elements, ascending, int64 of shape (count,).
+
+    Multiples of a stride near the golden section, not evenly spaced ones: those of a matrix may all
+    lie in a few of its columns.
+    """
+    if numel <= count:
+        return torch.arange(numel)
+    stride = round(numel * 0.6180339887498949)
+    while math.gcd(stride, numel) != 1:
+        stride += 1
+    return (torch.arange(count) * stride % numel).sort().values
+
+
 def sample_places(tensor: Tensor) -> tuple[Tensor, ...] | None:
-    """Coordinates of at most `SAMPLE` evenly spaced elements; None is all, row by row."""
+    """Coordinates of `SAMPLE` elements, as `spread`; None is all, row by row."""
     if tensor.numel() <= SAMPLE:
         return None
-    count = min(tensor.numel(), SAMPLE)
-    flat = torch.arange(count, device=tensor.device) * tensor.numel() // max(count, 1)
-    return torch.unravel_index(flat, tensor.shape)
+    return torch.unravel_index(spread(tensor.numel(), SAMPLE).to(tensor.device), tensor.shape)
 
 
 def sample(values: Tensor, size: torch.Size, places: tuple[Tensor, ...] | None) -> Tensor:

@@ -185,6 +185,7 @@ def _kind(binding: Binding, parameter: Tensor) -> Hashable:
     """Parameters with equal ones can share an arena; None for one that can share none."""
     if (
         binding.layout is not None
+        or binding.padding is not None
         or not 0 < parameter.numel() <= SMALL
         or type(parameter.data) is not Tensor
         or parameter.layout is not torch.strided

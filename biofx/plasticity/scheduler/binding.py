@@ -35,10 +35,10 @@ class Binding:
     """One parameter and the rules that serve it, each with its context and state.
 
     `layout` is the device mesh and the placements of a DTensor; `watched`, whether a rule needs the
-    layer's activity; `corrected`, whether the parameter's optimizer corrects bias; `parameter`,
-    what was last found to be as the binding says. For the metrics of the last step: `numbers`, the
-    factors as `expressions`, and `factors` that are none; or all
-    of them multiplied, `product`.
+    layer's activity; `padding`, the local row of an embedding that stays as it is; `corrected`,
+    whether the parameter's optimizer corrects bias; `parameter`, what was last found to be as the
+    binding says. For the metrics of the last step: `numbers`, the factors as `expressions`, and
+    `factors` that are none; or all of them multiplied, `product`.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Binding:
     pairs: list[tuple[Rule, Context]]
     layout: tuple[Any, Any] | None = None
     watched: bool = False
+    padding: int | None = None
     corrected: bool = False
     parameter: weakref.ref[Tensor] | None = None
     stepped: bool = False
@@ -168,6 +169,19 @@ class ParameterStep:
         counts = [state.get("step", 0) for state in self.states[:1]] or [0]
         self.work.append(filling({"births": births}, fresh, [self.each(counts)]))
         return counts
+
+    def padding(self) -> Tensor | None:
+        """A copy of the row that is to stay as it is, if there is one."""
+        place = self.binding.padding
+        return None if place is None else self.weight[place].clone()
+
+    def keep_padding(self, row: Tensor | None, fresh: Tensor | None) -> None:
+        """Put that row back, and let no synapse of it be new (a mask)."""
+        place = self.binding.padding
+        if row is not None and place is not None:
+            self.weight[place] = row
+            if fresh is not None:
+                fresh[place] = False
 
     def see(self, gradient: bool = False) -> None:
         """Have the weights from before the step at hand, and the gradient if need be."""

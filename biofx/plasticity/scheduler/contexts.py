@@ -62,3 +62,13 @@ def _local_part(model: nn.Module, name: str) -> tuple[Tensor, Shard]:
     owner, _, own = name.rpartition(".")
     tensor = getattr(unwrap(model).get_submodule(owner), own)
     return local(tensor), shard_of(tensor, name)
+
+
+def padding_of(model: nn.Module, entry: Synapses, shard: Shard) -> int | None:
+    """The local row of the padding index, which an embedding never trains."""
+    layer = unwrap(model).get_submodule(entry.layers[0])
+    place = getattr(layer, "padding_idx", None) if entry.kind == "embedding" else None
+    if not isinstance(place, int):
+        return None
+    row = place - shard.offsets[0]
+    return row if 0 <= row < shard.size[0] else None

@@ -24,7 +24,7 @@ from biofx.plasticity.scheduler.arena_binding import ArenaBinding
 from biofx.plasticity.scheduler.arenas import Arenas
 from biofx.plasticity.scheduler.binding import FUNCTIONS, Binding, ParameterStep, overrides
 from biofx.plasticity.scheduler.checkpoint import restore
-from biofx.plasticity.scheduler.contexts import contexts_of
+from biofx.plasticity.scheduler.contexts import contexts_of, padding_of
 from biofx.plasticity.scheduler.observer import Observers
 from biofx.plasticity.scheduler.rule_outputs import checked_factor, checked_mask, note_place
 from biofx.plasticity.scheduler.surgery import Surgery
@@ -126,6 +126,7 @@ class Engine:
             )
         pairs = self.contexts(name, parameter, shard)
         binding = Binding(name, shard, pairs, layout_of(parameter))
+        binding.padding = padding_of(self.model, entry, shard)
         for rule, context in pairs:
             if rule.needs_activity(entry):
                 binding.watched = True
@@ -262,8 +263,10 @@ class Engine:
             Whether synapses were replaced by new ones.
         """
         replaced = self.change(sites, "after_step", kinds)
+        padding = [site.padding() for site in sites]
         fresh = self.units.step(sites, states)
-        for site in sites:
+        for site, row in zip(sites, padding, strict=True):
+            site.keep_padding(row, fresh.get(site.binding.name))
             if site.binding.name in fresh:
                 self._forget(site, fresh[site.binding.name])
                 replaced = True
@@ -295,6 +298,7 @@ class Engine:
         replaced = False
         for site in sites:
             fresh: Tensor | None = None
+            row = site.padding()
             for rule, context in site.due(stage, kinds):
                 context.fresh = fresh
                 if rule.maps_only:
@@ -314,6 +318,9 @@ class Engine:
                     raise
                 finally:
                     context.later = None
+            if row is not None:
+                site.finish(self.kernels)
+                site.keep_padding(row, fresh)
             if fresh is None:
                 site.finish(self.kernels)
             else:

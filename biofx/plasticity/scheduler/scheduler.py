@@ -206,7 +206,7 @@ class GradScheduler:
             PlasticityError: there is an optimizer, whose own `step()` does this, or the scheduler
                 was detached.
         """
-        if self._hooks is None:
+        if self._hooks is None or self._hooks.detached:
             raise PlasticityError(
                 "step() is for a GradScheduler without an optimizer; this one "
                 + ("acts in optimizer.step()" if self._attachments else "was detached")
@@ -225,7 +225,7 @@ class GradScheduler:
             bin is open), "rate_mean" (factor times learning rate), and, of the rules that act,
             "crystallized" (share of synapses ever dampened), "turnover" (share replaced at the last
             rejuvenation), "dale_projected" (weights set to 0 at the last step). Factors are those
-            of at most 2,048 evenly spaced synapses, at the weights as they are now; under sharding,
+            of at most 2,048 synapses, at the weights as they are now; under sharding,
             numbers are the local shard's. Before the first step, what the rules report, without
             factors.
         """
@@ -298,9 +298,15 @@ class GradScheduler:
             weight = local(parameter)
             if binding is None:  # frozen so far
                 return torch.ones_like(weight if at is None else weight[at], dtype=torch.float32)
-            return (
-                applied_factors(binding, weight) if at is None else factors_at(binding, weight, at)
-            )
+            if at is None:
+                return applied_factors(binding, weight)
+            if len(at) != weight.dim():
+                raise PlasticityError(
+                    f"at has {len(at)} tensors of indices, and {name} has {weight.dim()} axes"
+                )
+            # From the end, where negative.
+            at = tuple(line % size for line, size in zip(at, weight.shape, strict=True))
+            return factors_at(binding, weight, at)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on as if never stopped: tensors and plain values.
