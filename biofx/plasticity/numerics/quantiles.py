@@ -5,29 +5,29 @@ from torch import Tensor
 
 from biofx.plasticity.numerics.shards import Shard, all_sum
 
-BINS = 4096
-LEVELS = 2  # of 12 bits each: their steps are still exact in float32
+LEAST = -(2**24)
+BINS, LEVELS = 2**11, 3  # 33 bits: more than there are between `LEAST` and the largest int32
 
 
-def limit_below(scores: Tensor, shard: Shard, most: int) -> Tensor:
-    """The largest t, in steps of 2⁻²⁴, such that at most `most` scores of all shards lie below it.
+def limit_below(values: Tensor, shard: Shard, most: int) -> Tensor:
+    """The largest t such that at most `most` values of all shards lie below it.
 
     Counts are whole numbers, so shards agree exactly with one process.
 
     Args:
-        scores: the local ones, on [0, 1].
+        values: the local ones, int32, at least `LEAST`.
         shard: where they lie in the whole.
-        most: a number of scores.
+        most: a number of values.
 
     Returns:
-        float32 of shape ().
+        int32 of shape ().
     """
-    scores = scores.double().flatten()
-    low, width, below = 0.0, 1.0, 0
-    for _ in range(LEVELS):
-        width /= BINS
-        place = ((scores - low) / width).floor()
-        place = place[(place >= 0) & (place < BINS)].long()
+    values = values.flatten().long() - LEAST
+    low, below = 0, 0
+    for level in reversed(range(LEVELS)):
+        width = BINS**level
+        place = torch.div(values - low, width, rounding_mode="floor")
+        place = place[(place >= 0) & (place < BINS)]
         running = all_sum(torch.bincount(place, minlength=BINS), shard).cumsum(0) + below
         full = int((running <= most).sum())
         if full:
@@ -35,4 +35,5 @@ def limit_below(scores: Tensor, shard: Shard, most: int) -> Tensor:
         low += full * width
         if full == BINS:
             break
-    return torch.tensor(low, dtype=torch.float32, device=scores.device)
+    largest = torch.iinfo(torch.int32).max
+    return torch.tensor(min(low + LEAST, largest), dtype=torch.int32, device=values.device)

@@ -13,7 +13,7 @@ from typing_extensions import override
 from biofx.plasticity.kernels.base import Function, Tensors, wide
 from biofx.plasticity.numerics import random
 from biofx.plasticity.numerics.polynomials import erfc
-from biofx.plasticity.numerics.quantiles import limit_below
+from biofx.plasticity.numerics.quantiles import LEAST, limit_below
 from biofx.plasticity.rules.initial import (
     draw_initial,
     law_inputs,
@@ -110,20 +110,23 @@ def _probability_in_short(weight: Tensor, inputs: Tensors) -> Tensor:
     return loss_probability(weight.float(), max_abs=max_abs, d=d, erfc=erfc)
 
 
-def weakness(weight: Tensor, draw: Tensor, *, max_abs: Tensor) -> Tensor:
-    """|w|/max|w| on [½, 1]; below ½, by chance, for synapses of weight 0.
+def weakness(weight: Tensor, draw: Tensor) -> Tensor:
+    """Whole numbers in the order of |w|: its bits; negative, by chance, for synapses of weight 0.
 
     Args:
         weight: w.
-        draw: uniforms on [0, 1) of the weight's shape.
-        max_abs: max|w| of the whole parameter, of shape ().
+        draw: uniforms on [0, 1) of the weight's shape, in steps of 2⁻²⁴.
+
+    Returns:
+        int32 of the weight's shape, at least `LEAST`.
     """
-    return 0.5 * torch.where(weight == 0, draw, 1 + weight.abs() / max_abs)
+    size = weight.float().abs()
+    chance = (draw * -LEAST).to(torch.int32) + LEAST
+    return torch.where(size == 0, chance, size.view(torch.int32))
 
 
 def _weakness(index: Tensor, weight: Tensor, inputs: Tensors) -> Tensor:
-    draw = random.uniform(inputs["key"], index, draw=SPARING)
-    return weakness(weight, draw, max_abs=inputs["max_abs"])
+    return weakness(weight, random.uniform(inputs["key"], index, draw=SPARING))
 
 
 # A new weight and the choice are drawn with different words: symmetric (draw 0) or normal (draw 1)
@@ -162,7 +165,8 @@ def _renewal(fresh: Callable[[Tensor, Tensors], Tensor], choose: str) -> Functio
             score = _score(index, weight, inputs)
             spared = _spared(index, inputs)
         elif choose == "weak":
-            score = _weakness(index, weight, inputs) / inputs["limit"]
+            weak = _weakness(index, weight, inputs) < inputs["limit"]
+            score = torch.where(weak, 0.0, 1.0)
         else:
             score = random.uniform(inputs["key"], index, draw=SPARING) / inputs["limit"]
         return rejuvenate(weight, fresh(index, inputs), score=score, spared=spared)
@@ -292,8 +296,11 @@ class Rejuvenate(Rule):
             inputs["limit"] = scalar(plan.max_share, weight.device)
         elif plan.choose == "weak":
             context.finish()
-            scores = _weakness(context.index, wide(weight), inputs)
-            inputs["limit"] = limit_below(scores, shard, int(plan.max_share * shard.numel))
+            ranks = _weakness(context.index, weight, inputs)
+            # Rounded by chance, the same on all shards: 1 % of 60 synapses is not none for ever.
+            chance = random.uniform(context.key("share"), random.counters(1, weight.device))
+            most = int(plan.max_share * shard.numel + float(chance))
+            inputs["limit"] = limit_below(ranks, shard, most)
         elif context.total is not None:
             inputs["chance"] = (plan.max_share * shard.numel / context.total).float()
         mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
