@@ -279,3 +279,23 @@ def test_a_rule_of_ones_own_may_replace_synapses_before_the_step() -> None:
     weight = bio.get_parameter("2.weight")
     assert (weight[:, 0::2] >= 0).all()
     assert (weight[:, 1::2] <= 0).all()
+
+
+class TwoReaders(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.next = nn.Conv2d(1, 5, 3), nn.Conv2d(5, 3, 1)
+        self.out = nn.Linear(5 * 4, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.conv(x).relu()
+        return self.next(h), self.out(h.flatten(1))
+
+
+def test_a_unit_has_one_sign_in_all_layers_that_read_it() -> None:
+    bio = biofx.transform(TwoReaders(), example_inputs=torch.randn(2, 1, 4, 4))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    GradScheduler(bio, optimizer, rules=[DalesPrinciple(initialisation="signs")])
+    signs = bio.next.weight.detach()[0, :, 0, 0].sign()
+    assert torch.equal(bio.next.weight.sign(), signs.view(1, 5, 1, 1).expand(3, 5, 1, 1))
+    assert torch.equal(bio.out.weight.sign(), signs.repeat_interleave(4).expand(2, 20))

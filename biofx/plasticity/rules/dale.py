@@ -128,8 +128,9 @@ class DalesPrinciple(Rule):
     inputs are no units of the network. It takes an even number of units that can be followed to
     their readers: transform the model with ``example_inputs``. Elsewhere, and everywhere with
     ``initialisation="signs"``, weights become |w|·sign, with signs that are a function of the
-    scheduler's seed and the parameter's name alone. That makes the units of a layer alike (one
-    singular value of the weights grows with the width), and deep networks do not learn from it.
+    scheduler's seed and the name of the units alone (where units are not followed, of the
+    parameter that reads them). That makes the units of a layer alike (one singular value of the
+    weights grows with the width), and deep networks do not learn from it.
     Weights that obey already stay as they are: those of a trained model that was loaded.
 
     Synapses that another rule has just replaced get their unit's sign instead of becoming 0.
@@ -293,8 +294,15 @@ class DalesPrinciple(Rule):
                 signs[_all(population, entries, signs)[1::2].flatten()] = -1.0
             return context.per_unit(signs, axis)
         unit = random.counters(context.units(axis), device)
-        draw = random.uniform(context.key("signs", step=STATIC), unit)
-        return context.per_unit(dale_signs(draw), axis)
+        signs = dale_signs(random.uniform(context.key("signs", step=STATIC), unit))
+        # Units that are known have the same sign in each layer that reads them.
+        for population, entries, _ in context.wiring.read if axis == synapses.pre_axis else ():
+            key = random.stream_key(context.seed, STATIC, population.name, f"{context.rule}.signs")
+            unit = random.counters(population.size, device)
+            own = dale_signs(random.uniform(random.key_tensor(key, device), unit))
+            columns = _all(population, entries, signs)
+            signs[columns] = own.view(-1, *[1] * (columns.dim() - 1)).expand(columns.shape)
+        return context.per_unit(signs, axis)
 
     def _axis(self, synapses: Synapses) -> str:
         axis: str = pick(self.axis, synapses.config.dale_axis)
