@@ -369,3 +369,22 @@ def test_readers_without_bias_and_several_readers() -> None:
     torch.testing.assert_close(after[:, 3:], before[:, 3:])  # its bias has taken over
     assert not after[:, :3].any()
     assert not model.get_parameter("fc.bias").any()
+
+
+def test_each_of_two_optimizers_renews_its_own_units() -> None:
+    torch.manual_seed(0)
+    halves = [nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 6)) for _ in range(2)]
+    bio = biofx.transform(nn.Sequential(*halves), OFF, example_inputs=torch.randn(2, 6))
+    optimizers = [torch.optim.SGD(half.parameters(), lr=0.1) for half in halves]
+    rule = UnitTurnover(rate=0.1, maturity=2)
+    scheduler = GradScheduler(bio, optimizers, rules=[rule])
+    replaced = dict.fromkeys(("0.0.weight", "1.0.weight"), 0)
+    for _ in range(8):
+        bio.zero_grad()
+        bio(torch.randn(8, 6)).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        for name in replaced:
+            replaced[name] += scheduler.metrics(factors=False)[name]["units_replaced"]
+    first, second = replaced.values()
+    assert first == second > 0

@@ -1,6 +1,6 @@
 """The rules of a scheduler, bound to parameters, run stage by stage over many of them at once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -250,7 +250,11 @@ class Engine:
             site.binding.note(site)
 
     def settle(
-        self, sites: Sequence[ParameterStep], *kinds: type[Rule], states: States = no_state
+        self,
+        sites: Sequence[ParameterStep],
+        *kinds: type[Rule],
+        states: States = no_state,
+        held: Container[str] | None = None,
     ) -> bool:
         """Weights have moved: let the rules change them, and let go of the step.
 
@@ -258,13 +262,14 @@ class Engine:
             sites: parameters at this step.
             kinds: classes of the rules meant; none means all.
             states: what the optimizer keeps for a parameter.
+            held: names of the parameters whose step it is, trained or not; None means all.
 
         Returns:
             Whether synapses were replaced by new ones.
         """
         replaced = self.change(sites, "after_step", kinds)
         padding = [site.padding() for site in sites]
-        fresh = self.units.step(sites, states)
+        fresh = self.units.step(sites, states, held)
         for site, row in zip(sites, padding, strict=True):
             site.keep_padding(row, fresh.get(site.binding.name))
             if site.binding.name in fresh:

@@ -334,7 +334,9 @@ class OptimizerHooks:
                 if not self.positions.plain:
                     self.positions.settle(site, self._copy)
             replaced = self.engine.settle(
-                [site for site, _, _ in sites], states=functools.partial(state_of, optimizer)
+                [site for site, _, _ in sites],
+                states=functools.partial(state_of, optimizer),
+                held={name for name, _, _ in self.named()} if self.engine.units.watching else None,
             )
             for site, _, _ in acting:
                 self.applier.finish(site)

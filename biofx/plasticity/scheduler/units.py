@@ -1,7 +1,7 @@
 """Units: their activity where they are read, and the surgery that replaces some of them."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,6 +102,11 @@ class UnitEngine:
             for population in self.populations
         )
 
+    @property
+    def watching(self) -> bool:
+        """Whether there are units to take note of."""
+        return bool(self.populations or self.left)
+
     def detach(self) -> None:
         """Remove the hooks."""
         for observer in self._observers.values():
@@ -129,25 +134,31 @@ class UnitEngine:
             r for r in population.readers if UnitActivity.axis(self.synapses[r.weight.name])
         )
 
-    def step(self, sites: Sequence[ParameterStep], states: States) -> dict[str, Tensor]:
+    def step(
+        self, sites: Sequence[ParameterStep], states: States, held: Container[str] | None = None
+    ) -> dict[str, Tensor]:
         """Weights have moved: take note of the units' activity, and replace some.
 
         Args:
             sites: parameters at this step.
             states: the optimizer's state of a parameter.
+            held: the parameters whose step it is; the activity of other units is left to theirs.
+                None means all.
 
         Returns:
             {parameter: mask of its new synapses, of the local shape}.
         """
-        if not (self.populations or self.left):
+        if not self.watching:
             return {}
         known = {site.binding.name: site for site in sites}
         for population, reason in self.left:
             for _, context in _turning(known.get(population.carrier)):
                 context.memo["units"] = {"units_replaced": 0, "units_left_alone": reason}
-        seen = self._collect()
+        seen = self._collect(held)
         fresh: dict[str, Tensor] = {}
         for population in self.populations:
+            if held is not None and population.carrier not in held:
+                continue
             frozen = [e.name for e in weights_of(population) if e.name not in known]
             for rule, context in _turning(known.get(population.carrier)):
                 told = context.memo.setdefault("units", {})
@@ -166,9 +177,14 @@ class UnitEngine:
                     self._replace(rule, context, population, mask, known, states, fresh)
         return fresh
 
-    def _collect(self) -> dict[int, tuple[Tensor, Tensor]]:
+    def _collect(self, held: Container[str] | None) -> dict[int, tuple[Tensor, Tensor]]:
         """Mean |x| and mean x of each column seen since the last step, over all processes."""
-        observers = {id(o): o for o in self._observers.values() if o.seen}
+        observers: dict[int, UnitActivity] = {}
+        for population in self.populations:
+            observer = self._observers[population.name]
+            reader = self._observed(population).weight.name
+            if observer.seen and (held is None or reader in held):
+                observers[id(observer)] = observer
         if not observers:
             return {}
         whole = torch.cat([observer.totals for observer in observers.values()])
