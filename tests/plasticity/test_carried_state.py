@@ -384,3 +384,39 @@ def test_the_learning_rate_of_a_loaded_state_holds() -> None:
         learn(model, optimizer, batches(2)[1:])
         ends.append(model)
     assert same(*ends)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_step_that_raised_is_in_no_state(loaded: bool) -> None:
+    model = make(CONFIG)
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    GradScheduler(model, optimizer)
+    data = batches(6)
+    learn(model, optimizer, data[:3])
+    states = through_a_file([model.state_dict(), optimizer.state_dict()])
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no step")
+
+    handle = optimizer.register_step_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no step"):
+        learn(model, optimizer, data[3:4])
+    handle.remove()
+    if loaded:
+        model.load_state_dict(states[0])
+        optimizer.load_state_dict(copy.deepcopy(states[1]))  # it keeps what it is given
+    else:
+        states = through_a_file([model.state_dict(), optimizer.state_dict()])
+    learn(model, optimizer, data[3:])
+    other = make(CONFIG)
+    again = OPTIMIZERS["adamw"](other.parameters())
+    GradScheduler(other, again)
+    other.load_state_dict(states[0])
+    again.load_state_dict(states[1])
+    learn(other, again, data[3:])
+    whole = make(CONFIG)
+    straight = OPTIMIZERS["adamw"](whole.parameters())
+    GradScheduler(whole, straight)
+    learn(whole, straight, data)
+    assert same(model, whole)
+    assert same(other, whole)

@@ -104,6 +104,7 @@ class CarriedState:
         self.find()
 
     def _add(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        self._hooks.interrupted()  # a step that has raised has never been
         names = self._names()
         state_dict["param_groups"][0][self.key] = {
             "version": checkpoint.VERSION,
@@ -134,6 +135,7 @@ class CarriedState:
 
     def _take(self, optimizer: Optimizer) -> None:
         if self._checked is not None:
+            self._hooks.interrupted()  # it must not come back over what is taken now
             found, self._checked = self._checked, None
             if self._leads:
                 self._engine.observers.load_state_dict(found.observers)
