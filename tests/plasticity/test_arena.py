@@ -18,6 +18,7 @@ from biofx.plasticity import (
     FuzzyLearningRates,
     GradScheduler,
     Rejuvenate,
+    Restore,
     Rule,
     Schedule,
     VolumeDependentRates,
@@ -318,6 +319,120 @@ def test_a_parameter_that_moves_to_another_group(place: int) -> None:
         assert second.grad is not None
         due = -second.grad * (1.0 if step < 3 else 0.01) * scheduler.factors("1.weight")
         torch.testing.assert_close(second.detach() - before, due, rtol=1e-3, atol=1e-6)
+
+
+def chain(*, config: dict[str, Any] | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 6) for _ in range(4)]
+    return biofx.transform(nn.Sequential(*layers), biofx.BioConfig(**(config or {})))
+
+
+def alone_and_together(
+    run: Callable[[], list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Tensor], list[Tensor]]:
+    ours = run()
+    together(monkeypatch, 0)
+    return ours, run()
+
+
+def test_all_members_move_to_another_group_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {
+        "fuzzy_lr_distribution": "weight_adaptive",
+        "fuzzy_lr_dynamic": True,
+        "fuzzy_lr_update_freq": 2,
+    }
+
+    def run() -> list[Tensor]:
+        bio = chain(config=settings)
+        weights = [p for p in bio.parameters() if p.dim() > 1]
+        biases = [p for p in bio.parameters() if p.dim() == 1]
+        optimizer = torch.optim.SGD([{"params": weights}, {"params": biases}], lr=0.1)
+        GradScheduler(bio, optimizer, compile=False)
+        for step in range(1, 9):
+            first, second = optimizer.param_groups
+            away = step == 4
+            first["params"] = [] if away else weights
+            second["params"] = weights + biases if away else biases
+            go_on(bio, optimizer, range(step, step + 1))
+        return weights
+
+    ours, theirs = alone_and_together(run, monkeypatch)
+    assert all(map(torch.equal, ours, theirs))
+
+
+class Seen(Rule):
+    """Puts another tensor in the place of its own at each step."""
+
+    def elementwise(self, synapses: Any) -> bool:
+        return True
+
+    def observe(self, context: Context) -> None:
+        assert context.grad is not None
+        context.state["seen"] = context.state.get("seen", 0) + context.grad.abs()
+
+    def factor(self, context: Context) -> Tensor:
+        return 1 / (1 + context.state["seen"])
+
+
+class Early(Rule):
+    """Replaces before the step, in an arena."""
+
+    replaces = True
+
+    def elementwise(self, synapses: Any) -> bool:
+        return True
+
+    def before_update(self, context: Context) -> Tensor:
+        new = context.uniform("which") < 0.2
+        context.weight.copy_(torch.where(new, 0.1 * context.symmetric("new"), context.weight))
+        return new
+
+
+@pytest.mark.parametrize(("rule", "gap"), [(Seen(), 5), (Early(schedule=Schedule(every=2)), 1)])
+def test_of_what_users_rules_do(rule: Rule, gap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> list[Tensor]:
+        bio = chain()
+        optimizer = torch.optim.Adam(bio.parameters(), lr=0.01)
+        GradScheduler(bio, optimizer, rules=[rule], compile=False)
+        go_on(
+            bio, optimizer, range(1, 9),
+            lambda step, name, grad: None if (step, name) == (gap, "0.weight") else grad,
+        )  # fmt: skip
+        return list(bio.parameters())
+
+    ours, theirs = alone_and_together(run, monkeypatch)
+    assert all(map(torch.equal, ours, theirs))
+
+
+def test_numbers_of_an_arena_that_is_frozen_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> list[Tensor]:
+        bio = chain(config={"crystallize_every": 1})
+        halves = [list(part.parameters()) for part in (bio[:2], bio[2:])]  # type: ignore[index]
+        optimizer = torch.optim.Adam([{"params": half} for half in halves], lr=0.01)
+        scheduler = GradScheduler(bio, optimizer, compile=False)
+        go_on(bio, optimizer, range(1, 4))
+        for parameter in halves[0]:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        go_on(bio, optimizer, range(4, 8))
+        assert "factor_mean" in scheduler.metrics()["0.weight"]
+        return [scheduler.factors(f"{place}.weight") for place in range(4)]
+
+    ours, theirs = alone_and_together(run, monkeypatch)
+    assert all(map(torch.equal, ours, theirs))
+    assert not torch.equal(ours[0], torch.ones_like(ours[0]))
+
+
+def test_metrics_read_the_weights_that_there_are() -> None:
+    bio = chain()
+    start = bio.get_parameter("1.weight").detach().clone()
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    scheduler = GradScheduler(bio, optimizer, rules=[Restore(strength=0.01)], compile=False)
+    for parameter in bio.parameters():
+        parameter.data = parameter.data.clone()
+    go_on(bio, optimizer, range(1, 4))
+    distance = (bio.get_parameter("1.weight").detach() - start).square().mean().sqrt()
+    assert scheduler.metrics()["1.weight"]["distance"] == pytest.approx(float(distance), rel=1e-4)
 
 
 def test_of_mirrored_pairs_and_free_weights(monkeypatch: pytest.MonkeyPatch) -> None:

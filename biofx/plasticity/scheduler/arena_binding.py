@@ -48,6 +48,7 @@ class ArenaBinding(Binding):
         self.weights, self.grads = map(self.arena.views, (self.weight, self.grad))
         self._other: tuple[Tensor, list[Tensor]] | None = None
         self.plain: list[dict[str, Any]] = []
+        self.matrices: list[dict[str, Tensor]] = []
         self.dealt = True
         pairs: list[tuple[Rule, Context]] = []
         for place, (rule, like) in enumerate(members[0].pairs):
@@ -64,6 +65,7 @@ class ArenaBinding(Binding):
                 arena=self.arena,
             )
             self._adopt(context)
+            self.matrices.append({k: v for k, v in context.state.items() if isinstance(v, Tensor)})
             self.plain.append(plain(context))
             pairs.append((rule, context))
         name = members[0].name
@@ -207,8 +209,16 @@ class ArenaBinding(Binding):
                 context.memo.update(counts)
 
     def tell(self) -> None:
-        """Give the members those plain values of the rules' states that have changed."""
-        for (_, shared), known in zip(self.pairs, self.plain, strict=True):
+        """Give the members what has changed of the rules' states but in the matrices' memory."""
+        for (_, shared), known, laid in zip(self.pairs, self.plain, self.matrices, strict=True):
+            for key, value in shared.state.items():
+                # A rule of a user's own may have made a tensor, or put another in its place.
+                if isinstance(value, Tensor) and value is not laid.get(key):
+                    matrix = value.expand(self.arena.size).contiguous()
+                    shared.state[key] = laid[key] = matrix
+                    views = self.arena.views(matrix)
+                    for member, view in zip(shared.members, views, strict=True):  # type: ignore[attr-defined]
+                        member.state[key] = view
             now = plain(shared) if shared.state else known
             if now != known:
                 known.update(now)

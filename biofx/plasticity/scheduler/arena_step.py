@@ -163,6 +163,9 @@ class ArenaStep(ParameterStep):
         one_by_one = not traits.tried or traits.positions or traits.mixed
         if one_by_one or any(len(own) > 1 for own in states):
             return False
+        # Before its first step, the optimizer keeps nothing for a parameter.
+        if any(own[0].keys() != states[0][0].keys() for own in states):
+            return False
         entries: dict[str, list[Tensor]] = {}
         for key, first in states[0][0].items():
             if isinstance(first, Tensor) and not first.dim():

@@ -45,6 +45,7 @@ class Arenas:
 
     def clear(self) -> None:
         """Forget all: the states of the parameters have been replaced."""
+        self.deal()
         self.bindings = []
         self._laid_out = ()
         self._named = None
@@ -84,6 +85,7 @@ class Arenas:
             self._laid_out = ids
         self._seen = ids
         present = set(ids)
+        stepping = {parameter for parameter, _ in ids}
         found: set[tuple[int, int]] = set()
         self.active = []
         for binding in self.bindings:
@@ -95,7 +97,7 @@ class Arenas:
             elif gradients is not None:
                 self.bindings = [other for other in self.bindings if other is not binding]
                 self._laid_out = ()  # anew at the next step
-            elif not present.isdisjoint(own):
+            elif not stepping.isdisjoint(parameter for parameter, _ in own):
                 binding.part()
         alone = [entry for entry in trained if (id(entry[1]), id(entry[2])) not in found]
         if ids == self._laid_out and len(kept) == len(named):
@@ -127,6 +129,7 @@ class Arenas:
                 bindings, parameters, _ = alike.setdefault((id(group), kind), ([], [], group))
                 bindings.append(binding)
                 parameters.append(parameter)
+        self.deal()
         self.bindings = [
             ArenaBinding(*members) for members in alike.values() if len(members[0]) > 1
         ]

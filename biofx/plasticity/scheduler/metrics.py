@@ -31,6 +31,7 @@ def summarise(
     for name, number in binding.numbers.items():
         found[name] = float(number)
     for rule, context in binding.pairs:
+        context.weight = weight  # of a parameter in an arena, what it was when it was bound
         found.update(rule.report(context))
     return found
 
