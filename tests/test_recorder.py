@@ -359,3 +359,11 @@ def test_a_sharded_run_is_refused() -> None:
         assert scheduler.state_dict().keys() & {"observers"} == set()
     finally:
         dist.destroy_process_group()
+
+
+def test_a_histogram_of_nearly_equal_weights_has_their_range() -> None:
+    weight = torch.zeros(40, 20)
+    weight[0, :6] = 1.0
+    (synapses,) = synapses_of(biofx.transform(nn.Linear(20, 40))).values()
+    found = sampling.snapshot(weight, synapses, sample=weight.flatten(), step=1, most=8)
+    assert (found.low, found.high) == (0.0, 1.0)

@@ -83,5 +83,5 @@ def _sample(scheduler: GradScheduler, name: str) -> Tensor:
 
 def _histogram(values: Tensor) -> tuple[list[float], list[float]]:
     """Counts, and their one edge more."""
-    counts, edges = torch.histogram(values, BINS)
+    counts, edges = torch.histogram(values[values.isfinite()], BINS)
     return counts.tolist(), edges.tolist()

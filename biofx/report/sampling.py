@@ -92,6 +92,8 @@ def snapshot(
     signed = torch.round(roots).copysign(values).to(torch.int8)
     finite = sample[sample.isfinite()]
     low, high = quantiles(finite, [TAIL, 1 - TAIL]) or [0.0, 0.0]
+    if low == high and finite.numel():  # nearly all are one number
+        low, high = float(finite.min()), float(finite.max())
     shares = torch.histc(finite, WEIGHT_BINS, low, high) / max(finite.numel(), 1)
     return Snapshot(
         step=step,

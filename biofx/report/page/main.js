@@ -35,6 +35,8 @@ $('linear').addEventListener('click', () => setLog(false));
 function every(steps) {
   if (!history.every) return '';
   const thinned = steps.length < Math.floor(steps[steps.length - 1] / history.every);
+  // A run that was resumed may have been looked at more or less often before.
+  if (!thinned && steps.slice(2).some((step, place) => step - steps[place + 1] !== history.every)) return '';
   return thinned ? `, evenly in the logarithm of the step (taken every ${plural(history.every, 'step')}, then thinned)` : `, one every ${plural(history.every, 'step')}`;
 }
 
@@ -52,7 +54,7 @@ function start() {
   document.title = `${visible(history.model)} · a synapse’s life`;
   const total = layers.reduce((sum, layer) => sum + layer.size, 0);
   $('run').textContent = `${compact(total)} synapses in ${plural(layers.length, 'layer')}`
-    + (steps.length ? ` · ${plural(steps[steps.length - 1], 'step')}` : '');
+    + (steps.length ? ` · ${plural(Math.max(steps[steps.length - 1], ...layers.map((layer) => layer.after?.step ?? 0)), 'step')}` : '');
   $('foot').textContent = `${plural(steps.length, 'sample')}${every(steps)}`
     + `${history.seed === undefined ? '' : ` · seed ${history.seed}`} · biofx ${visible(history.biofx || '?')}. `
     + 'Factors, weights and updates are those of up to 4,096 synapses of each layer.';
