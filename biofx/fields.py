@@ -74,8 +74,12 @@ def check_range(name: str, value: Any) -> None:
     ):
         return
     left, right = "[" if low_ok else "(", "]" if high_ok else ")"
-    bounded = f"between {low:g} and {high:g}" if high < float("inf") else "positive"
-    words = bounded + (" or 0" if low_ok and bounded == "positive" and not low else "")
+    if high < float("inf"):
+        words = f"between {low:g} and {high:g}"
+    elif low:
+        words = f"at least {low:g}" if low_ok else f"above {low:g}"
+    else:
+        words = "positive or 0" if low_ok else "positive"
     raise ConfigError(
         f"{name} must be {words}: {name}={value!r} is no number in {left}{low:g}, {high:g}{right}"
     )

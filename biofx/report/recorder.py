@@ -61,6 +61,8 @@ class Recorder(Observer):
         every = number_of(every)
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise PlasticityError(f"Recorder: every={every!r} must be a whole number of at least 1")
+        if not isinstance(scheduler, GradScheduler):
+            raise PlasticityError(f"Recorder: expected a GradScheduler, got {scheduler!r}")
         self.every = every
         self._scheduler = scheduler
         self._synapses = dict(synapses_of(scheduler.model))

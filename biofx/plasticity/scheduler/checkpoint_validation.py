@@ -324,5 +324,7 @@ def _check_range(where: str, value: Any, limits: Limits | None) -> None:
     bad = int(wrong.sum())
     if bad:
         first = numbers[wrong].flatten()[0].item()
-        of = f" {bad} of {numbers.numel()} values," if isinstance(value, Tensor) else ""
-        _refuse(f"{where} has{of} such as {first!r}, outside [{low:g}, {high:g}]")
+        of = (
+            f"has {bad} of {numbers.numel()} values, such as" if isinstance(value, Tensor) else "is"
+        )
+        _refuse(f"{where} {of} {first!r}, outside [{low:g}, {high:g}]")
