@@ -303,6 +303,8 @@ class Engine:
         replaced = False
         for site in sites:
             fresh: Tensor | None = None
+            if site.binding.padding is not None:
+                site.finish(self.kernels)
             row = site.padding()
             for rule, context in site.due(stage, kinds):
                 context.fresh = fresh
