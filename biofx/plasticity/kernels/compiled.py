@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from biofx.garbage import uncollected
-from biofx.plasticity.kernels.arena import Arena, added
+from biofx.plasticity.kernels.arena import SMALL, Arena, added
 from biofx.plasticity.kernels.base import NONE, KernelCall, Kernels, Tensors, filling
 from biofx.plasticity.kernels.layout import arrange, as_bytes, line, matrix, offset, one_run
 from biofx.plasticity.kernels.ready import Ready, ReadyRows
@@ -140,6 +140,14 @@ class CompiledKernels(Kernels):
             if found is not None:
                 return found
         return super().sum_abs(weight)
+
+    def max_abs(self, weight: Tensor) -> Tensor:
+        """As `Kernels.max_abs`; of a large weight in half the time, which is worth a kernel."""
+        if weight.numel() > SMALL and weight.device.type == "cpu":
+            found = self._reduced(_max_abs, weight, weight.dtype)
+            if found is not None:
+                return found
+        return super().max_abs(weight)
 
     def sum(
         self,
@@ -266,6 +274,10 @@ def _extent(leaf: Tensor) -> int:
 
 def _sum_abs(line: Tensor) -> Tensor:
     return line.abs().sum(dtype=torch.float64)
+
+
+def _max_abs(line: Tensor) -> Tensor:
+    return line.abs().amax()
 
 
 @functools.cache
