@@ -18,6 +18,10 @@ class Impossible(Exception):
     """This way does not work for this model; the message says why, in one line."""
 
 
+class Refused(Impossible):
+    """What was made does not run on the inputs."""
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One way to write a model in a format.
