@@ -65,7 +65,6 @@ class ArenaBinding(Binding):
                 arena=self.arena,
             )
             self._adopt(context)
-            self.matrices.append({k: v for k, v in context.state.items() if isinstance(v, Tensor)})
             self.plain.append(plain(context))
             pairs.append((rule, context))
         name = members[0].name
@@ -80,11 +79,17 @@ class ArenaBinding(Binding):
             if not isinstance(value, Tensor):
                 context.state[key] = value
                 continue
-            matrix = context.state[key] = self.arena.empty(value.dtype)
-            views = self.arena.views(matrix)
-            torch._foreach_copy_(views, [member.state[key] for member in context.members])
-            for member, view in zip(context.members, views, strict=True):
-                member.state[key] = view
+            matrix = self.arena.empty(value.dtype)
+            parts = [member.state[key] for member in context.members]
+            torch._foreach_copy_(self.arena.views(matrix), parts)
+            self._share(context, key, matrix)
+        self.matrices.append({k: v for k, v in context.state.items() if isinstance(v, Tensor)})
+
+    def _share(self, context: ArenaContext, key: str, matrix: Tensor) -> None:
+        """Let the members have their parts of a matrix."""
+        context.state[key] = matrix
+        for member, part in zip(context.members, self.arena.views(matrix), strict=True):
+            member.state[key] = part
 
     @property
     def names(self) -> list[str]:
@@ -214,11 +219,8 @@ class ArenaBinding(Binding):
             for key, value in shared.state.items():
                 # A rule of a user's own may have made a tensor, or put another in its place.
                 if isinstance(value, Tensor) and value is not laid.get(key):
-                    matrix = value.expand(self.arena.size).contiguous()
-                    shared.state[key] = laid[key] = matrix
-                    views = self.arena.views(matrix)
-                    for member, view in zip(shared.members, views, strict=True):  # type: ignore[attr-defined]
-                        member.state[key] = view
+                    laid[key] = value.expand(self.arena.size).contiguous()
+                    self._share(shared, key, laid[key])  # type: ignore[arg-type]
             now = plain(shared) if shared.state else known
             if now != known:
                 known.update(now)
