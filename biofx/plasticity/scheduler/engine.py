@@ -268,13 +268,14 @@ class Engine:
             Whether synapses were replaced by new ones.
         """
         replaced = self.change(sites, "after_step", kinds)
-        padding = [site.padding() for site in sites]
-        fresh = self.units.step(sites, states, held)
-        for site, row in zip(sites, padding, strict=True):
-            site.keep_padding(row, fresh.get(site.binding.name))
-            if site.binding.name in fresh:
-                self._forget(site, fresh[site.binding.name])
-                replaced = True
+        if self.units.watching:
+            padding = [site.padding() for site in sites]
+            fresh = self.units.step(sites, states, held)
+            for site, row in zip(sites, padding, strict=True):
+                site.keep_padding(row, fresh.get(site.binding.name))
+                if site.binding.name in fresh:
+                    self._forget(site, fresh[site.binding.name])
+                    replaced = True
         for site in sites:
             site.release()
         return replaced

@@ -179,11 +179,13 @@ def corrections(
     found = {}
     for site, parameter, group in sites:
         name = site.binding.name
-        if name in before and young(site):
-            states = [optimizer.state.get(one, {}) for one in site.parameters(parameter)]
-            work = _due(site, optimizer, law, group, states, before=before[name])
-            if work is not None:
-                found[name] = work
+        births = _births(site) if name in before else None
+        if births is None:
+            continue
+        states = [optimizer.state.get(one, {}) for one in site.parameters(parameter)]
+        work = _due(site, optimizer, law, group, states, births=births, before=before[name])
+        if work is not None:
+            found[name] = work
     return found
 
 
@@ -194,6 +196,7 @@ def _due(
     group: Mapping[str, Any],
     states: Sequence[Mapping[str, Any]],
     *,
+    births: dict[str, Any],
     before: Tensor,
 ) -> KernelCall | None:
     """The work of correcting a parameter, or several, whose weights have just been moved.
@@ -201,10 +204,10 @@ def _due(
     Args:
         site, law, optimizer, group: as for `corrections`.
         states: what the optimizer has of each parameter.
+        births: the state that holds them.
         before: the local weights before the step.
     """
-    births = _births(site)
-    if births is None or not all(law.first in state for state in states):
+    if not all(law.first in state for state in states):
         return None
     counts = [state["step"] for state in states]
     known = _numbers(counts)  # of the parameters' own steps, for they may have rested

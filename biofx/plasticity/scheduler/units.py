@@ -148,8 +148,6 @@ class UnitEngine:
         Returns:
             {parameter: mask of its new synapses, of the local shape}.
         """
-        if not self.watching:
-            return {}
         known = {site.binding.name: site for site in sites}
         for population, reason in self.left:
             for _, context in _turning(known.get(population.carrier)):
