@@ -211,24 +211,30 @@ class FuzzyLearningRates(Rule):
         return {**super().settings(synapses), **vars(plan)}
 
     @override
+    def acts_in(self, synapses: Synapses, stage: Stage) -> bool:
+        plan = _resolve(self, synapses)
+        if stage == "observe":
+            return plan.distribution in (Distribution.ACTIVITY, Distribution.WEIGHT_ADAPTIVE)
+        if stage == "after_step":
+            return plan.distribution == Distribution.TEMPORAL and plan.dynamic
+        return True
+
+    @override
     def active(self, context: Context, stage: Stage) -> bool:
-        if stage == "factor":
-            return super().active(context, stage)
         # Factors evolve by the clock, whether or not the rule's schedule lets them act.
         if stage == "after_step":
-            plan = self._plan(context)
-            evolves = plan.distribution == Distribution.TEMPORAL and plan.dynamic
-            return evolves and context.step % plan.update_every == 0
+            return context.step % self._plan(context).update_every == 0
         if stage == "observe":
             plan = self._plan(context)
-            counts = plan.distribution == Distribution.ACTIVITY
-            return counts or ("drawn" in context.state and _due(context, plan))
+            return plan.distribution == Distribution.ACTIVITY or _due(context, plan)
         return super().active(context, stage)
 
     @override
     def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:
+        if stage != "observe":
+            return ()
         plan = self._plan(context)
-        weights = stage == "observe" and plan.distribution == Distribution.WEIGHT_ADAPTIVE
+        weights = plan.distribution == Distribution.WEIGHT_ADAPTIVE
         return ("mean_abs",) if weights and _due(context, plan) else ()
 
     @override

@@ -239,9 +239,8 @@ class Rejuvenate(Rule):
         return {**super().settings(synapses), **plan._asdict()}
 
     @override
-    def active(self, context: Context, stage: Stage) -> bool:
-        own = "before_update" if self._known(context).before_step else "after_step"
-        return stage == own and super().active(context, stage)
+    def acts_in(self, synapses: Synapses, stage: Stage) -> bool:
+        return stage == ("before_update" if self._plan(synapses).before_step else "after_step")
 
     @override
     def prepare(self, context: Context) -> None:

@@ -122,6 +122,10 @@ class Rule:
         timing = self.timing(synapses)
         return {**own, "every": timing.every, "start": timing.start, "stop": timing.stop}
 
+    def acts_in(self, synapses: Synapses, stage: Stage) -> bool:
+        """Whether this function of the rule, if it has one, is ever called for a parameter."""
+        return True
+
     def active(self, context: Context, stage: Stage) -> bool:
         """Whether this function of the rule is called at this step: when the schedule says so."""
         return context.timing.due(context.step)

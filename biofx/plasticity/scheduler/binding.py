@@ -58,7 +58,11 @@ class Binding:
     def __post_init__(self) -> None:
         # A step calls only what a rule has: most rules have one or two of the functions.
         self.acting = {
-            stage: [pair for pair in self.pairs if overrides(pair[0], *functions)]
+            stage: [
+                (rule, context)
+                for rule, context in self.pairs
+                if overrides(rule, *functions) and rule.acts_in(context.synapses, stage)
+            ]
             for stage, functions in FUNCTIONS.items()
         }
         self.asking = frozenset(context for rule, context in self.pairs if overrides(rule, "needs"))
@@ -121,11 +125,12 @@ class ParameterStep:
             stage: of the step.
             kinds: classes of the rules meant; none means all.
         """
+        acting = self.binding.acting[stage]
+        if not acting:
+            return acting
         found = self.acts.get(stage)
         if found is None:
-            found = self.acts[stage] = [
-                pair for pair in self.binding.acting[stage] if pair[0].active(pair[1], stage)
-            ]
+            found = self.acts[stage] = [pair for pair in acting if pair[0].active(pair[1], stage)]
         return [pair for pair in found if isinstance(pair[0], kinds)] if kinds else found
 
     def judged(self) -> Tensor:

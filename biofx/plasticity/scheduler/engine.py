@@ -98,7 +98,7 @@ class Engine:
     def has(self, stage: Stage) -> bool:
         """Whether any rule does something to weights, or to their moves, at a stage."""
         return any(
-            overrides(rule, *FUNCTIONS[stage]) and rule.serves(entry)
+            overrides(rule, *FUNCTIONS[stage]) and rule.serves(entry) and rule.acts_in(entry, stage)
             for rule in self.rules
             if stage != "after_step" or rule.changes_weights
             for entry in self.synapses.values()
