@@ -60,7 +60,7 @@ class TestJoined:
     def test_the_second_sees_what_the_first_writes(self) -> None:
         a, b, one, two = torch.ones(2, 3), torch.zeros(2, 3), torch.tensor(1.0), torch.tensor(2.0)
         first = KernelCall.of(doubled, {"a": a}, ("a",), {"c": one})
-        work = joined(first, KernelCall.of(added, {"b": b}, ("b",), {"a": a, "c": two}))
+        work = joined([first, KernelCall.of(added, {"b": b}, ("b",), {"a": a, "c": two})])
         self.do(work)
         assert torch.equal(a, torch.full((2, 3), 3.0))
         assert torch.equal(b, torch.full((2, 3), 5.0))
@@ -71,26 +71,27 @@ class TestJoined:
             KernelCall.of(doubled, {"a": torch.ones(2, 3)}, ("a",), {"c": torch.tensor(c)})
             for c in (1.0, 2.0, 3.0)
         ]
-        self.do(joined(works[0], joined(works[1], works[2])))
+        self.do(joined(works))
         for work, value in zip(works, (3.0, 4.0, 5.0), strict=True):
             assert torch.equal(work.target, torch.full((2, 3), value))
 
     def test_stores_in_the_type_that_there_is(self) -> None:
         a, b = torch.ones(2, 3, dtype=torch.bfloat16), torch.zeros(2, 3)
         first = KernelCall.of(doubled, {"a": a}, ("a",), {"c": torch.tensor(2.0**-9)})
-        self.do(
-            joined(first, KernelCall.of(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)}))
-        )
+        inputs = {"a": a, "c": torch.tensor(0.0)}
+        self.do(joined([first, KernelCall.of(added, {"b": b}, ("b",), inputs)]))
         assert torch.equal(b, a.float())
 
     def test_has_one_identity(self) -> None:
         """Or else each step would compile a kernel."""
         made = {
             joined(
-                KernelCall.of(doubled, {"a": a}, ("a",), {"c": torch.ones(())}),
-                KernelCall.of(
-                    added, {"b": torch.ones(2, 3)}, ("b",), {"a": a, "c": torch.ones(())}
-                ),
+                [
+                    KernelCall.of(doubled, {"a": a}, ("a",), {"c": torch.ones(())}),
+                    KernelCall.of(
+                        added, {"b": torch.ones(2, 3)}, ("b",), {"a": a, "c": torch.ones(())}
+                    ),
+                ]
             ).spec
             for a in torch.ones(3, 2, 3)
         }
@@ -100,7 +101,7 @@ class TestJoined:
         c, a, b = torch.ones(2, 3), torch.ones(2, 3), torch.zeros(2, 3)
         last = KernelCall.of(added, {"b": b}, ("b",), {"a": a, "c": torch.tensor(0.0)})
         middle = KernelCall.of(doubled, {"a": a}, ("a",), {"c": torch.tensor(5.0)})
-        self.do(joined(KernelCall.of(grown, {"c": c}, ("c",), {}), joined(middle, last)))
+        self.do(joined([KernelCall.of(grown, {"c": c}, ("c",), {}), middle, last]))
         assert torch.equal(c, torch.full((2, 3), 2.0))
         assert torch.equal(a, torch.full((2, 3), 7.0))
         assert torch.equal(b, torch.full((2, 3), 7.0))

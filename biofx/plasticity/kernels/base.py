@@ -240,18 +240,45 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def joined(first: KernelCall, second: KernelCall) -> KernelCall:
-    """Both in one pass over memory; `second` sees what `first` writes."""
-    places = {id(leaf): place for place, leaf in enumerate(second.leaves)}
-    own = first.leaves[: len(first.spec.tensors)]
-    shared = tuple([places.get(id(leaf), -1) for leaf in own])
-    both, order = _joined(first.spec, second.spec, shared)
-    leaves = second.leaves + first.leaves
-    return KernelCall(both, tuple([leaves[place] for place in order]))
+def joined(calls: Sequence[KernelCall]) -> KernelCall:
+    """All in one pass over memory; each sees what those before it write."""
+    if len(calls) == 1:
+        return calls[0]
+    leaves: list[Tensor] = []
+    for call in calls:
+        leaves += call.leaves
+    # Once for each step: no loop where a function has one of its own.
+    ids = [*map(id, leaves)]
+    first = dict(zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True))
+    same = tuple(map(first.__getitem__, ids))
+    spec, order = _joined(tuple([call.spec for call in calls]), same)
+    return KernelCall(spec, tuple(map(leaves.__getitem__, order)))
 
 
 @functools.cache
 def _joined(
+    specs: tuple[KernelSpec, ...], same: tuple[int, ...]
+) -> tuple[KernelSpec, tuple[int, ...]]:
+    """The spec of all, and the places of its arguments among theirs in a row.
+
+    `same` tells for each of these the first place at which the same tensor stands.
+    """
+    whole, *others = specs
+    order = tuple(range(len(whole.names)))
+    start = len(order)
+    for later in others:
+        own = range(start, start + len(later.names))
+        places = {same[place]: number for number, place in enumerate(own)}
+        shared = tuple([places.get(same[place], -1) for place in order[: len(whole.tensors)]])
+        whole, chosen = _paired(whole, later, shared)
+        both = (*own, *order)
+        order = tuple([both[place] for place in chosen])
+        start = own.stop
+    return whole, order
+
+
+@functools.cache
+def _paired(
     first: KernelSpec, second: KernelSpec, shared: tuple[int, ...]
 ) -> tuple[KernelSpec, tuple[int, ...]]:
     """The spec of both, and the places of its arguments among the second's and the first's.

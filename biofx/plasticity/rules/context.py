@@ -179,7 +179,7 @@ class Context:
     def finish(self) -> None:
         """Do now what `map` has left for later."""
         if self.later:
-            work = functools.reduce(joined, self.later)
+            work = joined(self.later)
             self.later.clear()
             self.kernels.do(work, shard=self.shard)
 

@@ -1,6 +1,5 @@
 """`Binding`: one parameter and its rules; `ParameterStep`: that parameter at one step."""
 
-import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,7 +146,7 @@ class ParameterStep:
     def finish(self, kernels: Kernels) -> None:
         """Do what has been left to be done, in one pass."""
         if self.work:
-            work = functools.reduce(joined, self.work)
+            work = joined(self.work)
             self.work.clear()
             kernels.do(work, shard=self.binding.shard)
 
