@@ -1,7 +1,8 @@
 """Compiled kernels with all of their arguments that stay the same from call to call."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -50,13 +51,15 @@ class Ready:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReadyRows:
     """As `Ready`, of a kernel for the rows of an arena.
 
     Attributes:
         types, shapes: of the tensors of a `KernelCall`.
         masks: places of those that are masks.
+        known: of each tensor, the one that has come at every call, if it is one: most are matrices
+            of the arena, which need no second look.
     """
 
     kernel: Kernel
@@ -65,15 +68,22 @@ class ReadyRows:
     masks: tuple[int, ...]
     first: Tensor
     columns: Tensor
+    known: list[Callable[[], Tensor | None]] = field(default_factory=list)
 
     def run(self, leaves: Sequence[Tensor]) -> bool:
         """Call the kernel, if the tensors are as they were."""
-        if [leaf.dtype for leaf in leaves] != self.types:
-            return False
-        if [leaf.shape for leaf in leaves] != self.shapes:
-            return False
+        known = self.known = self.known or [*map(weakref.ref, leaves)]
+        for place, leaf in enumerate(leaves):
+            if known[place]() is not leaf:
+                if leaf.dtype is not self.types[place] or leaf.shape != self.shapes[place]:
+                    return False
+                known[place] = _none
         parts = [self.first, self.columns, *leaves]
         for place in self.masks:
             parts[2 + place] = as_bytes(leaves[place])
         self.kernel(parts)
         return True
+
+
+def _none() -> None:
+    return None

@@ -1,0 +1,37 @@
+"""Kernels that are ready: what they look at before they are called again."""
+
+import weakref
+from typing import Any
+
+import torch
+
+from biofx.plasticity.kernels.ready import ReadyRows
+
+
+class TestReadyRows:
+    def test_looks_at_tensors_that_are_others(self) -> None:
+        fixed, other = torch.zeros(2, 128), torch.zeros(2, 128)
+        ready, calls = self.make(fixed, other)
+        assert ready.run((fixed, other))
+        assert ready.run((fixed, torch.ones(2, 128)))
+        assert not ready.run((fixed, torch.ones(2, 128, dtype=torch.float64)))
+        assert not ready.run((fixed, torch.ones(1, 128)))
+        assert not ready.run((torch.zeros(3, 128), other))
+        assert ready.run((torch.zeros(2, 128), other))
+        assert len(calls) == 3
+
+    def test_holds_no_tensor(self) -> None:
+        """What an optimizer's state is laid out in is as large as the weights."""
+        fixed, passing = torch.zeros(2, 128), torch.zeros(2, 128)
+        ready, calls = self.make(fixed, passing)
+        assert ready.run((fixed, passing))
+        calls.clear()
+        seen = weakref.ref(passing)
+        del passing
+        assert seen() is None
+
+    def make(self, *leaves: torch.Tensor) -> tuple[ReadyRows, list[Any]]:
+        calls: list[Any] = []
+        types, shapes = [leaf.dtype for leaf in leaves], [leaf.shape for leaf in leaves]
+        first, columns = torch.zeros(2, 1), torch.zeros(128)
+        return ReadyRows(calls.append, types, shapes, (), first, columns), calls
