@@ -14,6 +14,7 @@ from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import KernelCall
 from biofx.plasticity.numerics.shards import local, reshard
 from biofx.plasticity.numerics.uncompiled import uncompiled
+from biofx.plasticity.numerics.untracked import untracked
 from biofx.plasticity.scheduler import newborns
 from biofx.plasticity.scheduler.apply import Applier
 from biofx.plasticity.scheduler.arenas import Arenas, steps_of
@@ -161,12 +162,10 @@ class OptimizerHooks:
 
     def _ids(self) -> tuple[int, ...]:
         """What changes when parameters are replaced, pruned, or put into other groups."""
-        groups = self.optimizer.param_groups
-        return (
-            *[part for group in groups for part in (id(group), len(group["params"]))],
-            *[id(held) for group in groups for held in group["params"]],
-            *[id(registry.get(key)) for registry, key in self._held],
-        )
+        ids: list[int] = []
+        for group in self.optimizer.param_groups:
+            ids += id(group), len(group["params"]), *map(id, group["params"])
+        return (*ids, *[id(registry.get(key)) for registry, key in self._held])
 
     @uncompiled
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
@@ -219,7 +218,7 @@ class OptimizerHooks:
 
         return watched
 
-    @torch.no_grad()
+    @untracked
     def _gradients(self, step: OptimizerStep) -> None:
         step.observed = True
         optimizer, named = self.optimizer, self.named()
@@ -305,7 +304,7 @@ class OptimizerHooks:
             site.store_gradient()
 
     @uncompiled
-    @torch.no_grad()
+    @untracked
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         step = self._step
         if step is None:
