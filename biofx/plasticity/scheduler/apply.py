@@ -131,25 +131,18 @@ class Applier:
         if self.kernels.compiled and not self._compiled:
             self._compiled = True
             self.forget()  # what compiled code draws again
-        kept, drawn = [], []
-        for place, expression in enumerate(site.expressions):
-            if expression.token is not None and (expression.costly or not self.kernels.compiled):
-                kept.append(self._value(site, place))
-            else:
-                drawn.append(expression)
-        factors = (*kept, *site.factors)
-        known = _composed(
-            compose,
-            tuple([expression.function for expression in drawn]),
-            tuple([tuple(expression.inputs) for expression in drawn]),
-            len(factors),
-            (*tensors, target),
-            tuple(more),
-            any(expression.rounded for expression in drawn),
-        )
+        factors: list[Tensor] = []
+        drawn: list[tuple[Callable[..., Tensor], tuple[str, ...], bool]] = []
         leaves = [*tensors.values()]
-        for expression in drawn:
-            leaves += expression.inputs.values()
+        for place, expression in enumerate(site.expressions):
+            function, inputs, token, costly, rounded = expression
+            if token is not None and (costly or not self.kernels.compiled):
+                factors.append(self._value(site, place))
+            else:
+                drawn.append((function, tuple(inputs), rounded))
+                leaves += inputs.values()
+        factors += site.factors
+        known = _composed(compose, tuple(drawn), len(factors), (*tensors, target), tuple(more))
         site.work.append(KernelCall(known, (*leaves, *factors, *more.values())))
 
     def _factors(self, site: ParameterStep) -> Tensor:
@@ -215,36 +208,33 @@ def _undoing(later: KernelSpec, weight: str) -> KernelSpec:
 @functools.cache
 def _composed(
     compose: Callable[..., Function],
-    functions: tuple[Callable[..., Tensor], ...],
-    inputs: tuple[tuple[str, ...], ...],
+    drawn: tuple[tuple[Callable[..., Tensor], tuple[str, ...], bool], ...],
     factors: int,
     tensors: tuple[str, ...],
     more: tuple[str, ...],
-    rounded: bool,
 ) -> KernelSpec:
     """What applies the factors that functions give, and some that are known.
 
     Args:
         compose: makes a function of another, that of the product of all factors.
-        functions: of expressions.
-        inputs: the names of each one's inputs.
+        drawn: functions of expressions, the names of their inputs, and whether they are rounded.
         factors: how many there are besides.
         tensors: names of the tensors; the last one is the one to be written.
         more: names of what else the function needs.
-        rounded: of any of the expressions.
     """
 
     def product(weight: Tensor, index: Tensor, given: Tensors) -> Tensor:
         weight = weight.float()
         values = [given[f"f{place}"] for place in range(factors)]
-        for place, function in enumerate(functions):
-            own = {name: given[f"{place} {name}"] for name in inputs[place]}
+        for place, (function, inputs, _) in enumerate(drawn):
+            own = {name: given[f"{place} {name}"] for name in inputs}
             values.append(function(weight, index, **own))
         return functools.reduce(torch.mul, values)
 
-    names = [f"{place} {name}" for place, own in enumerate(inputs) for name in own]
+    names = [f"{place} {name}" for place, (_, own, _) in enumerate(drawn) for name in own]
     names += [f"f{place}" for place in range(factors)]
     *read, target = tensors
+    rounded = any(rounded for _, _, rounded in drawn)
     return kernel_spec(compose(product), tuple(read), (*names, *more), (target,), rounded)
 
 

@@ -17,18 +17,20 @@ from biofx.plasticity.scheduler.optimizer_state import is_plain, start_afresh
 from biofx.plasticity.scheduler.trial import Traits
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class ArenaStep(ParameterStep):
     """The parameters of an arena at one step: matrices of their weights and gradients.
 
-    Both are copied when somebody asks: `seen` and `judgeable` say whether they were. `gradients`
-    are the parameters' own, `versions` those that they had before the optimizer's step; `moved`,
-    whether the weights were copied after it, and `apart`, whether to another matrix; `kept` finds
-    what the optimizer keeps for one, and `laid_out` holds what was asked of that.
+    Both are copied when somebody asks: `seen` and `judgeable` say whether they were. `home` is the
+    binding; `gradients` are the parameters' own, `versions` those that they had before the
+    optimizer's step; `moved`, whether the weights were copied after it, and `apart`, whether to
+    another matrix; `kept` finds what the optimizer keeps for one, and `laid_out` holds what was
+    asked of that.
     """
 
-    gradients: list[Tensor] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
+    home: ArenaBinding
+    gradients: list[Tensor]
+    versions: list[int] = field(init=False)
     moved: bool = False
     apart: bool = False
     seen: bool = False
@@ -36,11 +38,8 @@ class ArenaStep(ParameterStep):
     kept: States | None = None
     laid_out: dict[int, Tensor] = field(default_factory=dict)
 
-    @property
-    def home(self) -> ArenaBinding:
-        """The binding."""
-        assert isinstance(self.binding, ArenaBinding)
-        return self.binding
+    def __post_init__(self) -> None:
+        self.versions = [grad._version for grad in self.gradients]
 
     @override
     def judged(self) -> Tensor:

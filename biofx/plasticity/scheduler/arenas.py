@@ -107,10 +107,13 @@ class Arenas:
 
     def _again(self, leaves: Callable[[str, nn.Parameter], bool]) -> bool:
         """Whether the same parameters are trained as at the last step, and as they were then."""
-        if len(trained_of(self._alone)) < len(self._alone) or trained_of(self._resting):
+        if self._resting and trained_of(self._resting):
             return False
-        if any(leaves(name, parameter) for name, parameter, _ in self._alone):
-            return False
+        if self._alone:
+            if len(trained_of(self._alone)) < len(self._alone):
+                return False
+            if any(leaves(name, parameter) for name, parameter, _ in self._alone):
+                return False
         active = []
         for binding, _ in self.active:
             gradients = binding.gradients()
@@ -171,10 +174,7 @@ def steps_of(
         for _, context in binding.pairs:
             context.weight, context.grad = binding.weight, binding.grad
             context.step, context.seed, context.unscale = step, engine.seed, unscale
-        versions = [grad._version for grad in gradients]
-        one = ArenaStep(
-            binding, binding.weight, binding.grad, gradients=gradients, versions=versions
-        )
+        one = ArenaStep(binding, binding.weight, binding.grad, home=binding, gradients=gradients)
         found.append((one, binding.parameters[0], binding.group))
     return found
 

@@ -209,7 +209,7 @@ def _due(
     """
     if not all(law.first in state for state in states):
         return None
-    counts = [state["step"] for state in states]
+    counts: Sequence[Any] = [state["step"] for state in states]
     known = _numbers(counts)  # of the parameters' own steps, for they may have rested
     if known and min(known) - births[NEWEST] >= _horizon(float(max(group["betas"]))):
         births[NEWEST] = 0
@@ -217,18 +217,10 @@ def _due(
     site.load()
     second = "max_exp_avg_sq" if group.get("amsgrad") else law.second
     device = site.weight.device
-    lr, wd = group["lr"], group.get("weight_decay", 0.0)
+    wd, (beta1, _) = group.get("weight_decay", 0.0), group["betas"]
     decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay")
-    beta1, beta2 = group["betas"]
-    numbers = {
-        "lr": lr,
-        "beta1": beta1,
-        "log1": _log(float(beta1)),
-        "log2": _log(float(beta2)),
-        "longest": 2 / (1 - float(beta2)) - 1,
-        "eps": group["eps"],
-        "kept": 1 - lr * wd if decoupled else 1.0,
-    }
+    settings = (group["lr"], wd if decoupled else 0.0, *group["betas"], group["eps"])
+    fixed = not any(isinstance(value, Tensor) for value in settings)
     tensors = {
         "weight": site.weight,
         "before": before,
@@ -236,8 +228,8 @@ def _due(
         "v": site.joined([state[second] for state in states]),
         "born": births[BORN],
     }
-    inputs = {name: number(value, device) for name, value in numbers.items()}
-    inputs["count"] = site.each(counts)
+    inputs = {**(_known_settings if fixed else _settings)(device, *settings)}
+    inputs["count"] = site.each(counts if known is None else known)
     if law.update is nadam_update:
         site.see(gradient=True)
         grad = site.grad
@@ -250,6 +242,25 @@ def _due(
         grad = -grad if group["maximize"] else grad
         tensors["grad"] = grad if decoupled or not wd else grad + wd * before
     return KernelCall.of(_aged(law.update), tensors, ("weight",), inputs)
+
+
+def _settings(
+    device: torch.device, lr: Any, decay: Any, beta1: Any, beta2: Any, eps: Any
+) -> dict[str, Tensor]:
+    """What `Law.update` is given of an optimizer's settings, as tensors of shape ()."""
+    numbers = {
+        "lr": lr,
+        "beta1": beta1,
+        "log1": _log(float(beta1)),
+        "log2": _log(float(beta2)),
+        "longest": 2 / (1 - float(beta2)) - 1,
+        "eps": eps,
+        "kept": 1 - lr * decay,
+    }
+    return {name: number(value, device) for name, value in numbers.items()}
+
+
+_known_settings = functools.lru_cache(maxsize=64)(_settings)
 
 
 @functools.cache
