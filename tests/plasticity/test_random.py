@@ -208,6 +208,16 @@ def test_uniform_reaches_both_ends_of_the_half_open_interval() -> None:
     assert rnd._signed(words).tolist() == [0, 0, step, -step, -step, 1 - step, -1]
 
 
+def test_positive_is_never_zero_and_fine_near_it() -> None:
+    """What has probability p comes p times as often, be p very small."""
+    values = rnd.positive(key(), rnd.counters(2**24))
+    assert 0 < float(values.min()) < 2.0**-22
+    assert float(values.max()) <= 1
+    for p in (1e-5, 1e-3, 0.1, 0.5):
+        expected = p * 2**24
+        assert abs(int((values <= p).sum()) - expected) < 4.5 * np.sqrt(expected)
+
+
 def test_symmetric_is_uniform_moved_and_stretched() -> None:
     index = rnd.counters(N)
     assert torch.equal(rnd.symmetric(key(), index), 2 * rnd.uniform(key(), index) - 1)

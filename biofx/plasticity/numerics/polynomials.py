@@ -73,8 +73,11 @@ def exp_near_zero(x: Tensor) -> Tensor:
 
 
 def erfc(x: Tensor) -> Tensor:
-    """1 − erf(x) of float32 numbers x ≥ 0, within 3e-6: a tenth of the library's time."""
+    """1 − erf(x) of numbers x ≥ 0, within 3e-6, and 1 % up to x = 3: a tenth of the library's time.
+
+    Above x = 4, where it is below 2e-8, it falls a little too slowly.
+    """
     y = polynomial(_ERFC, x)
     for _ in range(4):
-        y = y * y
-    return 1 / y
+        y = y.mul_(y)
+    return y.reciprocal_()

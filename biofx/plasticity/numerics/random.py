@@ -52,6 +52,7 @@ __all__ = [
     "index_dtype",
     "key_tensor",
     "normal",
+    "positive",
     "shard_counters",
     "stream_key",
     "stream_keys",
@@ -225,6 +226,15 @@ def uniform(key: Tensor, index: Tensor, *, draw: int = 0) -> Tensor:
 def symmetric(key: Tensor, index: Tensor, *, draw: int = 0) -> Tensor:
     """Uniform on [-1, 1): exactly ``2 * uniform(key, index, draw=draw) - 1``, for less."""
     return _signed(_word(key, index, _BITS, draw))
+
+
+def positive(key: Tensor, index: Tensor, *, draw: int = 0) -> Tensor:
+    """Uniform on (0, 1], down to 2**-32, for what has very small probabilities: p if it is ≤ p.
+
+    Arguments as :func:`bits`. float32; the same number on every device, eager or compiled. The bits
+    are those of ``uniform`` with the same `draw`.
+    """
+    return _positive_unit(_word(key, index, _BITS, draw))
 
 
 def normal(key: Tensor, index: Tensor, *, draw: int = 0) -> Tensor:

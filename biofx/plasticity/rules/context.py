@@ -183,19 +183,8 @@ class Context:
             self.later.clear()
             self.kernels.do(work, shard=self.shard)
 
-    def sum(
-        self,
-        function: Callable[[Tensor, Tensors], Tensor],
-        inputs: Tensors,
-        *,
-        compiled: Callable[[Tensor, Tensors], Tensor] | None = None,
-    ) -> Tensor:
-        """Σ of an elementwise function of the weights: what `Rule.total` may return.
-
-        Compiled kernels take the other function, if there is one.
-        """
-        if compiled is not None and self.kernels.compiled:
-            function = compiled
+    def sum(self, function: Callable[[Tensor, Tensors], Tensor], inputs: Tensors) -> Tensor:
+        """Σ of an elementwise function of the weights: what `Rule.total` may return."""
         return self.kernels.sum(function, self.weight, inputs)
 
     def mask(self, name: str) -> Tensor:

@@ -28,86 +28,46 @@ from biofx.synapses import Synapses
 
 LAWS = ("uniform", "lognormal", "initial")
 CHOICES = ("paper", "random", "weak")
-SPARING = 1  # the draw of uniforms that a cap, or chance, goes by
+CHOICE = 1  # the draw of uniforms that choose synapses; new weights are drawn from others
 
 
-def resilience(
-    weight: Tensor,
-    noise: Tensor,
-    *,
-    max_abs: Tensor,
-    d: Tensor,
-) -> Tensor:
-    """|w|/|σz| with σ = max|w|/d: below 1, the synapse is lost.
-
-    That has probability P(|N(0, σ²)| > |w|) = erfc(|w|/(σ√2)).
+def loss_probability(weight: Tensor, *, max_abs: Tensor, d: Tensor) -> Tensor:
+    """erfc(|w|/(σ√2)) with σ = max|w|/d: that of |N(0, σ²)| > |w|, at which a synapse is lost.
 
     Args:
         weight: w.
-        noise: z, standard normals of the weight's shape.
         max_abs: max|w| of the whole parameter, of shape ().
         d: d_re, of shape (); with a larger one fewer synapses are lost.
 
     Returns:
-        Of the weight's shape; NaN if all weights are 0.
+        Of the weight's shape, as exact as `erfc`; NaN if all weights are 0.
 
     Source:
         Hofmann et al. 2025, Methods, "Synaptic rejuvenation".
     """
-    return weight.abs() * d / (max_abs * noise.abs())
-
-
-def loss_probability(
-    weight: Tensor,
-    *,
-    max_abs: Tensor,
-    d: Tensor,
-    erfc: Callable[[Tensor], Tensor] = torch.erfc,
-) -> Tensor:
-    """P(`resilience` < 1) = erfc(|w|/(σ√2)) with σ = max|w|/d; NaN if all weights are 0."""
     return erfc(weight.abs() * (d * math.sqrt(0.5) / max_abs))
 
 
 def rejuvenate(
-    weight: Tensor, fresh: Tensor, *, score: Tensor, spared: Tensor | None = None
+    weight: Tensor, fresh: Tensor, *, draw: Tensor, probability: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Replace the synapses whose `resilience` lies below 1, but for those that are spared.
+    """Replace each synapse with its probability.
 
     Args:
         weight: w.
         fresh: what replaces a synapse.
-        score: of `resilience`.
-        spared: mask of those that a cap lets live; None is none.
+        draw: uniforms on (0, 1] of the weight's shape.
+        probability: of `loss_probability`, or less; none is replaced where it is NaN.
 
     Returns:
         The new weights, and a mask of those that were replaced.
     """
-    mask = score < 1
-    if spared is not None:
-        mask = mask & ~spared
+    mask = draw <= probability
     return torch.where(mask, fresh, weight), mask
-
-
-def _score(index: Tensor, weight: Tensor, inputs: Tensors) -> Tensor:
-    noise = random.normal(inputs["key"], index)
-    return resilience(weight, noise, max_abs=inputs["max_abs"], d=inputs["d"])
-
-
-def _spared(index: Tensor, inputs: Tensors) -> Tensor | None:
-    if "chance" not in inputs:
-        return None
-    # Bits that the new weight is not drawn from: otherwise the cap would choose among its values.
-    return random.uniform(inputs["key"], index, draw=SPARING) >= inputs["chance"]
 
 
 def _probability(weight: Tensor, inputs: Tensors) -> Tensor:
     return loss_probability(wide(weight), max_abs=inputs["max_abs"], d=inputs["d"])
-
-
-def _probability_in_short(weight: Tensor, inputs: Tensors) -> Tensor:
-    """For compiled kernels, in which a call of the library takes longer than all the rest."""
-    max_abs, d = inputs["max_abs"], inputs["d"]
-    return loss_probability(weight.float(), max_abs=max_abs, d=d, erfc=erfc)
 
 
 def weakness(weight: Tensor, draw: Tensor) -> Tensor:
@@ -126,11 +86,11 @@ def weakness(weight: Tensor, draw: Tensor) -> Tensor:
 
 
 def _weakness(index: Tensor, weight: Tensor, inputs: Tensors) -> Tensor:
-    return weakness(weight, random.uniform(inputs["key"], index, draw=SPARING))
+    return weakness(weight, random.uniform(inputs["key"], index, draw=CHOICE))
 
 
 # A new weight and the choice are drawn with different words: symmetric (draw 0) or normal (draw 1)
-# for the weight, uniform (draw `SPARING`) and normal (draw 0) for the choice.
+# for the weight, uniform or positive (draw `CHOICE`) for the choice.
 
 
 def _uniform(index: Tensor, inputs: Tensors) -> Tensor:
@@ -159,17 +119,19 @@ def _renewal(fresh: Callable[[Tensor, Tensors], Tensor], choose: str) -> Functio
     """Replaces the chosen synapses by new ones, in one pass."""
 
     def renew(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
-        weight = wide(tensors["weight"])
-        spared = None
+        weight, key = wide(tensors["weight"]), inputs["key"]
+        new = fresh(index, inputs)
         if choose == "paper":
-            score = _score(index, weight, inputs)
-            spared = _spared(index, inputs)
-        elif choose == "weak":
-            weak = _weakness(index, weight, inputs) < inputs["limit"]
-            score = torch.where(weak, 0.0, 1.0)
+            probability = _probability(weight, inputs)
+            if "share" in inputs:
+                probability = probability * inputs["share"]
+            draw = random.positive(key, index, draw=CHOICE)
+            return rejuvenate(weight, new, draw=draw, probability=probability)
+        if choose == "weak":
+            mask = _weakness(index, weight, inputs) < inputs["limit"]
         else:
-            score = random.uniform(inputs["key"], index, draw=SPARING) / inputs["limit"]
-        return rejuvenate(weight, fresh(index, inputs), score=score, spared=spared)
+            mask = random.uniform(key, index, draw=CHOICE) < inputs["limit"]
+        return torch.where(mask, new, weight), mask
 
     return renew
 
@@ -269,7 +231,7 @@ class Rejuvenate(Rule):
             return None
         weight = context.weight
         inputs = {"d": scalar(plan.d, weight.device), "max_abs": context.statistics["max_abs"]}
-        return context.sum(_probability, inputs, compiled=_probability_in_short)
+        return context.sum(_probability, inputs)
 
     @override
     def before_update(self, context: Context) -> Tensor:
@@ -301,7 +263,8 @@ class Rejuvenate(Rule):
             most = int(plan.max_share * shard.numel + float(chance))
             inputs["limit"] = limit_below(ranks, shard, most)
         elif context.total is not None:
-            inputs["chance"] = (plan.max_share * shard.numel / context.total).float()
+            share = plan.max_share * shard.numel / context.total
+            inputs["share"] = share.float().clamp(max=1.0)
         mask = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
         # All weights 0: scores are NaN, and nothing is replaced.
         context.map(

@@ -54,15 +54,7 @@ class ArenaContext(Context):
         return self.keys[stream][2][0]
 
     @override
-    def sum(
-        self,
-        function: Callable[[Tensor, Tensors], Tensor],
-        inputs: Tensors,
-        *,
-        compiled: Callable[[Tensor, Tensors], Tensor] | None = None,
-    ) -> Tensor:
-        if compiled is not None and self.kernels.compiled:
-            function = compiled
+    def sum(self, function: Callable[[Tensor, Tensors], Tensor], inputs: Tensors) -> Tensor:
         total = self.kernels.sum(function, self.weight, inputs, arena=self.arena)
         return self.arena.spread(total)
 
