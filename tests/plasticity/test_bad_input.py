@@ -383,6 +383,19 @@ def test_weights_that_are_not_finite(config: Any, rule: str, value: float) -> No
     assert scheduler.steps == [0]
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_weights_whose_sum_is_not_finite(layers: int) -> None:
+    """They are large, and may be: alone, and in an arena."""
+    model = biofx.transform(nn.Sequential(*[nn.Linear(8, 8) for _ in range(layers)]))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    GradScheduler(model, optimizer, rules=[VolumeDependentRates()])
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 3e38)
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(bool((parameter == 3e38).all()) for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("law", ["uniform", "lognormal"])
 def test_rejuvenation_of_weights_that_are_not_finite(law: str) -> None:
     model = make(

@@ -29,6 +29,7 @@ from biofx.plasticity import (
     VolumeDependentRates,
 )
 from biofx.plasticity.kernels import compiled, tracing
+from biofx.plasticity.kernels.arena import SMALL
 from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, count, kernel_spec
 from biofx.plasticity.kernels.compiled import KERNELS, CompiledKernels, can_compile, kernels_for
 from biofx.plasticity.numerics import random
@@ -237,6 +238,16 @@ class TestKernels:
             assert float(Kernels().max_abs(weight)) == max(map(abs, values))
             weight[size] = float("nan")
             assert math.isnan(Kernels().max_abs(weight))
+
+    @pytest.mark.parametrize("value", [-3.0, math.inf, -math.inf, math.nan, 1e-40, -math.nan])
+    def test_max_abs_of_many(self, value: float) -> None:
+        weight = torch.rand(SMALL + 3) * (1e-41 if value == 1e-40 else 1)
+        weight[1234] = value
+        found = CompiledKernels().max_abs(weight)
+        assert found.dtype == torch.float32
+        assert found.shape == ()
+        assert torch.equal(found.isnan(), torch.tensor(math.isnan(value)))
+        assert math.isnan(value) or float(found) == float(weight.abs().amax())
 
     def test_max_abs_of_few_or_wide_weights(self) -> None:
         kernels = Kernels()

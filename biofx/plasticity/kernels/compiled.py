@@ -143,10 +143,10 @@ class CompiledKernels(Kernels):
 
     def max_abs(self, weight: Tensor) -> Tensor:
         """As `Kernels.max_abs`; of a large weight in half the time, which is worth a kernel."""
-        if weight.numel() > SMALL and weight.device.type == "cpu":
-            found = self._reduced(_max_abs, weight, weight.dtype)
+        if weight.numel() > SMALL and weight.dtype == torch.float32 and weight.device.type == "cpu":
+            found = self._reduced(_max_bits, weight, torch.int32)
             if found is not None:
-                return found
+                return found.view(torch.float32)
         return super().max_abs(weight)
 
     def sum(
@@ -276,8 +276,10 @@ def _sum_abs(line: Tensor) -> Tensor:
     return line.abs().sum(dtype=torch.float64)
 
 
-def _max_abs(line: Tensor) -> Tensor:
-    return line.abs().amax()
+def _max_bits(line: Tensor) -> Tensor:
+    # Bits of sizes are whole numbers in the same order, with NaN above all others: to compare them
+    # takes a third of the time, for a processor need not look for NaN.
+    return line.abs().view(torch.int32).amax()
 
 
 @functools.cache
