@@ -145,6 +145,23 @@ def test_weights_that_obey_stay_as_they_are(steps: int, backwards: bool) -> None
     torch.testing.assert_close(again.state_dict(), bio.state_dict(), rtol=0, atol=0)
 
 
+def test_units_come_in_pairs_for_readers_that_obey() -> None:
+    """If none does, nothing of them is changed: now, or when training goes on."""
+    plain = deep(12, 3)
+    rules = [DalesPrinciple(only=("0.weight", "2.weight"))]
+    bio = populate(biofx.transform(copy.deepcopy(plain), OFF))
+    optimizer = torch.optim.Adam(bio.parameters(), lr=0.01)
+    scheduler = GradScheduler(bio, optimizer, rules=rules)
+    assert torch.equal(bio[0].weight[0::2], bio[0].weight[1::2])
+    assert torch.equal(bio[2].weight[0::2], mirrored(plain)[0][2].weight[0::2])
+    assert not torch.equal(bio[2].weight[0::2], bio[2].weight[1::2])
+    updated(bio, optimizer, range(20))
+    before = copy.deepcopy(bio.state_dict())
+    scheduler.detach()
+    GradScheduler(bio, torch.optim.Adam(bio.parameters(), lr=0.01), rules=rules)
+    torch.testing.assert_close(bio.state_dict(), before, rtol=0, atol=0)
+
+
 def test_pairs_do_not_depend_on_which_layer_is_seen_first() -> None:
     ends = []
     for backwards in (False, True):

@@ -13,7 +13,7 @@ from biofx.plasticity.numerics import random
 from biofx.plasticity.numerics.shards import gathered
 from biofx.plasticity.rules.rule import STATIC, Context, Rule, pick
 from biofx.plasticity.rules.validation import require
-from biofx.synapses import Entries, Population, Synapses
+from biofx.synapses import Entries, Neighbours, Population, Reader, Synapses
 
 
 def dale_signs(draw: Tensor) -> Tensor:
@@ -235,20 +235,19 @@ class DalesPrinciple(Rule):
         """How a parameter obeys the principle."""
         plan: _Plan | None = context.memo.get("dale")
         if plan is None:
-            plan = context.memo["dale"] = self._plan(context)
+            plan = context.memo["dale"] = self._plan(context.synapses, context.wiring)
         return plan
 
-    def _plan(self, context: Context) -> _Plan:
-        synapses = context.synapses
+    def _plan(self, synapses: Synapses, wiring: Neighbours) -> _Plan:
         if self._axis(synapses) == "post" or self._initialisation(synapses) == "signs":
             return _Plan("signs")
-        if not context.wiring.known:
+        if not wiring.known:
             return _Plan("signs", "the graph is not known: give biofx.transform example_inputs=…")
-        read = context.wiring.read
+        read = wiring.read
         if not read and synapses.depth == 0:
             return _Plan("free", "inputs are no units of the network")
         columns = sum(p.size * entries.count for p, entries, _ in read)
-        if synapses.groups > 1 or columns != context.shard.shape[synapses.pre_axis]:
+        if synapses.groups > 1 or columns != synapses.shape[synapses.pre_axis]:
             return _Plan("signs", "not all units that it reads can be followed")
         for population, _, source in read:
             if population.size % 2:
@@ -259,7 +258,20 @@ class DalesPrinciple(Rule):
 
     def _paired(self, context: Context) -> list[Population]:
         """The units whose incoming weights the parameter holds, if they come in pairs."""
-        return [p for p in context.wiring.made if p.size % 2 == 0 and len(p.incoming) == 1]
+        return [
+            population
+            for population in context.wiring.made
+            if population.size % 2 == 0
+            and len(population.incoming) == 1
+            and any(self._mirrored(context, reader) for reader in population.readers)
+        ]
+
+    def _mirrored(self, context: Context, reader: Reader) -> bool:
+        followed = context.wiring.followed
+        synapses = followed.synapses.get(reader.weight.name)
+        if synapses is None or not self.serves(synapses):
+            return False
+        return self._plan(synapses, Neighbours(reader.weight.name, followed)).way == "mirrored"
 
     def _begun(self, context: Context, population: Population) -> bool:
         """Whether pairs of units have been trained as such: those may differ by now.
