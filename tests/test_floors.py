@@ -44,7 +44,6 @@ LONG_FOR_A_REASON: dict[str, str] = {
     "biofx/plasticity/scheduler/optimizer_hooks.py": "the moments of an optimizer's step, in order",
     "biofx/plasticity/scheduler/scheduler.py": "one public class, half of it documentation",
     "biofx/verify/verify.py": "one comparison, run after run",
-    "biofx/plasticity/rules/rejuvenate.py": "three laws and three ways to choose, one rule",
     "biofx/plasticity/rules/fuzzy.py": "ten distributions that are one table and one rule",
     "biofx/plasticity/numerics/random.py": "one generator, and why its numbers are good",
 }
