@@ -321,3 +321,42 @@ def test_the_row_of_padding_stays_as_it_is(config: dict[str, Any], compiled: boo
         optimizer.step()
     assert torch.equal(bio.words.weight[2], before[2])
     assert not torch.equal(bio.words.weight, before)
+
+
+class Guesses(Sentences):
+    """The next word: what is the row of padding for one layer is a unit of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(8, 30)
+        self.out.weight = self.words.weight
+
+
+def test_a_row_that_another_layer_trains_is_no_padding() -> None:
+    torch.manual_seed(0)
+    words = torch.randint(3, 30, (6, 5))
+    bio = biofx.transform(Guesses(), example_inputs=words)
+    before = bio.words.weight.detach().clone()
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.0)
+    GradScheduler(bio, optimizer, rules=[Rejuvenate(choose="random", max_share=0.9)])
+    nn.functional.cross_entropy(bio(words), words[:, 0]).backward()
+    optimizer.step()
+    assert (bio.words.weight[2] != before[2]).any()
+
+
+def test_new_synapses_of_an_embedding_have_no_sparse_momentum() -> None:
+    torch.manual_seed(0)
+    bio = biofx.transform(nn.Embedding(20, 8, sparse=True))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.0, momentum=0.9)
+    rule = Rejuvenate(choose="random", max_share=0.5, schedule=Schedule(every=3))
+    GradScheduler(bio, optimizer, rules=[rule])
+    for words in (torch.tensor([0, 1, 1, 5]), torch.tensor([5, 7]), torch.arange(6)):
+        optimizer.zero_grad()
+        bio(words).square().sum().backward()
+        before = bio.weight.detach().clone()
+        optimizer.step()
+    momentum = optimizer.state[bio.weight]["momentum_buffer"].to_dense()
+    new = bio.weight.detach() != before
+    assert new[:6].any()
+    assert not momentum[new].any()
+    assert momentum[:6][~new[:6]].all()

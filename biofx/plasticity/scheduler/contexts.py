@@ -65,10 +65,10 @@ def _local_part(model: nn.Module, name: str) -> tuple[Tensor, Shard]:
 
 
 def padding_of(model: nn.Module, entry: Synapses, shard: Shard) -> int | None:
-    """The local row of the padding index, which an embedding never trains."""
-    layer = unwrap(model).get_submodule(entry.layers[0])
-    place = getattr(layer, "padding_idx", None) if entry.kind == "embedding" else None
-    if not isinstance(place, int):
+    """The local row of the padding index, which no layer trains: an output layer may share it."""
+    layers = [unwrap(model).get_submodule(name) for name in entry.layers]
+    place, *others = {getattr(layer, "padding_idx", None) for layer in layers}
+    if others or entry.kind != "embedding" or not isinstance(place, int):
         return None
     row = place - shard.offsets[0]
     return row if 0 <= row < shard.size[0] else None

@@ -100,6 +100,9 @@ def start_afresh(
         for key, value in _entries(state, fresh):
             if known and key in traits.mixed:
                 continue
+            if value.is_sparse:  # SGD's momentum of an embedding; it need not be coalesced
+                value._values().masked_fill_(fresh[value._indices().unbind()], 0)
+                continue
             if not is_plain(value):
                 _clear(name, key, value, state, fresh)
                 continue
