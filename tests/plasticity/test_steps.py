@@ -15,7 +15,14 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.optim import PostLocalSGDOptimizer
 
 import biofx
-from biofx.plasticity import Context, Crystallize, FuzzyLearningRates, GradScheduler, Rule
+from biofx.plasticity import (
+    Context,
+    Crystallize,
+    FuzzyLearningRates,
+    GradScheduler,
+    Rejuvenate,
+    Rule,
+)
 
 from .optimizers import Own
 from .table import batches, make, same, train
@@ -132,6 +139,13 @@ class Moody(optim.SGD):
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "crystallize": {"fuzzy_lr_distribution": "baseline", "crystallize_every": 1},
+    "renewed before": {
+        "crystallize_every": 1,
+        "rejuvenate_every": 1,
+        "rejuvenate_choose": "weak",
+        "rejuvenate_max_share": 0.1,
+        "rejuvenate_before_step": True,
+    },
     "everything": {**EVERYTHING, "fuzzy_lr_distribution": "weight_adaptive"},
     "activity": {
         "fuzzy_lr_distribution": "activity",
@@ -388,3 +402,30 @@ def test_resuming_without_the_schedulers_state() -> None:
         scheduler.detach()
         GradScheduler(bio, optimizer)
         train(bio, optimizer, batches(1))
+
+
+def test_an_optimizers_moments_are_put_back_with_the_weights() -> None:
+    """Synapses were replaced before a step that raised."""
+    ends = []
+    for fails in (False, True):
+        torch.manual_seed(0)
+        bio = biofx.transform(nn.Linear(20, 10))
+        optimizer = optim.Adam(bio.parameters(), lr=0.01)
+        rule = Rejuvenate(choose="weak", max_share=0.2, before_step=True)
+        GradScheduler(bio, optimizer, rules=[rule])
+        for step in range(4):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            bio(torch.randn(8, 20)).square().mean().backward()
+            if fails and step == 2:
+                handle = optimizer.register_step_pre_hook(fail)
+                with pytest.raises(MemoryError):
+                    optimizer.step()
+                handle.remove()
+            optimizer.step()
+        ends.append(bio)
+    assert same(*ends)
+
+
+def fail(*_: Any) -> None:
+    raise MemoryError

@@ -27,7 +27,7 @@ def collect_activity(model: nn.Module, users: Sequence[Context], undo: Undo | No
         counts.append(torch.stack(buffers).sum(0).to(torch.float32))
         for buffer in buffers:
             if undo is not None:
-                undo.keep_tensor(buffer)
+                undo.keep_count(buffer)
         torch._foreach_zero_(buffers)
     whole = torch.cat(counts)
     for group in replicas(model):

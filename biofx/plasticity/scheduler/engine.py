@@ -377,6 +377,12 @@ class Engine:
         if requests:
             measure(requests, self.kernels)
 
+    def drop_counts(self, sites: Sequence[ParameterStep]) -> None:
+        """Forget how often units of these were active since the rules were told."""
+        for site in sites:
+            if site.binding.watched:
+                torch._foreach_zero_(counters(self.model, self.synapses[site.binding.name]))
+
     def drop_activity(self, binding: Binding) -> None:
         """Forget what was counted since the last step: a checkpoint has been loaded."""
         self.units.forget()

@@ -21,6 +21,7 @@ from biofx.plasticity.scheduler.arenas import Arenas, steps_of
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 from biofx.plasticity.scheduler.copies import Copies
 from biofx.plasticity.scheduler.engine import Engine
+from biofx.plasticity.scheduler.entries import tensors_in
 from biofx.plasticity.scheduler.frames import alive, outside, refuse_threads
 from biofx.plasticity.scheduler.known_steps import (
     is_initialising,
@@ -278,6 +279,7 @@ class OptimizerHooks:
         for site, parameter, group in step.sites or ():
             if site.binding.name in chosen:
                 site.remember(self._states, parameter, self.positions.traits(group, parameter))
+                self._remember(step, site, parameter)
         for site in sites:
             site.see()
         self.engine.change(sites, "before_update")
@@ -285,6 +287,16 @@ class OptimizerHooks:
             site.store(before=True)
             if step.before is not None:  # it was taken before the closure was called
                 step.before[site.binding.name].copy_(site.weight)
+
+    def _remember(self, step: OptimizerStep, site: ParameterStep, parameter: nn.Parameter) -> None:
+        """Remember all of a parameter that is lost with its synapses, before the step is taken."""
+        assert step.undo is not None
+        for _, context in site.binding.pairs:
+            step.undo.keep(context)
+        for one in site.parameters(parameter):
+            entries = [value for state in self._states(one) for value in state.values()]
+            held = [one, *[tensor for entry in entries for tensor in tensors_in(entry)]]
+            step.undo.keep_values(map(local, held))
 
     def _left(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether a parameter is left alone, because it was changed since."""
@@ -317,23 +329,26 @@ class OptimizerHooks:
             return
         if not step.observed:
             self._gradients(step)  # a closure that was never called
-        sites = step.sites or []
+        entries = step.sites or []
+        sites = [site for site, _, _ in entries]
+        if step.closure:  # its first call is what counts of the units' activity
+            self.engine.drop_counts(sites)
         due: dict[str, KernelCall] = {}
         if self._law is not None:
-            due = newborns.corrections(sites, optimizer, self._law, step.before or {})
+            due = newborns.corrections(entries, optimizer, self._law, step.before or {})
         try:
             moved = self._scale_moves(step, due)
             self._step = None
             self.steps += 1
             _ACTED_IN.add(optimizer)
-            acting = [entry for entry in sites if entry[0].binding.changes]
+            acting = [entry for entry in entries if entry[0].binding.changes]
             for site, parameter, group in acting:
                 # Only now: optimizers make their state during the first step.
                 site.remember(self._states, parameter, self.positions.traits(group, parameter))
                 if not self.positions.plain:
                     self.positions.settle(site, self._copy)
             replaced = self.engine.settle(
-                [site for site, _, _ in sites],
+                sites,
                 states=functools.partial(state_of, optimizer),
                 held={name for name, _, _ in self.named()} if self.engine.units.watching else None,
             )
@@ -342,7 +357,7 @@ class OptimizerHooks:
                 if not self.positions.plain:
                     self.positions.settled(site)
         finally:
-            for site, _, _ in sites:
+            for site in sites:
                 self.applier.finish(site)
                 site.store()
         self.engine.observers.stepped()

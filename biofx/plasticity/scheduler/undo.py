@@ -1,5 +1,6 @@
 """What rules have changed before the optimizer's step, for the case that the step raises."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -21,10 +22,13 @@ class Undo:
         self.deferred = deferred
         self._copy = copy
         self._states: list[tuple[Context, dict[str, Any]]] = []
-        self._tensors: list[tuple[Tensor, Tensor]] = []
+        self._counts: list[tuple[Tensor, Tensor]] = []
+        self._values: list[tuple[Tensor, Tensor]] = []
 
     def keep(self, context: Context) -> None:
-        """Remember the state of a rule for one parameter."""
+        """Remember the state of a rule for one parameter, as it is when first asked."""
+        if any(known is context for known, _ in self._states):
+            return
         whose = f"{context.rule} of {context.synapses.parameter}"
         copies = {
             name: self._copy(f"{whose}: {name}", value) if isinstance(value, Tensor) else value
@@ -32,9 +36,13 @@ class Undo:
         }
         self._states.append((context, copies))
 
-    def keep_tensor(self, tensor: Tensor) -> None:
-        """Remember what is in a tensor."""
-        self._tensors.append((tensor, tensor.clone()))
+    def keep_count(self, tensor: Tensor) -> None:
+        """Remember what has been counted in a tensor that is set to 0 now."""
+        self._counts.append((tensor, tensor.clone()))
+
+    def keep_values(self, tensors: Iterable[Tensor]) -> None:
+        """Remember what is in tensors."""
+        self._values += [(tensor, tensor.clone()) for tensor in tensors]
 
     def back(self) -> None:
         """Put everything back, once."""
@@ -46,8 +54,11 @@ class Undo:
                     own.copy_(value)
                 else:
                     context.state[name] = value
-        for tensor, value in self._tensors:
+        for tensor, value in self._counts:
             # What has been counted since then is not in vain.
             tensor += value
+        for tensor, value in self._values:
+            tensor.copy_(value)
         self._states.clear()
-        self._tensors.clear()
+        self._counts.clear()
+        self._values.clear()
