@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 import biofx
-from biofx.plasticity import FuzzyLearningRates, GradScheduler
+from biofx.plasticity import DalesPrinciple, FuzzyLearningRates, GradScheduler, Schedule
 
 from .table import IDS, RULES, Entry, batches, make, same
 
@@ -420,3 +420,57 @@ def test_a_step_that_raised_is_in_no_state(loaded: bool) -> None:
     learn(whole, straight, data)
     assert same(model, whole)
     assert same(other, whole)
+
+
+def frozen(now: bool) -> Any:
+    """A run whose last layer may be frozen when its scheduler is made."""
+    model = make({"apply_dales_principle": True, "dale_initialisation": "signs"})
+    model.get_parameter("fc.weight").requires_grad_(not now)
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    GradScheduler(model, optimizer, rules=[DalesPrinciple(schedule=Schedule(every=100))])
+    return model, optimizer
+
+
+def test_a_layer_that_is_frozen_while_a_run_resumes_is_not_begun_again() -> None:
+    """Nor from a second file, which is written while it is frozen."""
+    ends = []
+    for resumed in (False, True):
+        model, optimizer = frozen(now=False)
+        for step, batch in enumerate(batches(8)):
+            weight = model.get_parameter("fc.weight")
+            weight.requires_grad_(not 2 <= step < 6)
+            if step == 2:
+                weight.data.neg_()
+            learn(model, optimizer, [batch])
+            if resumed and step in (3, 4):
+                states = through_a_file([model.state_dict(), optimizer.state_dict()])
+                model, optimizer = frozen(now=True)
+                model.load_state_dict(states[0])
+                optimizer.load_state_dict(states[1])
+        ends.append(model)
+    assert same(*ends)
+
+
+def test_a_closures_further_calls_count_for_no_step() -> None:
+    """What they count would be in no file."""
+    config = {
+        "fuzzy_lr_distribution": "activity",
+        "fuzzy_lr_dynamic": True,
+        "fuzzy_lr_update_freq": 1,
+    }
+    ends = []
+    for resumed in (False, True):
+        model = make(config)
+        optimizer = OPTIMIZERS["lbfgs"](model.parameters())
+        GradScheduler(model, optimizer)
+        learn(model, optimizer, batches(6)[:3])
+        if resumed:
+            states = through_a_file([model.state_dict(), optimizer.state_dict()])
+            model = make(config)
+            optimizer = OPTIMIZERS["lbfgs"](model.parameters())
+            GradScheduler(model, optimizer)
+            model.load_state_dict(states[0])
+            optimizer.load_state_dict(states[1])
+        learn(model, optimizer, batches(6)[3:])
+        ends.append(model)
+    assert same(*ends)

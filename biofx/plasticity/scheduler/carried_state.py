@@ -139,7 +139,7 @@ class CarriedState:
             found, self._checked = self._checked, None
             if self._leads:
                 self._engine.observers.load_state_dict(found.observers)
-            checkpoint.spread(self._engine, found.states, self._names())
+            checkpoint.spread(self._engine, found.states, self._names(), found.held)
             self._hooks.steps = found.steps[0]
             self._changed()
 

@@ -1,7 +1,7 @@
 """A scheduler's state as tensors and plain values, and how it is given back."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ def fingerprint(engine: "Engine", names: Collection[str] | None = None, **more: 
 
     One string: a distributed checkpoint stores each leaf of a state dict on its own. "held" are the
     parameters whose state is in it: one that is lost on the way is missed. Of `names`, or of all.
+    Their weights are not begun again.
     A layer that is left alone, because it was changed, is in no checkpoint.
     """
     kept = engine.kept()
@@ -40,7 +41,10 @@ def fingerprint(engine: "Engine", names: Collection[str] | None = None, **more: 
         **more,
         "rules": served,
         "shapes": shapes,
-        "held": _among(engine.bindings, kept if names is None else names),
+        "held": _among(
+            [*engine.bindings, *sorted(engine.begun.difference(engine.bindings))],
+            kept if names is None else names,
+        ),
     }
     return json.dumps(content, default=str)
 
@@ -79,6 +83,7 @@ def spread(
     engine: "Engine",
     states: Mapping[str, Mapping[str, Mapping[str, Any]]],
     names: Collection[str] | None = None,
+    held: Collection[str] = (),
 ) -> None:
     """Give valid states, {parameter: {rule: {field: value}}}, to the rules.
 
@@ -88,7 +93,9 @@ def spread(
         engine: the rules.
         states: of parameters.
         names: the parameters whose state is replaced; None means all.
+        held: those that rules had seen, which need have no state of them.
     """
+    engine.begun.update(held)
     names = engine.kept() if names is None else names
     for name in _among(engine.waiting, names):
         del engine.waiting[name]
@@ -125,7 +132,7 @@ def restore(binding: "Binding", found: Mapping[str, Mapping[str, Any]]) -> None:
                 state[field] = value.to(binding.pairs[0][1].weight.device, copy=True)
 
 
-def _among(found: Mapping[str, Any], names: Collection[str]) -> list[str]:
+def _among(found: Iterable[str], names: Collection[str]) -> list[str]:
     return [name for name in found if name in names]
 
 

@@ -37,11 +37,13 @@ _short.maxlist = 12
 class Accepted:
     """What a valid checkpoint says: steps per optimizer, {parameter: {rule: {field: value}}}.
 
-    `observers` are the states of those who watched the scheduler; each validates its own.
+    `held` are the parameters that rules had seen, which need have no state of them; `observers` the
+    states of those who watched the scheduler; each validates its own.
     """
 
     steps: list[int]
     states: dict[str, dict[str, dict[str, Any]]]
+    held: set[str]
     observers: dict[str, Mapping[str, Any]]
 
 
@@ -83,11 +85,11 @@ def accepted(
     steps = _steps(state_dict["steps"], optimizers)
     names = list(engine.kept()) if names is None else names
     states = _by_parameter(state_dict["state"], engine, names)
-    held = theirs.get("held", [])
+    held = {name for name in names if name in theirs.get("held", [])}
     for name in names:
         found = states.get(name, {})
         _check_parameter(name, found, engine, held=name in held)
-    return Accepted(steps, states, _observers(state_dict.get("observers", {})))
+    return Accepted(steps, states, held, _observers(state_dict.get("observers", {})))
 
 
 def _observers(states: Any) -> dict[str, Mapping[str, Any]]:

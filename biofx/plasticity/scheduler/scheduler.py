@@ -84,7 +84,8 @@ class GradScheduler:
       begins each step anew). `.grad` is never changed. It costs a copy of the weights during the
       step, whose memory is kept on a CPU; plain SGD (no momentum, no weight decay), whose update is
       known, needs none for the rules that come with biofx.
-    - ``apply="gradient"``: before the step, g ← f·g, in place. Optimizers that normalise gradients
+    - ``apply="gradient"``: before the step, g ← f·g, in place: if that step raises, compute the
+      gradients anew before it is tried again. Optimizers that normalise gradients
       (Adam and its like) all but undo it, and a warning says so.
 
     Without an optimizer, each incoming gradient is scaled before it is added to `.grad`, and
@@ -336,7 +337,7 @@ class GradScheduler:
             attachment.interrupted()
             attachment.resumed = True
         self._engine.observers.load_state_dict(found.observers)
-        checkpoint.spread(self._engine, found.states)
+        checkpoint.spread(self._engine, found.states, held=found.held)
         self._applier.forget()
         for counter, count in zip(self._counters(), found.steps, strict=True):
             counter.steps = count
