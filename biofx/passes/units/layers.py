@@ -38,9 +38,7 @@ def call_layer(step: Step, layer: WeightLayer, args: Sequence[Any], kwargs: dict
     inputs = [*args, *kwargs.values()]
     if not inputs:
         return step.unknown()
-    value, rest = step.ids(inputs[0]), inputs[1:]
-    for other in rest:
-        step.flow.lose(step.ids(other), f"{step.what} takes them beside its input")
+    value = step.ids(inputs[0])
     weight, bias = _names(step, layer, axes)
     if axes.kind == "embedding":
         step.flow.lose(value, f"{layer.name} takes them as indices")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from biofx.passes.units.flow import Flow
-from biofx.passes.units.ids import CONSTANT, DATA, Ids, full, repeats, tensors
+from biofx.passes.units.ids import CONSTANT, DATA, Ids, code, full, repeats, tensors
 
 
 class Step:
@@ -18,22 +18,40 @@ class Step:
         root: the model.
         node, name: the node, and the name of its operation.
         what: the operation and its place in the user's code, for people.
+        taken: arguments whose units are accounted for; see `finish`.
     """
 
     def __init__(self, flow: Flow, root: nn.Module, names: "Names", node: fx.Node, name: str):
         self.flow, self.root, self.names, self.node, self.name = flow, root, names, node, name
         place = place_of(node)
         self.what = f"{name} ({place})" if place else name
+        self.taken: set[fx.Node] = set()
 
     # --- values and shapes ----------------------------------------------------------------------
 
     def ids(self, value: Any) -> Ids:
-        """The ids of an argument."""
+        """The ids of an argument: whoever asks for them accounts for its units."""
         if isinstance(value, fx.Node):
+            self.taken.add(value)
             return self.flow.values.get(value, DATA)
         if isinstance(value, list | tuple):
             return tuple(self.ids(item) for item in value)
         return CONSTANT
+
+    def take_shape(self, *values: Any) -> None:
+        """Account for arguments of which only the shape or the type matters."""
+        self.taken.update(value for value in values if isinstance(value, fx.Node))
+
+    def finish(self, result: Ids) -> Ids:
+        """Give up on the units of each argument that nothing has accounted for.
+
+        So an operation may take tensors that its entry in the table knows nothing of: an index, a
+        mask, a grid, a scale.
+        """
+        rest = [self.flow.values[n] for n in self.node.all_input_nodes if n not in self.taken]
+        self.flow.lose(rest, f"{self.what} takes them beside its input")
+        mixed = any(tensors(ids) or code(ids) == DATA for ids in rest)
+        return DATA if mixed and not tensors(result) and code(result) == CONSTANT else result
 
     def unknown(self) -> Ids:
         """Give up on all units that come in."""
@@ -50,7 +68,7 @@ class Step:
 
     def shape_of(self, value: Any) -> torch.Size:
         """The shape of an argument."""
-        ids = self.ids(value)
+        ids = self.flow.values.get(value)
         found = ids.shape if isinstance(ids, Tensor) else shape_of(value)
         if found is None:
             raise UnknownShape
@@ -65,7 +83,7 @@ class Step:
 
     def rank(self, value: Any) -> int:
         """The number of axes of an argument."""
-        ids = self.ids(value)
+        ids = self.flow.values.get(value) if isinstance(value, fx.Node) else None
         if isinstance(ids, Tensor):
             return ids.dim()
         shape = shape_of(value) if isinstance(value, fx.Node) else None
@@ -76,7 +94,10 @@ class Step:
     # --- running on ids -------------------------------------------------------------------------
 
     def run(self, *args: Any, **kwargs: Any) -> Ids:
-        """Run the operation itself on ids."""
+        """Run the operation itself on ids: it moves what it is given first."""
+        moved = args[0] if args else next(iter(kwargs.values()))
+        if isinstance(moved, fx.Node) and {*self.node.all_input_nodes} != {moved}:
+            return self.unknown()  # a tensor says where to
 
         def given(value: Any) -> Any:
             if isinstance(value, fx.Node):

@@ -71,15 +71,18 @@ def _visit(
             target = str(node.target)
             if target in layer_of:
                 step.what = f"{target or 'the model'}"
-                return call_layer(step, weights[layer_of[target]], node.args, dict(node.kwargs))
+                return step.finish(
+                    call_layer(step, weights[layer_of[target]], node.args, dict(node.kwargs))
+                )
             if not any(map(tensors, values)):
                 return max(map(code, values), default=DATA)
             step.what = f"{step.name} ({target})"
-            return call_plain(step, root.get_submodule(target), node.args, dict(node.kwargs))
+            module = root.get_submodule(target)
+            return step.finish(call_plain(step, module, node.args, dict(node.kwargs)))
         if name in FUNCTIONAL and known:
             made = call_functional(step, weights)
             if made is not None:
-                return made
+                return step.finish(made)
         if not any(map(tensors, values)):
             if name == "getitem" and isinstance(values[0], tuple | dict):
                 return OPERATIONS["getitem"](step, *node.args)
@@ -88,7 +91,7 @@ def _visit(
         if function is None:
             return step.unknown()
         changed = _changed(node)
-        result = function(step, *node.args, **node.kwargs)
+        result = step.finish(function(step, *node.args, **node.kwargs))
         if changed is not None:
             return _write(step, changed, result, last_use)
         return _checked(step, result)

@@ -11,7 +11,7 @@ from biofx.passes.units.step import Step
 
 # --- element by element -------------------------------------------------------------------------
 
-# Of one tensor; what else they take says how, or is not looked at.
+# Of one tensor.
 _UNARY = words("""
     abs absolute acos asin atan ceil celu clone contiguous cos cosh cpu cuda deg2rad detach
     detach_ digamma double dropout dropout1d dropout2d dropout3d alpha_dropout
@@ -24,6 +24,8 @@ _UNARY = words("""
     bool hardsigmoid_ relu_ fake_quantize _to_copy alias lift_fresh_copy pin_memory
     prelu _prelu_kernel
 """)
+# Take another tensor for its shape or type.
+_LIKE = frozenset(words("expand_as type_as to _to_copy"))
 # Vanish with each of their arguments.
 _FACTORS = words("""
     mul multiply div divide true_divide truediv floordiv floor_divide imul itruediv and_
@@ -43,8 +45,10 @@ _FRESH = words("""
 
 
 @follows(*_UNARY)
-def _same(step: Step, input: Any, *_: Any, **__: Any) -> Ids:
+def _same(step: Step, input: Any, *others: Any, **named: Any) -> Ids:
     value = step.ids(input)
+    if step.name in _LIKE:
+        step.take_shape(*others, *named.values())
     return value if not isinstance(value, Tensor) else value.expand(step.shape(value.shape))
 
 
@@ -81,7 +85,8 @@ def _elementwise(step: Step, arguments: Sequence[Any], *, added: bool) -> Ids:
 
 
 @follows(*_FRESH)
-def _fresh(step: Step, *_: Any, **__: Any) -> Ids:
+def _fresh(step: Step, input: Any, *_: Any, **__: Any) -> Ids:
+    step.take_shape(input)
     return CONSTANT
 
 
@@ -123,10 +128,12 @@ def _set_item(step: Step, input: Any, index: Any, value: Any) -> Ids:
 
 @follows("copy")
 def _copied(step: Step, input: Any, src: Any, *_: Any) -> Ids:
+    step.take_shape(input)
     given = step.ids(src)
     return given.expand(step.shape()) if isinstance(given, Tensor) else given
 
 
 @follows("fill", "zero")
-def _filled(step: Step, *_: Any, **__: Any) -> Ids:
+def _filled(step: Step, input: Any, *_: Any, **__: Any) -> Ids:
+    step.take_shape(input)
     return CONSTANT

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from biofx.passes.units.ids import DATA, Ids, first, repeats, resized
+from biofx.passes.units.ids import DATA, Ids, first, full, repeats, resized
 from biofx.passes.units.operations.table import follows, words
 from biofx.passes.units.step import Step
 
@@ -24,7 +24,7 @@ _PARTS = words("""
 """)
 _WHOLES = words("""
     cat concat concatenate stack hstack vstack dstack repeat tile repeat_interleave roll tril
-    triu broadcast_tensors column_stack row_stack
+    triu column_stack row_stack
 """)
 
 
@@ -33,12 +33,19 @@ def _moved(step: Step, *args: Any, **kwargs: Any) -> Ids:
     return step.run(*args, **kwargs)
 
 
+@follows("broadcast_tensors")
+def _broadcast(step: Step, *values: Any) -> Ids:
+    shapes = step.shapes()
+    return tuple(full(step.ids(v), shape) for v, shape in zip(values, shapes, strict=True))
+
+
 @follows(*_RESHAPES)
 def _reshaped(step: Step, input: Any, *args: Any, **kwargs: Any) -> Ids:
     before = step.ids(input)
     if step.name in ("view", "reshape", "_unsafe_view", "view_as", "reshape_as"):
         if args and isinstance(args[0], torch.dtype):
             return before if step.shape() == before.shape else step.unknown()
+        step.take_shape(*args, *kwargs.values())
         after = before.reshape(step.shape())
     else:
         after = step.run(input, *args, **kwargs)
@@ -121,10 +128,14 @@ def _gathered(step: Step, input: Any, dim: int, index: Any, **_: Any) -> Ids:
 
 
 @follows("pad", "constant_pad_nd", "zero_pad2d")
-def _padded(step: Step, input: Any, pad: Sequence[int], *_: Any, **__: Any) -> Ids:
+def _padded(
+    step: Step, input: Any, pad: Sequence[int], mode: Any = "constant", *_: Any, **__: Any
+) -> Ids:
     value = step.ids(input)
     sizes = list(pad)
     axes = [value.dim() - 1 - k // 2 for k, size in enumerate(sizes) if size]
     if repeats(value, axes):
         return resized(value, step.shape())
+    if isinstance(mode, str) and mode != "constant":  # copies, which exist for floats only
+        return torch.nn.functional.pad(value.double(), sizes, mode).long()
     return torch.nn.functional.pad(value, sizes)

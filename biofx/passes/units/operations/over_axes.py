@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from biofx.passes.units.ids import DATA, Ids, first, repeats, resized
+from biofx.passes.units.ids import Ids, first, repeats, resized
 from biofx.passes.units.operations.table import OPERATIONS, follows, words
 from biofx.passes.units.step import Step
 
@@ -14,10 +14,10 @@ from biofx.passes.units.step import Step
 
 _REDUCTIONS = words("""
     sum mean amax amin prod std var norm logsumexp all any argmax argmin nansum nanmean
-    count_nonzero vector_norm aminmax frobenius_norm
+    count_nonzero vector_norm frobenius_norm
 """)
 _PAIRS = words("""
-    max min median mode kthvalue nanmedian var_mean std_mean
+    max min median mode kthvalue nanmedian var_mean std_mean aminmax
 """)
 _ALONG = words("""
     softmax log_softmax softmin gumbel_softmax cumsum cumprod logcumsumexp cumulative_trapezoid
@@ -78,7 +78,9 @@ def _pair(step: Step, input: Any, *args: Any, **kwargs: Any) -> Ids:
     if step.name == "kthvalue":
         return step.unknown()
     result = _reduced(step, value, dim, bool(keepdim))
-    return (result, DATA) if dim is not None or step.name.endswith("mean") else result
+    # Where a unit is largest is told by that unit too.
+    two = dim is not None or step.name.endswith("_mean") or step.name == "aminmax"
+    return (result, result) if two else result
 
 
 @follows(*_ALONG)
@@ -96,10 +98,12 @@ def _sorted(step: Step, input: Any, *args: Any, **kwargs: Any) -> Ids:
     value = step.ids(input)
     place = 1 if step.name == "topk" else 0
     dim = kwargs.get("dim", args[place] if len(args) > place else -1)
+    dim = 0 if step.name == "msort" else dim
     if not isinstance(dim, int) or not repeats(value, [dim]):
         return step.flow.lose(value, f"{step.what} is over them")
-    shapes = step.shapes()
-    return resized(value, shapes[0]), DATA
+    if step.name == "topk":
+        value = value.narrow(dim, 0, kwargs.get("k", args[0] if args else 0))
+    return value if step.name == "msort" else (value, value)
 
 
 # --- norms --------------------------------------------------------------------------------------
@@ -184,7 +188,7 @@ def over_space(step: Step, input: Any, axes: Sequence[int]) -> Ids:
         return step.flow.lose(value, f"{step.what} is over them")
     shapes = step.shapes()
     results = tuple(resized(value, shape) for shape in shapes)
-    return (results[0], DATA) if len(results) > 1 else results[0]
+    return results if len(results) > 1 else results[0]
 
 
 @follows(*_POOLS)

@@ -1,0 +1,170 @@
+"""Ways that lead out of a unit past the layers that read it: each is found, or is a reason."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import biofx
+from biofx.synapses import Population
+from tests.silencing import check, norms_without_statistics
+from tests.test_units import tied
+
+
+class Layers(nn.Module):
+    """A model of the layers that it is given."""
+
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+
+class AddedToScores(Layers):
+    """Attention whose scores a layer biases."""
+
+    def forward(self, x: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        a, q = self.a(pairs), self.q(x)[:, None]
+        y = F.scaled_dot_product_attention(q, q, q, attn_mask=a[..., 0][:, None])
+        return self.o(y), self.z(a)
+
+
+class AddedToScoresOfModule(Layers):
+    def forward(self, x: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        a = self.a(pairs)
+        mask = a.permute(0, 3, 1, 2).flatten(0, 1)
+        return self.o(self.attention(x, x, x, attn_mask=mask)[0]), self.z(a)
+
+
+class Grid(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        grid = a[:, :2].permute(0, 2, 3, 1).tanh()
+        return self.z(F.grid_sample(a, grid, align_corners=False))
+
+
+class NormScale(Layers):
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        a = self.a(c.mean(0))
+        return self.o(F.layer_norm(self.q(x), (8,), weight=a)), self.z(a)
+
+
+class Padded(Layers):
+    """Units at the ends come twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.z(F.pad(self.a(x)[:, None], (2, 2), mode="circular")[:, 0])
+
+
+class ChosenRows(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        return self.z(a[a[:, 0] > 0].mean(0))
+
+
+class LargestRow(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        return self.z(a[a[:, 0].argmax()])
+
+
+class RowOfMaximum(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        _, place = a[:, 0].max(0)
+        return self.z(a[place])
+
+
+class FirstRows(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        return self.z(a.index_select(0, a[:, 0].sort().indices[:2]))
+
+
+class Filled(Layers):
+    """A number that a unit computes, in a tensor that has nothing else of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, q = self.a(x), self.q(x)
+        return self.z(a) + self.o(q + torch.zeros_like(q).fill_(a[0, 0]))
+
+
+class Extremes(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        least, most = self.a(x).aminmax(dim=0)
+        return self.z(least + most)
+
+
+def linear(*sizes: int) -> nn.Linear:
+    return nn.Linear(*sizes)
+
+
+def rows(*shape: int) -> Tensor:
+    return torch.randn(*shape)
+
+
+def row_model(kind: type[Layers], **more: nn.Module) -> Callable[[], tuple[nn.Module, Any]]:
+    return lambda: (kind(a=linear(8, 8), z=linear(8, 3), **more), rows(9, 8))
+
+
+BESIDE = "takes them beside its input"
+# name: (model and input, part of the reason of some units of its layer `a`; None if none has any)
+WAYS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str | None]] = {
+    "a bias of attention": (
+        lambda: (
+            AddedToScores(a=linear(5, 2), q=linear(6, 8), o=linear(8, 2), z=linear(2, 3)),
+            (rows(2, 5, 6), rows(2, 5, 5, 5)),
+        ), BESIDE,
+    ),
+    "a bias of nn.MultiheadAttention": (
+        lambda: (
+            AddedToScoresOfModule(
+                a=linear(5, 2), attention=nn.MultiheadAttention(6, 2, batch_first=True),
+                o=linear(6, 2), z=linear(2, 3),
+            ), (rows(2, 5, 6), rows(2, 5, 5, 5)),
+        ), BESIDE,
+    ),
+    "a grid": (
+        lambda: (Grid(a=nn.Conv2d(3, 4, 3, padding=1), z=nn.Conv2d(4, 5, 3)), rows(2, 3, 6, 6)),
+        BESIDE,
+    ),
+    "a norm's scale": (
+        lambda: (
+            NormScale(a=linear(8, 8), q=linear(8, 8), o=linear(8, 2), z=linear(8, 3)),
+            (rows(9, 8), rows(9, 8)),
+        ), BESIDE,
+    ),
+    "circular padding": (lambda: (Padded(a=linear(8, 8), z=linear(12, 3)), rows(4, 8)), None),
+    "a mask": (row_model(ChosenRows), BESIDE),
+    "an index": (row_model(LargestRow), BESIDE),
+    "an index of a maximum": (row_model(RowOfMaximum), BESIDE),
+    "an order": (row_model(FirstRows), BESIDE),
+    "a number": (row_model(Filled, q=linear(8, 8), o=linear(8, 3)), BESIDE),
+    "two results": (row_model(Extremes), None),
+}  # fmt: skip
+
+
+def made(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any, list[Population]]:
+    """A transformed model in double precision, its inputs, and its units."""
+    inputs = tuple(t.double() for t in (inputs if isinstance(inputs, tuple) else (inputs,)))
+    bio = biofx.transform(model.double().eval(), example_inputs=inputs)
+    return bio, inputs, list(biofx.info(bio).wiring.units)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_no_way_leads_out_of_a_unit_unsaid(name: str) -> None:
+    torch.manual_seed(0)
+    make, reason = WAYS[name]
+    bio, inputs, populations = made(*make())
+    found = [p.reason for p in populations if p.layer == "a"]
+    if reason is None:
+        assert found == [None] * len(found)
+    else:
+        assert any(reason in (told or "") for told in found), found
+    with norms_without_statistics():
+        for population in populations:
+            if population.reason is None and not tied(population):
+                check(bio, population, inputs)
