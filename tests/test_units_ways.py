@@ -98,6 +98,56 @@ class Extremes(Layers):
         return self.z(least + most)
 
 
+class RowsAgain(Layers):
+    """The rows of a layer make something else too."""
+
+    def __init__(self, of: Callable[[Tensor], Tensor], **layers: nn.Module) -> None:
+        super().__init__(**layers)
+        self.of = of
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        made = self.of(self.a.weight)
+        return self.z(self.a(x).relu()), F.linear(x[:, : made.shape[1]], made)
+
+
+class Penalised(Layers):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.z(self.a(x).relu()), self.a.weight.square().sum()
+
+
+class ReadByPython(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.z(self.a(x).relu()) * float(self.a.weight.norm())
+
+
+class Tied(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.z(F.linear(self.a(x).relu(), self.a.weight.t()))
+
+
+class TurnedRound(Layers):
+    """The second layer's square weights the wrong way round: its rows are read, not its columns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.b(x).relu() @ self.a.weight) + self.z(self.a(x))
+
+
+class TiedParameter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.z = nn.ParameterList([torch.randn(8, 8)]), linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.z(torch.relu(x @ self.a[0]) @ self.a[0].t())
+
+
+class ScaleAgain(Layers):
+    """What scales units does something else too: it is not theirs, and they are followed."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.z(self.a(x) * self.q.bias), x + self.q.bias
+
+
 def linear(*sizes: int) -> nn.Linear:
     return nn.Linear(*sizes)
 
@@ -106,10 +156,11 @@ def rows(*shape: int) -> Tensor:
     return torch.randn(*shape)
 
 
-def row_model(kind: type[Layers], **more: nn.Module) -> Callable[[], tuple[nn.Module, Any]]:
+def row_model(kind: Callable[..., nn.Module], **more: Any) -> Callable[[], tuple[nn.Module, Any]]:
     return lambda: (kind(a=linear(8, 8), z=linear(8, 3), **more), rows(9, 8))
 
 
+AGAIN, ROUND = "uses their weights too", "with the weights of a turned round"
 BESIDE = "takes them beside its input"
 # name: (model and input, part of the reason of some units of its layer `a`; None if none has any)
 WAYS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str | None]] = {
@@ -144,6 +195,15 @@ WAYS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str | None]] = {
     "an order": (row_model(FirstRows), BESIDE),
     "a number": (row_model(Filled, q=linear(8, 8), o=linear(8, 3)), BESIDE),
     "two results": (row_model(Extremes), None),
+    "normalised rows": (row_model(RowsAgain, of=F.normalize), AGAIN),
+    "some columns": (row_model(RowsAgain, of=lambda w: w[:, :4]), AGAIN),
+    "doubled rows": (row_model(RowsAgain, of=lambda w: w.clone() * 2), AGAIN),
+    "a penalty": (row_model(Penalised), "their weights are a result of the model"),
+    "a number of Python's": (row_model(ReadByPython), "Python reads their weights"),
+    "tied": (row_model(Tied), ROUND),
+    "tied without layers": (lambda: (TiedParameter(), rows(9, 8)), ROUND),
+    "turned round": (row_model(TurnedRound, b=linear(8, 8), o=linear(8, 3)), AGAIN),
+    "a scale": (row_model(ScaleAgain, q=linear(8, 8)), None),
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What following units through a graph finds out."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -81,6 +81,8 @@ class Flow:
         reasons: (ids, why these units cannot be followed any further).
         shared: (ids, norm whose statistics these units share).
         cuts: what separates units.
+        weights: {node of a constant: the model's tensors that it is made of}.
+        used: (tensor of the model, why its entries are not those of units alone).
     """
 
     values: dict[fx.Node, Ids] = field(default_factory=dict)
@@ -90,6 +92,8 @@ class Flow:
     reasons: list[tuple[Tensor, str]] = field(default_factory=list)
     shared: list[tuple[Tensor, str]] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
+    weights: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
+    used: list[tuple[str, str]] = field(default_factory=list)
     total: int = FIRST
     _claimed: dict[tuple[str, str, int], list[Claim]] = field(default_factory=dict)
 
@@ -123,6 +127,19 @@ class Flow:
         found = units_in(ids)
         if len(found):
             self.reasons.append((found, why))
+
+    def use(self, names: Iterable[str], why: str) -> None:
+        """Say what else is done with tensors of the model than what was claimed."""
+        self.used += [(name, why) for name in sorted(names)]
+
+    def settle_uses(self) -> None:
+        """Give up on units whose weights act elsewhere too; a norm's entries are then no unit's."""
+        used = dict(reversed(self.used))
+        for claim in self.claims:
+            if claim.name in used and claim.role in ("incoming", "bias"):
+                self.note(claim.ids, used[claim.name])
+        kept = ("incoming", "bias", "read")
+        self.claims = [c for c in self.claims if c.name not in used or c.role in kept]
 
     def lose(self, ids: Ids, why: str) -> int:
         """Give up on a value's units; what it is from there on."""

@@ -11,7 +11,7 @@ from biofx.passes.units.layers import apply
 from biofx.passes.units.step import Step
 from biofx.synapses import Axes
 
-# Where a function takes its input, weight and bias.
+# Where a function takes its input, weight and bias. See `_axes_of_use` too.
 FUNCTIONAL: dict[str, tuple[int, int, int | None]] = {
     "linear": (0, 1, 2), "conv1d": (0, 1, 2), "conv2d": (0, 1, 2), "conv3d": (0, 1, 2),
     "conv_transpose1d": (0, 1, 2), "conv_transpose2d": (0, 1, 2), "conv_transpose3d": (0, 1, 2),
@@ -35,6 +35,7 @@ def call_functional(step: Step, weights: Mapping[str, WeightLayer]) -> Ids | Non
         return None
     layer, axes = layer_axes
     name, held = found
+    assert isinstance(weight, fx.Node)  # as it was found
     if held.dim() != 2 and not step.name.startswith("conv"):
         return None
     if axes.groups > 1:
@@ -45,6 +46,10 @@ def call_functional(step: Step, weights: Mapping[str, WeightLayer]) -> Ids | Non
     along = 1 - len(shape) if step.name.startswith("conv") else -1
     if step.name.startswith("conv"):
         along = -(held.dim() - 1)
+    if (axes.pre % held.dim(), axes.post % held.dim()) != _axes_of_use(step.name, turned):
+        why = f"{step.what} reads them with the weights of {layer} turned round"
+        return step.flow.lose(step.ids(value), why)
+    step.claimed.add(weight)
     axes = Axes(axes.parameter, _kind(axes.kind), axes.post, axes.pre, units=along)
     if step.name == "embedding":
         step.flow.lose(step.ids(value), f"{layer} takes them as indices")
@@ -52,13 +57,20 @@ def call_functional(step: Step, weights: Mapping[str, WeightLayer]) -> Ids | Non
         apply(step, layer, name, axes, step.ids(value), bias_name)
     source = step.flow.source(layer, held.shape[axes.post], _block(weights[layer], axes))
     step.flow.claim("incoming", layer, name, axes.post % held.dim(), source.ids)
-    if bias_name is not None:
+    if bias_name is not None and isinstance(bias, fx.Node):
         step.flow.claim("bias", layer, bias_name, 0, source.ids)
+        step.claimed.add(bias)
     if shape[along] != source.size:
         return step.flow.lose(source.ids, "its output has another shape than its weights say")
     lines = [1] * len(shape)
     lines[along] = source.size
     return source.ids.reshape(lines).expand(shape)
+
+
+def _axes_of_use(name: str, turned: fx.Node | None) -> tuple[int, int]:
+    """Over which axis of a weight a function sums, and which one its result has."""
+    first = name == "linear" or (name.startswith("conv") and "transpose" not in name)
+    return (1, 0) if first != (turned is not None) else (0, 1)
 
 
 def _turned(value: Any) -> fx.Node | None:

@@ -19,6 +19,7 @@ class Step:
         node, name: the node, and the name of its operation.
         what: the operation and its place in the user's code, for people.
         taken: arguments whose units are accounted for; see `finish`.
+        claimed: arguments whose entries belong to units where this operation uses them.
     """
 
     def __init__(self, flow: Flow, root: nn.Module, names: "Names", node: fx.Node, name: str):
@@ -26,6 +27,7 @@ class Step:
         place = place_of(node)
         self.what = f"{name} ({place})" if place else name
         self.taken: set[fx.Node] = set()
+        self.claimed: set[fx.Node] = set()
 
     # --- values and shapes ----------------------------------------------------------------------
 
@@ -38,9 +40,19 @@ class Step:
             return tuple(self.ids(item) for item in value)
         return CONSTANT
 
-    def take_shape(self, *values: Any) -> None:
-        """Account for arguments of which only the shape or the type matters."""
-        self.taken.update(value for value in values if isinstance(value, fx.Node))
+    def take_shapes(self, where: slice) -> None:
+        """Account for the arguments of which only the shape or the type matters."""
+        given = [*self.node.args, *self.node.kwargs.values()][where]
+        shapes = [value for value in given if isinstance(value, fx.Node)]
+        self.taken.update(shapes)
+        self.claimed.update(shapes)
+
+    def weights(self) -> frozenset[str]:
+        """The tensors of the model that the arguments are made of, but for those claimed."""
+        made = (
+            self.flow.weights.get(n) for n in self.node.all_input_nodes if n not in self.claimed
+        )
+        return frozenset().union(*filter(None, made))
 
     def finish(self, result: Ids) -> Ids:
         """Give up on the units of each argument that nothing has accounted for.
@@ -175,21 +187,22 @@ class Step:
         if found is None or not isinstance(ids, Tensor):
             return
         name, held = found
-        self.claim_vector(role, name, held, ids, axis)
+        if self.claim_vector(role, name, held, ids, axis):
+            self.claimed.add(value)
 
     def claim_vector(
         self, role: str, name: str, held: Tensor, ids: Tensor, axis: int | None = None
-    ) -> None:
-        """Note the entries of a tensor that belong to units."""
+    ) -> bool:
+        """Note the entries of a tensor that belong to units; whether they do."""
         if not held.is_floating_point():
-            return
+            return False
         layer = name.rpartition(".")[0]
         if axis is not None and held.dim() == 1:
             column = self.flow.columns(ids, axis, held.shape[0], self.what)
             self.flow.claim(role, layer, name, 0, column)
-            return
+            return True
         if held.dim() > ids.dim():
-            return
+            return False
         offset = ids.dim() - held.dim()
         axes = [
             own
@@ -199,6 +212,7 @@ class Step:
         if len(axes) == 1:
             column = self.flow.columns(ids, axes[0] + offset, held.shape[axes[0]], self.what)
             self.flow.claim(role, layer, name, axes[0], column)
+        return len(axes) == 1
 
     def share(self, ids: Ids, axes: Sequence[int]) -> None:
         """Note that a norm takes statistics over units."""

@@ -13,9 +13,9 @@ from biofx.passes.units.flow import Flow
 from biofx.passes.units.functional import FUNCTIONAL, call_functional
 from biofx.passes.units.ids import CONSTANT, DATA, Ids, code, tensors
 from biofx.passes.units.layers import call_layer
-from biofx.passes.units.operations import OPERATIONS, words
+from biofx.passes.units.operations import OPERATIONS, SHAPE_ONLY, words
 from biofx.passes.units.plain_layers import call_plain
-from biofx.passes.units.step import Names, Step, UnknownShape, shape_of
+from biofx.passes.units.step import Names, Step, UnknownShape, attribute, shape_of
 
 
 def follow(
@@ -43,16 +43,38 @@ def follow(
     names = Names(owners)
     last_use = {source: node for node in graph.nodes for source in node.all_input_nodes}
     for node in graph.nodes:
-        flow.values[node] = _visit(flow, root, node, weights, layer_of, names, last_use)
+        step = Step(flow, root, names, node, name_of(node)[0])
+        flow.values[node] = _visit(step, weights, layer_of, last_use)
+        _note_weights(step)
         if READ_BY_PYTHON in node.meta:
             flow.note(flow.values[node], "Python reads their values")
+            flow.use(flow.weights.get(node, ()), "Python reads their weights")
+    flow.settle_uses()
     return flow
 
 
+def _note_weights(step: Step) -> None:
+    """Keep in mind of which weights a constant is made; say where they meet anything else."""
+    flow, node = step.flow, step.node
+    if node.op == "get_attr":
+        held = attribute(step.root, str(node.target))
+        if isinstance(held, Tensor):
+            flow.weights[node] = frozenset({step.names.of(held, str(node.target))})
+        return
+    names, result = step.weights(), flow.values[node]
+    if node.op == "output":
+        flow.use(names, "their weights are a result of the model")
+    elif names and code(result) == CONSTANT and not tensors(result):
+        flow.weights[node] = names
+    else:
+        flow.use(names, f"{step.what} uses their weights too")
+
+
 def _visit(
-    flow: Flow, root: nn.Module, node: fx.Node, weights: Mapping[str, WeightLayer],
-    layer_of: Mapping[str, str], names: Names, last_use: Mapping[fx.Node, fx.Node],
+    step: Step, weights: Mapping[str, WeightLayer], layer_of: Mapping[str, str],
+    last_use: Mapping[fx.Node, fx.Node],
 ) -> Ids:  # fmt: skip
+    flow, node = step.flow, step.node
     if node.op == "placeholder":
         return DATA
     if node.op == "get_attr":
@@ -65,7 +87,8 @@ def _visit(
     if node.target is rebuild:
         return tuple(values)
     name, known = name_of(node)
-    step = Step(flow, root, names, node, name)
+    if name in SHAPE_ONLY and known:
+        step.take_shapes(SHAPE_ONLY[name])
     try:
         if node.op == "call_module":
             target = str(node.target)
@@ -77,7 +100,7 @@ def _visit(
             if not any(map(tensors, values)):
                 return max(map(code, values), default=DATA)
             step.what = f"{step.name} ({target})"
-            module = root.get_submodule(target)
+            module = step.root.get_submodule(target)
             return step.finish(call_plain(step, module, node.args, dict(node.kwargs)))
         if name in FUNCTIONAL and known:
             made = call_functional(step, weights)

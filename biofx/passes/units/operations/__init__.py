@@ -7,10 +7,11 @@ from biofx.passes.units.operations.over_axes import (
     over_space,
     unfold_windows,
 )
-from biofx.passes.units.operations.table import OPERATIONS, words
+from biofx.passes.units.operations.table import OPERATIONS, SHAPE_ONLY, words
 
 __all__ = [
     "OPERATIONS",
+    "SHAPE_ONLY",
     "elementwise",
     "group_norm",
     "layer_norm",

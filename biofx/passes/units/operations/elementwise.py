@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from biofx.passes.units.ids import CONSTANT, Ids, full
-from biofx.passes.units.operations.table import follows, words
+from biofx.passes.units.operations.table import follows, shape_only, words
 from biofx.passes.units.step import Step
 
 # --- element by element -------------------------------------------------------------------------
@@ -24,8 +24,6 @@ _UNARY = words("""
     bool hardsigmoid_ relu_ fake_quantize _to_copy alias lift_fresh_copy pin_memory
     prelu _prelu_kernel
 """)
-# Take another tensor for its shape or type.
-_LIKE = frozenset(words("expand_as type_as to _to_copy"))
 # Vanish with each of their arguments.
 _FACTORS = words("""
     mul multiply div divide true_divide truediv floordiv floor_divide imul itruediv and_
@@ -42,13 +40,13 @@ _FRESH = words("""
     zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros
     new_ones new_full new_empty new_tensor size dim shape ndim numel device dtype stride is_cuda
 """)
+shape_only(slice(1), *_FRESH, "copy", "fill", "zero")
+shape_only(slice(1, None), *words("expand_as type_as to view_as reshape_as"))
 
 
 @follows(*_UNARY)
-def _same(step: Step, input: Any, *others: Any, **named: Any) -> Ids:
+def _same(step: Step, input: Any, *_: Any, **__: Any) -> Ids:
     value = step.ids(input)
-    if step.name in _LIKE:
-        step.take_shape(*others, *named.values())
     return value if not isinstance(value, Tensor) else value.expand(step.shape(value.shape))
 
 
@@ -85,8 +83,7 @@ def _elementwise(step: Step, arguments: Sequence[Any], *, added: bool) -> Ids:
 
 
 @follows(*_FRESH)
-def _fresh(step: Step, input: Any, *_: Any, **__: Any) -> Ids:
-    step.take_shape(input)
+def _fresh(step: Step, *_: Any, **__: Any) -> Ids:
     return CONSTANT
 
 
@@ -128,12 +125,10 @@ def _set_item(step: Step, input: Any, index: Any, value: Any) -> Ids:
 
 @follows("copy")
 def _copied(step: Step, input: Any, src: Any, *_: Any) -> Ids:
-    step.take_shape(input)
     given = step.ids(src)
     return given.expand(step.shape()) if isinstance(given, Tensor) else given
 
 
 @follows("fill", "zero")
-def _filled(step: Step, input: Any, *_: Any, **__: Any) -> Ids:
-    step.take_shape(input)
+def _filled(step: Step, *_: Any, **__: Any) -> Ids:
     return CONSTANT

@@ -45,7 +45,6 @@ def _reshaped(step: Step, input: Any, *args: Any, **kwargs: Any) -> Ids:
     if step.name in ("view", "reshape", "_unsafe_view", "view_as", "reshape_as"):
         if args and isinstance(args[0], torch.dtype):
             return before if step.shape() == before.shape else step.unknown()
-        step.take_shape(*args, *kwargs.values())
         after = before.reshape(step.shape())
     else:
         after = step.run(input, *args, **kwargs)

@@ -13,6 +13,15 @@ OPERATIONS: dict[str, Callable[..., Ids]] = {}
 words = str.split
 
 
+# Which arguments an operation takes for their shape or type alone.
+SHAPE_ONLY: dict[str, slice] = {}
+
+
+def shape_only(where: slice, *names: str) -> None:
+    """Say which arguments of some operations have nothing of theirs in the result."""
+    SHAPE_ONLY.update(dict.fromkeys(names, where))
+
+
 def follows(*names: str) -> Callable[[Callable[..., Ids]], Callable[..., Ids]]:
     """Enter a function into the table."""
 
