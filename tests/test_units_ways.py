@@ -228,3 +228,64 @@ def test_no_way_leads_out_of_a_unit_unsaid(name: str) -> None:
         for population in populations:
             if population.reason is None and not tied(population):
                 check(bio, population, inputs)
+
+
+class WrittenIntoFlat(nn.Module):
+    """What is written into a view that a module makes goes into what it is a view of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.z = nn.Conv1d(2, 4, 1), nn.Conv1d(4, 2, 1)
+        self.b, self.flat = nn.Linear(6, 12), nn.Flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x.view(-1, 2, 3))
+        flat = self.flat(a)
+        flat += self.b(x)
+        return self.z(a)
+
+
+class WrittenIntoHalf(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).clone()
+        top, _ = torch.vsplit(a, 2)
+        top += self.b(x)[: len(top)]
+        return self.z(a)
+
+
+class WrittenOut(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).detach()
+        torch.add(a, self.b(x), out=a)
+        return self.z(a)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        WrittenIntoFlat(),
+        WrittenIntoHalf(a=linear(6, 8), b=linear(6, 8), z=linear(8, 3)),
+        WrittenOut(a=linear(6, 8), b=linear(6, 8), z=linear(8, 3)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_what_is_written_into_a_view_is_in_its_base(model: nn.Module) -> None:
+    bio, _, populations = made(model.requires_grad_(not isinstance(model, WrittenOut)), rows(4, 6))
+    wiring = biofx.info(bio).wiring
+    assert set(wiring.edges) == {("a", "z"), ("b", "z")}
+    assert wiring.outputs == ("z",)
+    assert not any(p.reason is None for p in populations if p.layer in ("a", "b"))
+
+
+class WrittenConstant(Layers):
+    """Data is in what shares memory with a constant that it was written into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = torch.zeros(len(x), 8, dtype=x.dtype)
+        held.view(-1)[:] = x.reshape(-1)
+        return self.z(self.a(x) + held)
+
+
+def test_a_constant_that_data_is_written_into() -> None:
+    _, _, populations = made(WrittenConstant(a=linear(8, 8), z=linear(8, 3)), rows(9, 8))
+    assert "joins them with what no weight layer makes" in (populations[0].reason or "")

@@ -124,3 +124,11 @@ def autograd_functions_seen(see: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         torch.autograd.Function.apply = original  # type: ignore[method-assign]
+
+
+def memory_of(value: Any) -> int | None:
+    """Which memory a tensor has, a number that its views have too; None if that is not known."""
+    try:
+        return getattr(value.untyped_storage(), "_cdata", None)
+    except (AttributeError, NotImplementedError, RuntimeError):  # no tensor; sparse, or wrapped
+        return None

@@ -15,6 +15,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from biofx.capture import targets
 from biofx.capture.call import reserve
 from biofx.capture.location import locate, user_frame
+from biofx.capture.memory import SHARES, note_memory
 from biofx.capture.private import is_fake, without_functions
 from biofx.copying.nested import Step, leaves
 from biofx.copying.template import Template, rebuild
@@ -83,6 +84,7 @@ class GraphWriter:
         given = tuple(self._argument(arg) for arg in args)
         named = {key: self._argument(value) for key, value in kwargs.items()}
         node = self.graph.create_node(op, target, given, named)
+        note_memory(node, (args, kwargs), result, self._holders)
         made = node.all_input_nodes or getattr(target, "__name__", "") in targets.FACTORIES
         if op != "call_module" and made and self._fixed.issuperset(node.all_input_nodes):
             self._fixed.add(node)
@@ -128,6 +130,11 @@ class GraphWriter:
         self._hold(node, tensor)
         return node
 
+    def _holders(self, value: Any) -> tuple[fx.Node | None, ...]:
+        """The nodes that a value may be an argument as: its own, and that which made it."""
+        held = self._known.get(id(value))
+        return (self._parts.get(held), held[0]) if held is not None else ()
+
     def _part(self, whole: fx.Node, steps: tuple[Step, ...]) -> fx.Node:
         """The node of a part of what a node gives."""
         if not steps:
@@ -138,6 +145,7 @@ class GraphWriter:
             target = operator.getitem if kind == "item" else getattr
             part = self.graph.call_function(target, (self._part(whole, steps[:-1]), key))
             part.meta.update({k: v for k, v in whole.meta.items() if k != "tensor_meta"})
+            part.meta[SHARES] = 0
             if whole in self._fixed:
                 self._fixed.add(part)
             self._parts[whole, steps] = part

@@ -1,7 +1,6 @@
 """Topology: which weight layers there are, what lies downstream of what, depth and rank."""
 
-import operator
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -13,6 +12,7 @@ from biofx.capture.leaves import is_leaf
 from biofx.copying.template import rebuild
 from biofx.passes.context import TransformContext, WeightLayer
 from biofx.passes.functional_weights import ELEMENTWISE, functional_weights
+from biofx.passes.views import bases, changed_by
 from biofx.synapses import Wiring, axes_of, original_class
 
 REMEDY = "unknown without example_inputs"
@@ -124,8 +124,8 @@ class Topology(PassBase):
                 )
             else:
                 flow.sources[node] = upstream
-        if _changes_in_place(node) and node in flow.sources:
-            for changed in _bases(node.args[0]):
+        if node in flow.sources:
+            for changed in bases(changed_by(node)):
                 if not flow.weights.get(changed):
                     flow.weights.pop(changed, None)  # data was put into a constant
                     flow.sources[changed] = flow.sources.get(changed, _NOTHING) | flow.sources[node]
@@ -281,28 +281,6 @@ def _without_cycles(
                     ends |= final
                     break
     return kept, ranked, ends
-
-
-def _changes_in_place(node: fx.Node) -> bool:
-    if node.op == "call_method":
-        name = str(node.target)
-        return name.endswith("_") and not name.endswith("__")
-    return node.op == "call_function" and (
-        node.target is operator.setitem or str(getattr(node.target, "__name__", "")) in _IN_PLACE
-    )
-
-
-_IN_PLACE = frozenset(
-    f"i{name}" for name in ("add", "sub", "mul", "truediv", "matmul", "and", "or")
-)
-
-
-def _bases(value: object) -> Iterator[fx.Node]:
-    """The node that is changed in place, and those that it is a view of."""
-    while isinstance(value, fx.Node):
-        yield value
-        view = value.target is operator.getitem or (value.op == "call_method" and value.args)
-        value = value.args[0] if view else None
 
 
 def _union(parts: Iterable[Sources]) -> Sources:

@@ -13,9 +13,10 @@ from biofx.passes.units.flow import Flow
 from biofx.passes.units.functional import FUNCTIONAL, call_functional
 from biofx.passes.units.ids import CONSTANT, DATA, Ids, code, tensors
 from biofx.passes.units.layers import call_layer
-from biofx.passes.units.operations import OPERATIONS, SHAPE_ONLY, words
+from biofx.passes.units.operations import OPERATIONS, SHAPE_ONLY
 from biofx.passes.units.plain_layers import call_plain
 from biofx.passes.units.step import Names, Step, UnknownShape, attribute, shape_of
+from biofx.passes.views import changed_by, sharing
 
 
 def follow(
@@ -46,6 +47,7 @@ def follow(
         step = Step(flow, root, names, node, name_of(node)[0])
         flow.values[node] = _visit(step, weights, layer_of, last_use)
         _note_weights(step)
+        _note_written(step)
         if READ_BY_PYTHON in node.meta:
             flow.note(flow.values[node], "Python reads their values")
             flow.use(flow.weights.get(node, ()), "Python reads their weights")
@@ -113,8 +115,9 @@ def _visit(
         function = OPERATIONS.get(name) if known else None
         if function is None:
             return step.unknown()
-        changed = _changed(node)
-        result = step.finish(function(step, *node.args, **node.kwargs))
+        changed = changed_by(node)
+        given = {key: value for key, value in node.kwargs.items() if key != "out"}
+        result = step.finish(function(step, *node.args, **given))
         if changed is not None:
             return _write(step, changed, result, last_use)
         return _checked(step, result)
@@ -167,22 +170,6 @@ def _bare(name: str) -> str:
 
 # --- what is changed in place -------------------------------------------------------------------
 
-_IN_PLACE = frozenset(
-    {"iadd", "isub", "imul", "itruediv", "ifloordiv", "iand", "ior", "setitem", "imatmul"}
-)
-
-
-def _changed(node: fx.Node) -> fx.Node | None:
-    """The argument that an operation changes, if it does."""
-    name = (
-        str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
-    )
-    if isinstance(node.target, torch._ops.OpOverload):
-        name = node.target._schema.name
-    changes = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
-    base = node.args[0] if node.args else None
-    return base if changes and isinstance(base, fx.Node) else None
-
 
 def _write(step: Step, changed: fx.Node, result: Ids, last_use: Mapping[fx.Node, fx.Node]) -> Ids:
     """An operation has put `result` where the value of a node was."""
@@ -190,29 +177,21 @@ def _write(step: Step, changed: fx.Node, result: Ids, last_use: Mapping[fx.Node,
     same = isinstance(before, Tensor) and isinstance(result, Tensor) and torch.equal(before, result)
     if same:
         return result
-    if _has_views(changed, step.node, last_use):
+    if any(other < step.node < last_use.get(other, other) for other in sharing(changed)):
         flow.note([before, result], f"{step.what} writes into a tensor that is also seen elsewhere")
     flow.values[changed] = result
     return result
 
 
-def _has_views(changed: fx.Node, now: fx.Node, last_use: Mapping[fx.Node, fx.Node]) -> bool:
-    """Whether a value shares memory with another that is used later."""
-    views = [user for user in changed.users if user is not now and may_be_view(user)]
-    return may_be_view(changed) or any(
-        view in last_use and view < now and now < last_use[view] for view in views
-    )
-
-
-_VIEWS = frozenset(
-    words("""
-    view reshape flatten unflatten transpose permute squeeze unsqueeze expand getitem chunk
-    split unbind select narrow t movedim swapaxes diagonal getattr view_as detach contiguous to
-    tensor_split expand_as split_with_sizes type float half
-""")
-)
-
-
-def may_be_view(node: fx.Node) -> bool:
-    """Whether a node's value may share memory with its argument's."""
-    return node.op in ("call_function", "call_method") and name_of(node)[0] in _VIEWS
+def _note_written(step: Step) -> None:
+    """What shares memory with a constant that was written into is no constant any more."""
+    flow, changed = step.flow, changed_by(step.node)
+    if changed is None:
+        return
+    result, names = flow.values[step.node], flow.weights.get(step.node, frozenset())
+    kept = code(result) == CONSTANT and not tensors(result)
+    for other in (changed, *sharing(changed)):
+        if not kept and not tensors(flow.values.get(other)):
+            flow.values[other] = DATA
+        if names:
+            flow.weights[other] = flow.weights.get(other, frozenset()) | names
