@@ -148,6 +148,57 @@ class ScaleAgain(Layers):
         return self.z(self.a(x) * self.q.bias), x + self.q.bias
 
 
+class Buffered(Layers):
+    """A later call reads what this one writes into a buffer."""
+
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__(**layers)
+        self.register_buffer("h", torch.zeros(9, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).tanh()
+        y = self.z(a) + self.later(self.h)
+        self.keep(a.detach())
+        return y
+
+    def keep(self, a: Tensor) -> None:
+        self.h.copy_(a)
+
+
+class Assigned(Buffered):
+    def keep(self, a: Tensor) -> None:
+        self.h = a
+
+
+class Remembered(Layers):
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__(**layers)
+        self.past: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).tanh()
+        self.past.append(a)
+        return self.z(a)
+
+
+class Teacher(Layers):
+    """An average of a layer's weights, kept up in the forward."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            self.t.weight.mul_(0.9).add_(self.a.weight, alpha=0.1)
+        return self.z(self.a(x)), self.t(x)
+
+
+class Clamped(Layers):
+    """Weights that a forward keeps small."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.a.weight.clamp_(-1, 1)
+        return self.z(self.a(x))
+
+
 def linear(*sizes: int) -> nn.Linear:
     return nn.Linear(*sizes)
 
@@ -203,6 +254,13 @@ WAYS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str | None]] = {
     "tied": (row_model(Tied), ROUND),
     "tied without layers": (lambda: (TiedParameter(), rows(9, 8)), ROUND),
     "turned round": (row_model(TurnedRound, b=linear(8, 8), o=linear(8, 3)), AGAIN),
+    "a buffer": (row_model(Buffered, later=linear(8, 3)), "the model keeps them in h"),
+    "an attribute": (row_model(Assigned, later=linear(8, 3)), "the model keeps them in h"),
+    "a list": (row_model(Remembered), "the model keeps them in past"),
+    "a teacher": (
+        row_model(Teacher, t=linear(8, 8)), "the model keeps what their weights make in t.weight",
+    ),
+    "its own weights": (row_model(Clamped), None),
     "a scale": (row_model(ScaleAgain, q=linear(8, 8)), None),
 }  # fmt: skip
 
@@ -275,6 +333,20 @@ def test_what_is_written_into_a_view_is_in_its_base(model: nn.Module) -> None:
     assert set(wiring.edges) == {("a", "z"), ("b", "z")}
     assert wiring.outputs == ("z",)
     assert not any(p.reason is None for p in populations if p.layer in ("a", "b"))
+
+
+@pytest.mark.parametrize("kind", [Buffered, Assigned])
+def test_what_a_later_call_reads_is_downstream(kind: Callable[..., nn.Module]) -> None:
+    model = kind(a=linear(8, 8), z=linear(8, 3), later=linear(8, 3))
+    wiring = biofx.info(made(model, rows(9, 8))[0]).wiring
+    assert wiring.edges == (("a", "z"), ("a", "later"))
+
+
+def test_what_the_model_keeps_is_a_result() -> None:
+    model = Remembered(a=linear(8, 8), z=linear(8, 3))
+    config = biofx.BioConfig(weight_splitting_Gamma=2)
+    bio = biofx.transform(model, config, example_inputs=rows(9, 8))
+    assert "its output is a result of the model" in biofx.info(bio).layers["a"].reason
 
 
 class WrittenConstant(Layers):

@@ -15,7 +15,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from biofx.capture import targets
 from biofx.capture.call import reserve
 from biofx.capture.location import locate, user_frame
-from biofx.capture.memory import SHARES, note_memory
+from biofx.capture.memory import KEPT, SHARES, kept_tensors, note_memory
 from biofx.capture.private import is_fake, without_functions
 from biofx.copying.nested import Step, leaves
 from biofx.copying.template import Template, rebuild
@@ -284,6 +284,10 @@ class GraphWriter:
                     self._assume(
                         "state", f"the forward assigns {path}; the graph does not", running=False
                     )
+            for key, leaf in kept_tensors(module):
+                if id(leaf) in self._known and id(leaf) not in self._attributes:
+                    held = self._known[id(leaf)]
+                    self._parts.get(held, held[0]).meta[KEPT] = f"{name}.{key}" if name else key
 
 
 def _numbers(module: nn.Module) -> dict[str, Any]:

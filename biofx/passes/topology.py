@@ -9,6 +9,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from biofx.capture import Assumption
 from biofx.capture.leaves import is_leaf
+from biofx.capture.memory import KEPT
 from biofx.copying.template import rebuild
 from biofx.passes.context import TransformContext, WeightLayer
 from biofx.passes.functional_weights import ELEMENTWISE, functional_weights
@@ -32,6 +33,7 @@ class _Flow:
         edges: (from, to), in the order in which they were found.
         into: {weight layer: opaque module that its value flows into}.
         result: weight layers that the model's result comes from directly.
+        state: {tensor that the model keeps for a later call: weight layers that it comes from}.
     """
 
     sources: dict[fx.Node, Sources] = field(default_factory=dict)
@@ -40,6 +42,7 @@ class _Flow:
     order: dict[str, None] = field(default_factory=dict)
     into: dict[str, str] = field(default_factory=dict)
     result: Sources = frozenset()
+    state: dict[str, Sources] = field(default_factory=dict)
 
 
 class Topology(PassBase):
@@ -67,6 +70,7 @@ class Topology(PassBase):
         self._ignore()
         for node in context.graph.nodes:
             self._visit(graph_module, node)
+        self._read_state()
         self._mark_unknown()
         self._rank()
         return PassResult(graph_module, False)
@@ -110,7 +114,7 @@ class Topology(PassBase):
             flow.sources[node] = self._call(root, node, upstream)
         elif node.op == "output":
             flow.result = upstream
-            self._returned(node)
+            self._returned(node.all_input_nodes)
         else:
             made_of = [flow.weights.get(source, _NOTHING) for source in node.all_input_nodes]
             used = _union(made_of)
@@ -125,7 +129,12 @@ class Topology(PassBase):
             else:
                 flow.sources[node] = upstream
         if node in flow.sources:
+            if KEPT in node.meta:
+                self._keep(node.meta[KEPT], node)
+                self._returned([node])
             for changed in bases(changed_by(node)):
+                if changed.op == "get_attr":
+                    self._keep(str(changed.target), node)
                 if not flow.weights.get(changed):
                     flow.weights.pop(changed, None)  # data was put into a constant
                     flow.sources[changed] = flow.sources.get(changed, _NOTHING) | flow.sources[node]
@@ -176,9 +185,29 @@ class Topology(PassBase):
         )
         return frozenset({layer.name})
 
-    def _returned(self, node: fx.Node) -> None:
+    def _keep(self, name: str, node: fx.Node) -> None:
+        self.flow.state[name] = self.flow.state.get(name, _NOTHING) | self.flow.sources[node]
+
+    def _read_state(self) -> None:
+        """Add edges to the layers that a later call leads to what the model has kept."""
+        layers = {
+            node: name for name, layer in self.context.weights.items() for node in layer.nodes
+        }
+        for start in self.context.graph.find_nodes(op="get_attr") if self.flow.state else ():
+            sources = self.flow.state.get(str(start.target), _NOTHING)
+            waiting, seen = list(start.users) if sources else [], set[fx.Node]()
+            while waiting:
+                node = waiting.pop()
+                if node in layers:
+                    name = layers[node]
+                    self.flow.edges.update(((one, name), None) for one in sorted(sources - {name}))
+                elif node not in seen:
+                    seen.add(node)
+                    waiting += node.users
+
+    def _returned(self, given: Iterable[fx.Node]) -> None:
         """Note the layers whose output is, unmixed with others', a result of the model."""
-        results = list(node.all_input_nodes)
+        results = list(given)
         for value in results:
             if value.target is rebuild:  # an object: its tensors are the results
                 results += value.all_input_nodes

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from biofx.capture.memory import KEPT
 from biofx.capture.writer import READ_BY_PYTHON
 from biofx.copying.template import rebuild
 from biofx.passes.context import WeightLayer
@@ -16,7 +17,7 @@ from biofx.passes.units.layers import call_layer
 from biofx.passes.units.operations import OPERATIONS, SHAPE_ONLY
 from biofx.passes.units.plain_layers import call_plain
 from biofx.passes.units.step import Names, Step, UnknownShape, attribute, shape_of
-from biofx.passes.views import changed_by, sharing
+from biofx.passes.views import bases, changed_by, sharing
 
 
 def follow(
@@ -51,6 +52,8 @@ def follow(
         if READ_BY_PYTHON in node.meta:
             flow.note(flow.values[node], "Python reads their values")
             flow.use(flow.weights.get(node, ()), "Python reads their weights")
+        if KEPT in node.meta:
+            _keep(step, node.meta[KEPT])
     flow.settle_uses()
     return flow
 
@@ -189,9 +192,20 @@ def _note_written(step: Step) -> None:
     if changed is None:
         return
     result, names = flow.values[step.node], flow.weights.get(step.node, frozenset())
+    *_, first = bases(changed)
+    if first.op == "get_attr":
+        _keep(step, str(first.target), flow.weights.get(first, frozenset()))
     kept = code(result) == CONSTANT and not tensors(result)
     for other in (changed, *sharing(changed)):
         if not kept and not tensors(flow.values.get(other)):
             flow.values[other] = DATA
         if names:
             flow.weights[other] = flow.weights.get(other, frozenset()) | names
+
+
+def _keep(step: Step, name: str, own: frozenset[str] = frozenset()) -> None:
+    """The model keeps the value of a node, for a later call or for whoever reads it there."""
+    flow, node = step.flow, step.node
+    flow.note(flow.values[node], f"the model keeps them in {name}")
+    made = flow.weights.get(node, frozenset())
+    flow.use(made - own, f"the model keeps what their weights make in {name}")
