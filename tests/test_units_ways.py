@@ -199,6 +199,32 @@ class Clamped(Layers):
         return self.z(self.a(x))
 
 
+class Iterated(Layers):
+    """`b` reads the input first, and then what `a` makes of its own units."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = self.a(self.b(x).relu()).relu()
+        return self.z(x)
+
+
+class IteratedLSTM(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = self.a(self.b(x)[0]).relu()
+        return self.z(x)
+
+
+class Unrolled(Layers):
+    """A recurrent network that begins with zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros_like(x)
+        for part in (x, 2 * x):
+            h = (self.b(part) + self.a(h)).tanh()
+        return self.z(h)
+
+
 def linear(*sizes: int) -> nn.Linear:
     return nn.Linear(*sizes)
 
@@ -212,6 +238,7 @@ def row_model(kind: Callable[..., nn.Module], **more: Any) -> Callable[[], tuple
 
 
 AGAIN, ROUND = "uses their weights too", "with the weights of a turned round"
+ELSE = "b reads something else in the same place"
 BESIDE = "takes them beside its input"
 # name: (model and input, part of the reason of some units of its layer `a`; None if none has any)
 WAYS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str | None]] = {
@@ -261,6 +288,11 @@ WAYS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str | None]] = {
         row_model(Teacher, t=linear(8, 8)), "the model keeps what their weights make in t.weight",
     ),
     "its own weights": (row_model(Clamped), None),
+    "a layer that reads the input too": (row_model(Iterated, b=linear(8, 8)), ELSE),
+    "an LSTM that reads the input too": (
+        row_model(IteratedLSTM, b=nn.LSTM(8, 8, batch_first=True)), ELSE,
+    ),
+    "zeros first": (row_model(Unrolled, b=linear(8, 8)), "several producers: b, a"),
     "a scale": (row_model(ScaleAgain, q=linear(8, 8)), None),
 }  # fmt: skip
 

@@ -111,16 +111,20 @@ class Flow:
         """Say that entries of a parameter belong to units; once, however often a layer is used.
 
         Units that share an entry are one: a layer that is used twice has one column for the units
-        of both of its inputs.
+        of both of its inputs. What no unit has made (`DATA`) has its columns too.
         """
-        if not len(ids) or ids.amax().item() < FIRST:
+        if not len(ids) or ids.amax().item() < DATA:
             return
         known = self._claimed.setdefault((role, name, axis), [])
         for other in known:
             self.merge(other.ids, ids, added=True)
+            for one, two in ((ids, other.ids), (other.ids, ids)) if role == "read" else ():
+                mixed = one[(one >= FIRST) & (two == DATA)]
+                self.note(mixed, f"{layer} reads something else in the same place")
         if not any(other.layer == layer and torch.equal(ids, other.ids) for other in known):
             known.append(Claim(role, layer, name, axis, ids.contiguous(), bias))
-            self.claims.append(known[-1])
+            if ids.amax().item() >= FIRST:
+                self.claims.append(known[-1])
 
     def note(self, ids: Ids, why: str) -> None:
         """Say why these units cannot be followed any further."""

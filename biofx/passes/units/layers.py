@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from biofx.passes.context import WeightLayer
 from biofx.passes.units.flow import Source
-from biofx.passes.units.ids import DATA, Ids
+from biofx.passes.units.ids import DATA, Ids, full
 from biofx.passes.units.recurrent import recurrent
 from biofx.passes.units.step import Step, UnknownShape, shape_of
 from biofx.synapses import Axes
@@ -117,6 +117,7 @@ def _read(
     bias: str | None,
 ) -> None:  # fmt: skip
     if not isinstance(value, Tensor):
+        step.flow.claim("read", layer, weight, axis, full(value, (size,)), bias)
         return
     if value.shape[along] != size:
         step.flow.lose(value, f"{step.what} reads them in another shape than its weights say")
@@ -127,8 +128,6 @@ def _read(
 
 def apply(step: Step, layer: str, weight: str, axes: Axes, value: Ids, bias: str | None) -> None:
     """A linear layer or convolution reads units."""
-    if not isinstance(value, Tensor):
-        return
     held = step.root.get_parameter(weight)
     along = axes.units if axes.units is not None else -1
     post, pre = axes.post % held.dim(), axes.pre % held.dim()

@@ -35,17 +35,14 @@ def recurrent(step: Step, layer: WeightLayer, args: Sequence[Any], kwargs: dict[
     directions = ("", "_reverse") if module.bidirectional else ("",)
     names = [(place, end) for place in range(module.num_layers) for end in directions]
     several = len(names) > 1
-    column = None
-    if isinstance(ids, Tensor):
-        column = step.flow.columns(ids, -1, module.input_size, step.what)
+    column = step.flow.columns(ids, -1, module.input_size, step.what)
     last: list[Source] = []
     hidden: list[Source] = []
     for place in range(module.num_layers):
         made = []
         for end in directions:
             block = f"l{place}{end}" if several else ""
-            if column is not None:
-                _read(step, layer, f"weight_ih_l{place}{end}", column, f"bias_ih_l{place}{end}")
+            _read(step, layer, f"weight_ih_l{place}{end}", column, f"bias_ih_l{place}{end}")
             made.append(_direction(step, layer, f"_l{place}{end}", block))
         hidden += made
         last = made
@@ -66,9 +63,8 @@ def recurrent(step: Step, layer: WeightLayer, args: Sequence[Any], kwargs: dict[
 
 def _cell(step: Step, layer: WeightLayer, ids: Ids) -> Ids:
     module: Any = layer.module
-    if isinstance(ids, Tensor):
-        column = step.flow.columns(ids, -1, module.input_size, step.what)
-        _read(step, layer, "weight_ih", column, "bias_ih")
+    column = step.flow.columns(ids, -1, module.input_size, step.what)
+    _read(step, layer, "weight_ih", column, "bias_ih")
     source = _direction(step, layer, "", "")
     meta = step.node.meta.get("tensor_meta")
     if meta is None:

@@ -114,7 +114,8 @@ def _visit(
         if not any(map(tensors, values)):
             if name == "getitem" and isinstance(values[0], tuple | dict):
                 return OPERATIONS["getitem"](step, *node.args)
-            return max(map(code, values), default=CONSTANT)
+            used = (flow.values[n] for n in node.all_input_nodes if n not in step.taken)
+            return max(map(code, used), default=CONSTANT)
         function = OPERATIONS.get(name) if known else None
         if function is None:
             return step.unknown()
