@@ -225,6 +225,29 @@ class Unrolled(Layers):
         return self.z(h)
 
 
+class SharedBias(Layers):
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__(**layers)
+        self.b.bias = self.a.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.z(self.b(self.a(x).relu()).relu())
+
+
+class BiasAsScale(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.z(self.b(self.a(x).relu()).relu() * self.a.bias)
+
+
+class InnerStep(Layers):
+    """A step of descent on its own weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        loss = self.z(self.a(x).tanh()).square().mean()
+        (down,) = torch.autograd.grad(loss, self.a.weight, create_graph=True)
+        return self.o(F.linear(x, self.a.weight - down, self.a.bias).tanh())
+
+
 def linear(*sizes: int) -> nn.Linear:
     return nn.Linear(*sizes)
 
@@ -293,6 +316,9 @@ WAYS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str | None]] = {
         row_model(IteratedLSTM, b=nn.LSTM(8, 8, batch_first=True)), ELSE,
     ),
     "zeros first": (row_model(Unrolled, b=linear(8, 8)), "several producers: b, a"),
+    "a shared bias": (row_model(SharedBias, b=linear(8, 8)), "several producers: a, b"),
+    "a bias that scales": (row_model(BiasAsScale, b=linear(8, 8)), "several producers: a, b"),
+    "a step of descent": (row_model(InnerStep, o=linear(8, 3)), AGAIN),
     "a scale": (row_model(ScaleAgain, q=linear(8, 8)), None),
 }  # fmt: skip
 

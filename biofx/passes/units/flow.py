@@ -115,13 +115,15 @@ class Flow:
         """
         if not len(ids) or ids.amax().item() < DATA:
             return
-        known = self._claimed.setdefault((role, name, axis), [])
+        part = "read" if role == "read" else "own"  # a bias here may be a scale there
+        known = self._claimed.setdefault((part, name, axis), [])
         for other in known:
             self.merge(other.ids, ids, added=True)
             for one, two in ((ids, other.ids), (other.ids, ids)) if role == "read" else ():
                 mixed = one[(one >= FIRST) & (two == DATA)]
                 self.note(mixed, f"{layer} reads something else in the same place")
-        if not any(other.layer == layer and torch.equal(ids, other.ids) for other in known):
+        claimed = ((other.role, other.layer, other.ids) for other in known)
+        if not any(c[:2] == (role, layer) and torch.equal(ids, c[2]) for c in claimed):
             known.append(Claim(role, layer, name, axis, ids.contiguous(), bias))
             if ids.amax().item() >= FIRST:
                 self.claims.append(known[-1])

@@ -42,6 +42,8 @@ def follow(
             owners.setdefault(
                 id(layer.module.get_parameter(axes.parameter)), prefix + axes.parameter
             )
+    for name, parameter in root.named_parameters():  # biases and scales may be shared too
+        owners.setdefault(id(parameter), name)
     names = Names(owners)
     last_use = {source: node for node in graph.nodes for source in node.all_input_nodes}
     for node in graph.nodes:
