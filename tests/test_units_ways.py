@@ -1,5 +1,6 @@
 """Ways that lead out of a unit past the layers that read it: each is found, or is a reason."""
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -181,6 +182,13 @@ class Remembered(Layers):
         return self.z(a)
 
 
+class Queued(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).tanh()
+        self.last = {"steps": collections.deque([a])}
+        return self.z(a)
+
+
 class Teacher(Layers):
     """An average of a layer's weights, kept up in the forward."""
 
@@ -307,6 +315,7 @@ WAYS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], str | None]] = {
     "a buffer": (row_model(Buffered, later=linear(8, 3)), "the model keeps them in h"),
     "an attribute": (row_model(Assigned, later=linear(8, 3)), "the model keeps them in h"),
     "a list": (row_model(Remembered), "the model keeps them in past"),
+    "a queue": (row_model(Queued), "the model keeps them in last"),
     "a teacher": (
         row_model(Teacher, t=linear(8, 8)), "the model keeps what their weights make in t.weight",
     ),

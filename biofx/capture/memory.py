@@ -1,12 +1,14 @@
 """Which results share memory with an argument: views, and what is changed in place."""
 
+import collections
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from biofx.capture.private import memory_of
-from biofx.copying.nested import leaves
+from biofx.copying.nested import leaves, parts
 
 # Key of `node.meta`: which of its arguments the result shares memory with, by place; None for none.
 SHARES = "biofx_shares_memory"
@@ -14,15 +16,29 @@ SHARES = "biofx_shares_memory"
 KEPT = "biofx_kept"
 
 
-def kept_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(attribute, tensor) of what a module holds itself, in lists and the like too."""
-    others = {key: value for key, value in vars(module).items() if key not in _REGISTRIES}
-    for key, value in (others | module._buffers).items():
-        if value is not None and not isinstance(value, _PLAIN):
-            yield from ((key, leaf) for _, leaf in leaves(value) if isinstance(leaf, Tensor))
+def kept_tensors(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """(attribute, tensor) of what a module holds itself, in lists and other objects too.
+
+    Args:
+        module: of the model.
+        seen: ids of objects that have been looked into; grows.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return
+    held = {key: value for key, value in vars(module).items() if key not in _REGISTRIES}
+    waiting = [*held.items(), *module._buffers.items()]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield key, value
+        elif not isinstance(value, _PLAIN) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, collections.deque | set):
+                value = list(value)
+            waiting += [(key, item) for _, item in parts(value) or ()]
 
 
-_PLAIN = (bool, int, float, str)
+_PLAIN = (bool, int, float, str, type(None))
 _REGISTRIES = frozenset(vars(nn.Module()))
 
 

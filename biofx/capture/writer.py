@@ -276,6 +276,7 @@ class GraphWriter:
 
     def _note_assigned(self) -> None:
         """Say which tensors and numbers of the model the forward has replaced by others."""
+        seen: set[int] = set()
         for module, name in self._names.items():
             was = {**self._tensors[module], **self._numbers[module]}
             for key, now in {**tensor_ids(module), **_numbers(module)}.items():
@@ -284,7 +285,7 @@ class GraphWriter:
                     self._assume(
                         "state", f"the forward assigns {path}; the graph does not", running=False
                     )
-            for key, leaf in kept_tensors(module):
+            for key, leaf in kept_tensors(module, seen):
                 if id(leaf) in self._known and id(leaf) not in self._attributes:
                     held = self._known[id(leaf)]
                     self._parts.get(held, held[0]).meta[KEPT] = f"{name}.{key}" if name else key
