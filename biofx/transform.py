@@ -45,9 +45,9 @@ def transform(
         model: any module that runs.
         config: settings; `BioConfig()` if not given.
         example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments or
-            a pair (tuple, dict) of both. With it, a copy of the model runs on them once, on tensors
-            without values where these do: its graph is whole, and so the wiring is known. Without,
-            the forward is traced as far as that goes.
+            a pair (tuple, dict) of both. With it, a copy of the model runs on them once: its graph
+            is whole, and so the wiring is known. Without, the forward is traced as far as that
+            goes.
         inplace: change `model` itself instead of making new modules around its parameters.
 
     Returns:

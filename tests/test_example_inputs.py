@@ -1,9 +1,13 @@
 """Example inputs: what the model cannot run on is refused, and nothing is changed by it."""
 
+import contextlib
 import copy
+import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +27,7 @@ class Net(nn.Module):
 
 
 class Branches(Net):
-    """Needs the values of its arguments, which fake tensors do not have; writes to a weight."""
+    """Needs the values of its arguments; writes to a weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -34,12 +38,10 @@ class Branches(Net):
 
 
 class TooLarge(Net):
-    """Needs more memory than there is, and the values of its arguments."""
+    """Needs more memory than there is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.sum() > 0:
-            torch.empty(2**50)
-        return super().forward(x)
+        return super().forward(x) + torch.empty(2**50)
 
 
 class Bundle(Net):
@@ -69,7 +71,7 @@ X = torch.ones(3, 4)
         (Net, [{"x": X}, {"x": X}], "too many positional arguments.*one argument itself"),
         (Net, X.to("meta"), ".*; the model is on cpu, example_inputs on meta"),
         (Branches, -X, r"ValueError: too small \(at test_example_inputs.py:\d+\)"),
-        (TooLarge, X, ".*memory.*; without values: DataDependentOutputException"),
+        (TooLarge, X, ".*memory.*; example_inputs may be smaller than a batch"),
     ],
 )
 def test_inputs_that_do_not_fit(
@@ -134,9 +136,137 @@ def test_arguments_are_as_before(extra: Any) -> None:
     assert torch.equal(batch["x"], X)
 
 
-def test_a_model_too_large_to_run_is_recorded_without_values() -> None:
-    class Wide(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) + torch.empty(2**50, 1, 2)[:3, 0]
+# --- large weights are shared with the run, until it writes to one
 
-    assert biofx.info(biofx.transform(Wide(), example_inputs=X)).whole
+
+class Wide(nn.Module):
+    """Its table has `rows` of 64 numbers."""
+
+    def __init__(self, rows: int = 2**13) -> None:
+        super().__init__()
+        self.table = nn.Embedding(rows, 64)
+        self.last = nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.table(x))
+
+
+IDS = torch.tensor([[1, 2, 3]])
+TABLES: dict[int, Tensor] = {}
+
+
+@functools.lru_cache
+def cached_table(length: int) -> Tensor:
+    return torch.linspace(0, 1, length)
+
+
+@pytest.mark.parametrize("rows", [2**13, 2**18 + 1], ids=["small", "large"])
+def test_caches_outside_of_the_model_hold_ordinary_tensors(rows: int) -> None:
+    class Positions(Wide):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[1] not in TABLES:
+                TABLES[x.shape[1]] = torch.arange(x.shape[1]) / 2
+            place = TABLES[x.shape[1]] + cached_table(x.shape[1])
+            return self.last(self.table(x) * place[:, None])
+
+    TABLES.clear()
+    cached_table.cache_clear()
+    model = Positions(rows)
+    bio = biofx.transform(model, example_inputs=IDS)
+    assert type(TABLES[3]) is type(cached_table(3)) is type(model(IDS)) is Tensor
+    bio(IDS).sum().backward()
+    assert bio.last.weight.grad is not None
+
+
+def largest_allocation(call: Callable[[], Any]) -> int:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        call()
+    events = profile.profiler.kineto_results.events()
+    return max(event.nbytes() for event in events if event.name() == "[memory]")
+
+
+def test_large_weights_are_not_copied() -> None:
+    model = Wide()
+    most = largest_allocation(lambda: biofx.transform(model, example_inputs=IDS))
+    assert most < model.table.weight.nbytes / 100
+
+
+def doubled(weight: nn.Parameter) -> None:
+    weight.mul_(2)
+
+
+def doubled_behind_autograd(weight: nn.Parameter) -> None:
+    weight.data[1:].mul_(2)
+
+
+def doubled_in_a_list(weight: nn.Parameter) -> None:
+    torch._foreach_mul_([weight], 2)
+
+
+def doubled_as_a_result(weight: nn.Parameter) -> None:
+    torch.mul(weight, 2, out=weight)
+
+
+def doubled_by_numpy(weight: nn.Parameter) -> None:
+    view = weight.detach().numpy()
+    view *= 2
+
+
+def doubled_by_an_array(weight: nn.Parameter) -> None:
+    view = numpy.asarray(weight.data)
+    view *= 2
+
+
+def doubled_without_a_word(weight: nn.Parameter) -> None:
+    with contextlib.suppress(BaseException):
+        weight.mul_(2)
+
+
+@pytest.mark.parametrize(
+    "double",
+    [
+        doubled,
+        doubled_behind_autograd,
+        doubled_in_a_list,
+        doubled_as_a_result,
+        doubled_by_numpy,
+        doubled_by_an_array,
+        doubled_without_a_word,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_a_large_weight_that_the_run_writes_to_is_copied(
+    double: Callable[[nn.Parameter], None],
+) -> None:
+    class Writes(Wide):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                double(self.table.weight)
+            return super().forward(x) * torch.rand(1)
+
+    model = Writes()
+    before = model.table.weight.detach().clone()
+    bio = biofx.transform(model, example_inputs=IDS)
+    assert torch.equal(model.table.weight, before)
+    torch.manual_seed(0)
+    found = bio(IDS)
+    assert not torch.equal(model.table.weight, before)  # they share it, as ever
+    with torch.no_grad():
+        model.table.weight.copy_(before)
+    torch.manual_seed(0)
+    assert torch.equal(model(IDS), found)
+
+
+def test_tied_large_weights_stay_tied() -> None:
+    class Tied(Wide):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(64, 2**13, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.table(x))
+
+    info = biofx.info(biofx.transform(Tied(), example_inputs=IDS))
+    assert list(info.synapses["table.weight"].layers) == ["table", "head"]

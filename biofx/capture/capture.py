@@ -1,7 +1,7 @@
 """From a model to its flat graph, without a trace in the model or the process."""
 
-import contextlib
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 
 from biofx.capture.call import CapturedCodeGen
 from biofx.capture.inputs import Arguments
-from biofx.capture.isolation import generator_state, isolated, same_state
-from biofx.capture.private import fake_mode
+from biofx.capture.isolation import generator_state, isolated, restore_generators, same_state
 from biofx.capture.recorder import Recorder
+from biofx.capture.shared_weights import SharedWeights, WeightWritten
 from biofx.capture.symbolic import SymbolicTracer
 from biofx.capture.writer import Assumption
 from biofx.copying.clone import clone, own_tensors
@@ -48,9 +48,9 @@ def capture(
 ) -> Captured:
     """Capture a model as one flat graph.
 
-    With arguments, a copy of the model runs on them once and what it does is recorded. Large models
-    run on fake tensors, which need no memory, where these do. Without, its forward is traced
-    symbolically as far as that goes.
+    With arguments, a copy of the model runs on them once and what it does is recorded. The copy
+    shares large weights with the model as long as it only reads them. Without, the model's forward
+    is traced symbolically as far as that goes.
 
     Args:
         model: not changed, nor is anything else in the process.
@@ -133,55 +133,36 @@ def _recorded(model: nn.Module, arguments: Arguments, training: bool | None) -> 
             f"forward takes {signature}. A tuple gives positional arguments, a dict keyword "
             "arguments, a pair (tuple, dict) both; wrap what is one argument itself: (batch,)"
         ) from error
-    small = _is_small(model, arguments)
-    errors: dict[bool, Exception] = {}
-    for fake in (False, True) if small else (True, False):
-        mode = fake_mode() if fake else None
-        if fake and (mode is None or (errors and not _out_of_memory(errors[False]))):
-            continue
-        try:
-            return _run(model, arguments, signature, training, mode)
-        except Exception as error:
-            errors[fake] = error
-    raise ModelError(
-        f"while running the model on example_inputs: {_line(errors[False])}"
-        + _advice(model, arguments, errors)
-    ) from errors[False]
+    before = generator_state()
+    try:
+        found = _run(model, arguments, signature, training, SharedWeights())
+        if found is None:
+            restore_generators(before)
+            found = _run(model, arguments, signature, training, SharedWeights(above=math.inf))
+    except Exception as error:
+        raise ModelError(
+            f"while running the model on example_inputs: {_line(error)}"
+            + _advice(model, arguments, error)
+        ) from error
+    assert found is not None
+    return found
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "memory" in str(error).lower()
-
-
-def _advice(model: nn.Module, arguments: Arguments, errors: Mapping[bool, Exception]) -> str:
+def _advice(model: nn.Module, arguments: Arguments, error: Exception) -> str:
     """What to do about a run that failed, where that can be told from outside."""
     given = {tensor.device.type for tensor in tensors((arguments.args, arguments.kwargs))}
     held = {parameter.device.type for parameter in model.parameters()}
-    without = f"; without values: {_line(errors[True])}" if True in errors else ""
     if "meta" in held:
         return (
-            f"; the model has no values (it is on the meta device){without}; transform it without "
+            "; the model has no values (it is on the meta device); transform it without "
             "example_inputs, or with values"
         )
-    if _out_of_memory(errors[False]):
-        return without
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return "; example_inputs may be smaller than a batch"
     if not given:
         return "; example_inputs hold no tensor: pass what the forward takes"
     apart = held and held.isdisjoint(given)
     return f"; the model is on {min(held)}, example_inputs on {min(given)}" if apart else ""
-
-
-# Weights (and inputs) of so many bytes are copied: making fake ones takes longer.
-_SMALL = 2**26
-
-
-def _is_small(model: nn.Module, arguments: Arguments) -> bool:
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        return True  # its tensors live outside Python
-    held = [*model.parameters(), *model.buffers(), *tensors((arguments.args, arguments.kwargs))]
-    if any(tensor.is_meta for tensor in held):
-        return False
-    return sum(tensor.numel() * tensor.element_size() for tensor in held) <= _SMALL
 
 
 def _line(error: Exception) -> str:
@@ -195,29 +176,33 @@ def _run(
     arguments: Arguments,
     signature: inspect.Signature,
     training: bool | None,
-    mode: Any,
-) -> Captured:
+    weights: SharedWeights,
+) -> Captured | None:
+    """Record a run of a copy of the model; None if it had to be stopped and run on copies."""
     originals: dict[int, Tensor] = {}
-    make = mode.from_tensor if mode is not None else own_tensors()
+    make = own_tensors(weights.share)
 
     def copied(tensor: Tensor) -> Tensor:
-        fresh: Tensor = make(tensor)
+        fresh = make(tensor)
         originals[id(fresh)] = tensor
         return fresh
 
     twin = clone(model, tensor=copied, strict=False)
     if training is not None:
         twin.train(training)
-    meta = mode is not None and any(parameter.is_meta for parameter in model.parameters())
-
-    def given_copy(tensor: Tensor) -> Tensor:
-        fresh: Tensor = make(tensor.detach().to("meta") if meta else tensor.detach())
-        return fresh.requires_grad_(tensor.requires_grad)
-
-    given = replaced((arguments.args, dict(arguments.kwargs)), given_copy)
-    recorder = Recorder(twin, originals)
-    with mode or contextlib.nullcontext():
+    meta = any(parameter.is_meta for parameter in model.parameters())
+    given = replaced(
+        (arguments.args, dict(arguments.kwargs)),
+        lambda tensor: make(tensor.to("meta") if meta else tensor),
+    )
+    recorder = Recorder(twin, originals, weights)
+    try:
         recorder.run(Arguments(*given), signature)
+    except (Exception, WeightWritten):
+        if not weights.written:
+            raise
+    if weights.written:
+        return None
     if recorder.failed is not None:  # for want of values, and the model has caught it
         raise recorder.failed
     recorder.graph.set_codegen(CapturedCodeGen(recorder.call.kept(), training=twin.training))

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import random
 import sys
 import warnings
@@ -30,9 +29,6 @@ def isolated(model: nn.Module) -> Iterator[None]:
     default, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # what matters of it is said by whoever asked for the run
     try:
         with (
             generators_kept(),
@@ -43,7 +39,6 @@ def isolated(model: nn.Module) -> Iterator[None]:
             warnings.simplefilter("ignore")  # they belong to the user's own runs
             yield
     finally:
-        log.setLevel(level)
         torch.set_default_dtype(default)
         torch.set_grad_enabled(gradients)
         if (deterministic, warn_only) != (

@@ -10,40 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-try:
-    from torch._subclasses import fake_tensor as _fake
-except ImportError:  # then models run on copies of their real tensors
-    _fake = None  # type: ignore[assignment]
-
-_VALUES_NEEDED = (
-    "DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedFakeTensorException",
-    "UnsupportedOperatorException", "UnsupportedMutationAliasingException",
-)  # fmt: skip
-
-
-def fake_mode() -> Any:
-    """A mode in which tensors have shapes and no values, or None if PyTorch offers none."""
-    if _fake is None:
-        return None
-    return _fake.FakeTensorMode(allow_non_fake_inputs=True)
-
-
-def is_fake(tensor: Tensor) -> bool:
-    """Whether a tensor has a shape and no values."""
-    return _fake is not None and isinstance(tensor, _fake.FakeTensor)
-
-
-def needs_values(error: BaseException) -> bool:
-    """Whether an operation failed because fake tensors have no values."""
-    return any(
-        isinstance(error, kind)
-        for name in _VALUES_NEEDED
-        if isinstance(kind := getattr(_fake, name, None), type)
-    )
-
 
 _peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
 

@@ -1,8 +1,8 @@
 """Records one run of a model as a flat graph: every operation, whatever Python did on the way.
 
-Tensors carry values (fake ones where these do), so Python decides as it always does. Two layers
-see what happens: calls of torch's API as the user wrote them, and beneath it the operations that
-no such call accounts for (inside `torch.vmap`, behind an old-style constructor).
+Tensors carry values, so Python decides as it always does. Two layers see what happens: calls of
+torch's API as the user wrote them, and beneath it the operations that no such call accounts for
+(inside `torch.vmap`, behind an old-style constructor).
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from biofx.capture.private import (
     autograd_functions_seen,
     dispatch_seen,
     inside_transform,
-    needs_values,
     without_functions,
 )
+from biofx.capture.shared_weights import SharedWeights
 from biofx.capture.writer import READ_BY_PYTHON, GraphWriter, current_modes, tensor_ids
 from biofx.copying.nested import leaves
 
@@ -36,12 +36,17 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
     Args:
         root: the module that runs; a throw-away copy, for its `forward`s are wrapped.
-        originals: {id of a tensor of `root`: the real tensor that it stands for}.
+        originals: {id of a tensor of `root`: the model's tensor that it stands for}.
+        weights: those that `root` shares with the model.
     """
 
-    def __init__(self, root: nn.Module, originals: dict[int, Tensor]) -> None:
+    def __init__(
+        self, root: nn.Module, originals: dict[int, Tensor], weights: SharedWeights
+    ) -> None:
         super().__init__(root, originals)
+        self.weights = weights
         self.failed: BaseException | None = None  # for want of values, even if it was caught
+        self._meta = any(parameter.is_meta for parameter in root.parameters())
         self._depth = 1  # nothing is recorded outside of the root's forward, nor inside a call
         self._thread = threading.get_ident()
 
@@ -96,6 +101,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.weights.check_call(func, args)
         if self._depth or threading.get_ident() != self._thread or inside_transform():
             return func(*args, **kwargs)
         with self._inside():
@@ -105,12 +111,12 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
     def beneath(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operation that no call of torch's API accounts for."""
+        self.weights.check_operation(func, args, kwargs)
         result = func(*args, **kwargs)
         if not self._depth and threading.get_ident() == self._thread:
-            held = [leaf for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             made = [leaf for _, leaf in leaves(result) if isinstance(leaf, Tensor)]
             fresh = not any(id(tensor) in self._known for tensor in made)
-            if made and (fresh or func._schema.is_mutable) and all(map(self._is_known, held)):
+            if made and (fresh or func._schema.is_mutable):
                 self._emit("call_function", func, args, kwargs, result)
         return result
 
@@ -129,8 +135,8 @@ class Recorder(GraphWriter, TorchFunctionMode):
         self._depth += 1
         try:
             yield
-        except BaseException as error:
-            if needs_values(error):
+        except Exception as error:
+            if self._meta:
                 self.failed = error
             raise
         finally:

@@ -16,7 +16,7 @@ from biofx.capture import targets
 from biofx.capture.call import reserve
 from biofx.capture.location import locate, user_frame
 from biofx.capture.memory import KEPT, SHARES, kept_tensors, note_memory
-from biofx.capture.private import is_fake, without_functions
+from biofx.capture.private import without_functions
 from biofx.copying.nested import Step, leaves
 from biofx.copying.template import Template, rebuild
 
@@ -108,9 +108,6 @@ class GraphWriter:
             if isinstance(leaf, Tensor):
                 self._known[id(leaf)] = node, steps
                 self._alive.append(leaf)
-
-    def _is_known(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._known or id(tensor) in self._attributes or not is_fake(tensor)
 
     def _node_of(self, tensor: Tensor) -> fx.Node:
         found = self._known.get(id(tensor))
@@ -229,8 +226,6 @@ class GraphWriter:
         name = f"{prefix}{len(self.constants)}"
         self.constants[name] = value
         if isinstance(value, Tensor):
-            if is_fake(value):
-                raise UnknownTensor(tuple(value.shape))
             shape = "×".join(map(str, value.shape)) or "one number"
             self._assume("constant", f"uses a tensor made outside of the model ({shape})")
         return name
@@ -325,10 +320,6 @@ def tensor_ids(module: nn.Module) -> dict[str, int]:
         for key, value in registry.items()
         if isinstance(value, Tensor)
     }
-
-
-class UnknownTensor(Exception):
-    """A tensor without values turned up that no recorded operation had made."""
 
 
 def _metadata(tensor: Tensor) -> TensorMetadata:

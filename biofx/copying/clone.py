@@ -106,23 +106,28 @@ def _copy_references(module: nn.Module, fresh: nn.Module, memo: dict[int, Any]) 
             memo.setdefault(id(memo), []).append(reference)  # alive, so that its id stays its own
 
 
-def own_tensors() -> Callable[[Tensor], Tensor]:
+def own_tensors(share: Callable[[Tensor], bool] = lambda _: False) -> Callable[[Tensor], Tensor]:
     """Makes tensors of their own that are related as the model's are.
 
     Tied parameters stay tied, views of one storage stay views of one; hooks on tensors stay behind.
+
+    Args:
+        share: whether a tensor's memory is shared instead of copied; ordinary tensors are asked.
     """
     storages: dict[int, torch.UntypedStorage] = {}
-    return lambda tensor: _copy_tensor(tensor, storages)
+    return lambda tensor: _copy_tensor(tensor, storages, share)
 
 
-def _copy_tensor(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
+def _copy_tensor(
+    tensor: Tensor, storages: dict[int, torch.UntypedStorage], share: Callable[[Tensor], bool]
+) -> Tensor:
     plain = type(tensor) in (Tensor, nn.Parameter)
     lazy = tensor.is_conj() or tensor.is_neg() or tensor.is_quantized
     with torch.no_grad():
         if plain and tensor.layout is torch.strided and not lazy:
             storage = tensor.untyped_storage()
             if storage._cdata not in storages:
-                storages[storage._cdata] = storage.clone()
+                storages[storage._cdata] = storage if share(tensor) else storage.clone()
             fresh = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             fresh.set_(
                 storages[storage._cdata], tensor.storage_offset(), tensor.size(), tensor.stride()
