@@ -11,7 +11,7 @@ import random
 import warnings
 import weakref
 from abc import ABC
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -623,6 +623,79 @@ def test_a_global_container_is_left_as_it_was() -> None:
     before = list(OrderedDict.items(ACTIVATIONS))
     biofx.transform(make(BY_NAME["global_factories"]))
     assert list(OrderedDict.items(ACTIVATIONS)) == before
+
+
+class Settings:
+    """Holds a module as an attribute."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+
+# How to hide a module, and how to find it again.
+HIDDEN: dict[str, tuple[Callable[[nn.Module], Any], Callable[[Any], Any]]] = {
+    "list": (lambda teacher: [teacher], lambda held: held[0]),
+    "tuple": (lambda teacher: (teacher,), lambda held: held[0]),
+    "dict": (lambda teacher: {"ema": teacher}, lambda held: held["ema"]),
+    "deque": (lambda teacher: deque([teacher]), lambda held: held[0]),
+    "attribute": (lambda teacher: teacher, lambda held: held),
+    "object": (Settings, lambda held: held.module),
+    "method": (lambda teacher: teacher.forward, lambda held: held),
+    "partial": (functools.partial, lambda held: held),
+}
+
+
+class Hidden(nn.Module):
+    """A teacher that `parameters()` does not show."""
+
+    def __init__(self, way: str, teacher: nn.Module) -> None:
+        super().__init__()
+        self.student = nn.Linear(4, 2)
+        hide, self.find = HIDDEN[way]
+        object.__setattr__(self, "held", hide(teacher))
+
+    def forward(self, x):
+        return (self.student(x) - self.find(self.held)(x)).pow(2).mean()
+
+
+def teacher_and_model(way: str) -> tuple[nn.Module, nn.Module]:
+    teacher = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    return teacher, Hidden(way, teacher)
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["copy", "in place"])
+@pytest.mark.parametrize("way", HIDDEN)
+def test_modules_that_are_not_registered_share_their_tensors(way: str, inplace: bool) -> None:
+    (teacher, model), x = teacher_and_model(way), torch.randn(3, 4)
+    before = copy.deepcopy(teacher.state_dict())
+    bio = biofx.transform(model, example_inputs=x, inplace=inplace)
+    assert_equal_tensors(teacher.state_dict(), before)  # the run did not reach its statistics
+    plain = biofx.plain(bio)
+    with torch.no_grad():
+        teacher[1].weight.mul_(0.5)
+    expected = model(x)
+    assert torch.equal(bio(x), expected)
+    assert torch.equal(plain(x), expected)
+    teacher.zero_grad()
+    bio(x).backward()
+    assert all(parameter.grad is not None for parameter in teacher.parameters())
+    bio.recompile()
+    assert torch.equal(bio(x), expected)
+
+
+@pytest.mark.parametrize("way", HIDDEN)
+def test_a_deep_copy_has_hidden_modules_of_its_own(way: str) -> None:
+    (teacher, model), x = teacher_and_model(way), torch.randn(3, 4)
+    twin = copy.deepcopy(biofx.transform(model, example_inputs=x))
+    expected = twin(x)
+    with torch.no_grad():
+        teacher[1].weight.mul_(0.5)
+    assert torch.equal(twin(x), expected)
+
+
+def assert_equal_tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(found) == list(expected)
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
 
 
 # --- classes of every kind, and functions that hold modules

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from biofx.copying.nested import tensors
+from biofx.copying.nested import leaves
 from biofx.copying.rebind import Rebinder
 from biofx.synapses.classes import REPLACED, slots_of
 
@@ -29,9 +29,11 @@ def clone(
 ) -> nn.Module:
     """Copy a model's modules and Python attributes, and share its parameters and buffers.
 
-    References between modules (lists of modules, bound methods, partials, closures of functions on
-    the model and of its hooks) point into the copy. An attribute that cannot be copied (a lock, an
-    open file) is shared. A `ScriptModule` is shared whole: its tensors live outside Python.
+    That holds for modules that are not registered, too: a list of layers, a teacher that is to stay
+    out of `parameters()`. References between modules (lists of modules, bound methods, partials,
+    closures of functions on the model and of its hooks) point into the copy. What cannot be copied
+    (a lock, an open file) is shared. A `ScriptModule` is shared whole: its tensors live outside
+    Python.
 
     Args:
         model: the model to copy.
@@ -47,27 +49,81 @@ def clone(
         ModelError: something on the model holds its modules in a way that cannot be told to hold
             the copy's; the message names it.
     """
-    memo: dict[int, Any] = {}
-    held = list(model.modules())
-    modules = [module for module in held if not isinstance(module, torch.jit.ScriptModule)]
-    for module in modules:
-        memo[id(module)] = fresh = object.__new__(type(module))
-        _copy_references(module, fresh, memo)
-        for name in REGISTRIES:
-            memo[id(module.__dict__[name])] = fresh.__dict__[name] = {}
-    for module in held:
+    clones = _Clones(tensor, strict=strict)
+    for module, name in {module: name for name, module in model.named_modules()}.items():
+        clones.add(module, name)
+    clones.fill()
+    result: nn.Module = clones.memo[id(model)]
+    return result
+
+
+class _Clones:
+    """The copies of a model's modules, registered or not, in the making.
+
+    Attributes:
+        memo: {id of a module or tensor of the model: its copy}, as for `copy.deepcopy`.
+    """
+
+    def __init__(self, tensor: Callable[[Tensor], Tensor] | None, *, strict: bool) -> None:
+        self.memo: dict[int, Any] = {}
+        self._tensor = tensor
+        self._rebinder = Rebinder(
+            self.memo, module=self.add_all, tensor=self.add_tensor, strict=strict
+        )
+        self._waiting: list[nn.Module] = []  # copies that have no attributes yet
+        self._searched = 0
+
+    def add_all(self, module: nn.Module, name: str) -> nn.Module:
+        """The copy of a module that may not be registered, of which nothing is known yet."""
+        for inner, part in {inner: part for part, inner in module.named_modules()}.items():
+            self.add(inner, f"{name}.{part}" if part else name, registered=False)
+        self._search()
+        copied: nn.Module = self.memo[id(module)]
+        return copied
+
+    def add(self, module: nn.Module, name: str, *, registered: bool = True) -> None:
+        """Make an empty copy of a module."""
+        if id(module) in self.memo:
+            return
         if isinstance(module, torch.jit.ScriptModule):
-            memo.setdefault(id(module), module if tensor is None else copy.deepcopy(module))
-            continue
-        for value in _tensors_of(module):
-            if id(value) not in memo:
-                memo[id(value)] = value if tensor is None else tensor(value)
-    rebinder = Rebinder(
-        memo, strict=strict, names={id(module): name for name, module in model.named_modules()}
-    )
-    slots = {cls: tuple(slots_of(cls)) for cls in set(map(type, modules))}
-    for module in modules:
-        fresh = memo[id(module)].__dict__
+            self.memo[id(module)] = module if self._tensor is None else copy.deepcopy(module)
+            return
+        self._rebinder.note(module, name, registered=registered)
+        self.memo[id(module)] = fresh = object.__new__(type(module))
+        _copy_references(module, fresh, self.memo)
+        for registry in REGISTRIES:
+            self.memo[id(module.__dict__[registry])] = fresh.__dict__[registry] = {}
+        self._waiting.append(module)
+
+    def add_tensor(self, tensor: Tensor) -> Tensor:
+        """The copy of a tensor."""
+        if id(tensor) not in self.memo:
+            self.memo[id(tensor)] = tensor if self._tensor is None else self._tensor(tensor)
+            self.memo.setdefault(id(self.memo), []).append(tensor)  # alive, for its id
+        copied: Tensor = self.memo[id(tensor)]
+        return copied
+
+    def _search(self) -> None:
+        """Find the tensors, and the modules that are not registered, which modules hold."""
+        while self._searched < len(self._waiting):
+            module = self._waiting[self._searched]
+            self._searched += 1
+            for name, value in _held_by(module):
+                if isinstance(value, Tensor):
+                    self.add_tensor(value)
+                elif id(value) not in self.memo:
+                    self.add_all(value, self._rebinder.path(module, name))
+
+    def fill(self) -> None:
+        """Copy the attributes of all modules."""
+        self._search()
+        slots: dict[type, tuple[str, ...]] = {}
+        for module in self._waiting:  # which grows meanwhile
+            self._fill(module, slots.setdefault(type(module), tuple(slots_of(type(module)))))
+
+    def _fill(self, module: nn.Module, slots: tuple[str, ...]) -> None:
+        copied, rebinder = self.memo[id(module)], self._rebinder
+        fresh = copied.__dict__
         rebinder.place = module
         for name, value in module.__dict__.items():  # the most frequent kinds first
             kind = type(value)
@@ -76,26 +132,25 @@ def clone(
             elif kind in _ATOMS or name in _RECORDS:
                 fresh[name] = value
             elif name in REGISTRIES:
-                fresh[name].update([(key, memo.get(id(item), item)) for key, item in value.items()])
+                items = [(key, self.memo.get(id(item), item)) for key, item in value.items()]
+                fresh[name].update(items)
             else:
                 fresh[name] = rebinder.copied(value, name)
-        for slot in slots[type(module)]:
+        for slot in slots:
             if hasattr(module, slot):
-                value = rebinder.copied(getattr(module, slot), slot)
-                object.__setattr__(memo[id(module)], slot, value)
-    result: nn.Module = memo[id(model)]
-    return result
+                object.__setattr__(copied, slot, rebinder.copied(getattr(module, slot), slot))
 
 
-def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    """The tensors that a module holds itself, in whatever structure."""
+def _held_by(module: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
+    """(attribute, tensor or module) of what a module holds itself, in whatever structure."""
     for name, value in module.__dict__.items():
-        if name in _USUAL or type(value) in _ATOMS:
+        if name in _USUAL or type(value) in _ATOMS or name == "_modules":
             continue
         if name in REGISTRIES:
-            yield from [item for item in value.values() if isinstance(item, Tensor)]
+            yield from [(name, item) for item in value.values() if isinstance(item, Tensor)]
         elif type(value) is not tuple or not _ATOMS.issuperset(map(type, value)):
-            yield from tensors(value)
+            held = [leaf for _, leaf in leaves(value)]
+            yield from [(name, leaf) for leaf in held if isinstance(leaf, Tensor | nn.Module)]
 
 
 def _copy_references(module: nn.Module, fresh: nn.Module, memo: dict[int, Any]) -> None:

@@ -5,9 +5,11 @@ a bound method would go on working on the modules of the original.
 """
 
 import copy
+import copyreg
 import functools
-from collections import ChainMap, OrderedDict
-from collections.abc import Iterator
+import weakref
+from collections import ChainMap, OrderedDict, deque
+from collections.abc import Callable, Iterator
 from enum import Enum
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -21,7 +23,7 @@ from biofx.synapses.classes import original_class
 # Values that a copy may share because nothing can change them.
 _IMMUTABLE = (
     type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctionType, ModuleType,
-    torch.dtype, torch.device, torch.layout, torch.Size, Enum, slice, range,
+    torch.dtype, torch.device, torch.layout, torch.Size, Enum, slice, range, weakref.ref,
 )  # fmt: skip
 _CONTAINERS = (dict, OrderedDict, list, tuple, set)
 _DEEP = 12
@@ -30,18 +32,43 @@ _DEEP = 12
 class Rebinder:
     """Copies values for the copy of a model.
 
+    It does what `copy.deepcopy` does, but for modules, tensors and functions; and what cannot be
+    copied is shared alone, not with all that holds it.
+
     Args:
         memo: {id of a module or tensor of the model: its copy}, as for `copy.deepcopy`.
-        names: {id of a module: its qualified name}, for messages.
+        module: gives the copy of a module, which it is told a name of.
+        tensor: gives the copy of a tensor.
         strict: raise for what cannot be rebound; otherwise it is shared.
     """
 
-    def __init__(self, memo: dict[int, Any], *, names: dict[int, str], strict: bool) -> None:
+    def __init__(
+        self,
+        memo: dict[int, Any],
+        *,
+        module: Callable[[nn.Module, str], nn.Module],
+        tensor: Callable[[Tensor], Tensor],
+        strict: bool,
+    ) -> None:
         self.memo = memo
-        self.names = names
+        self.module = module
+        self.tensor = tensor
         self.strict = strict
+        self.names: dict[int, str] = {}  # by the id of a module of the model
+        self._registered: set[int] = set()
         self.place: nn.Module | None = None  # whose attribute is being copied
         self._leads: dict[int, bool] = {}
+        self._made: list[int] = []  # ids of what has been copied here, in order
+
+    def note(self, module: nn.Module, name: str, *, registered: bool) -> None:
+        """Take a module for one of the model's."""
+        self.names[id(module)] = name
+        if registered:
+            self._registered.add(id(module))
+
+    def path(self, module: nn.Module, attribute: str) -> str:
+        """The qualified name of an attribute."""
+        return f"{self.names[id(module)]}.{attribute}".lstrip(".")
 
     def copied(self, value: Any, attribute: str) -> Any:
         """The copy's value of an attribute.
@@ -59,6 +86,11 @@ class Rebinder:
             return known
         if isinstance(value, _IMMUTABLE):
             return value
+        if isinstance(value, Tensor):
+            return self.tensor(value)
+        if isinstance(value, nn.Module):
+            assert self.place is not None
+            return self.module(value, self.path(self.place, self._attribute))
         if isinstance(value, FunctionType):
             return self._function(value)
         kind = type(value)
@@ -98,20 +130,43 @@ class Rebinder:
         return fresh
 
     def _object(self, value: Any) -> Any:
-        # A failed attempt must leave no half-made copies in the memo.
-        attempt: ChainMap[int, Any] = ChainMap({}, self.memo)
-        for function in _functions_in(value):
-            if id(function) not in attempt and self._reaches(function):
-                attempt[id(function)] = self._function(function)
+        made = len(self._made)
         try:
-            fresh = copy.deepcopy(value, attempt)  # type: ignore[arg-type]
+            return self._rebuilt(value)
+        except ModelError:
+            raise
         except Exception:
+            # It goes on with what it holds, so that nothing else may hold a copy of that.
+            for known in self._made[made:]:
+                self.memo.pop(known, None)
+            del self._made[made:]
             return value
-        self.memo.update(attempt.maps[0])
+
+    def _rebuilt(self, value: Any) -> Any:
+        """A copy made of what `pickle` would write, whose parts are copied here."""
+        kind = type(value)
+        if hasattr(kind, "__deepcopy__"):
+            attempt: ChainMap[int, Any] = ChainMap({}, self.memo)
+            fresh = copy.deepcopy(value, attempt)  # type: ignore[arg-type]
+            self.memo.update(attempt.maps[0])
+            return fresh
+        reduce = copyreg.dispatch_table.get(kind)
+        reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
+        if isinstance(reduced, str):
+            return value  # the name of a constant
+        make, args, state, items, pairs, update = (*reduced, *[None] * 4)[:6]
+        fresh = self._remember(value, make(*map(self._copied, args)))
+        if state is not None:
+            _set_state(fresh, self._copied(state), update)
+        for item in items or ():
+            fresh.append(self._copied(item))
+        for key, item in pairs or ():
+            fresh[self._copied(key)] = self._copied(item)
         return fresh
 
     def _remember(self, value: Any, fresh: Any) -> Any:
         self.memo[id(value)] = fresh
+        self._made.append(id(value))
         self.memo.setdefault(id(self.memo), []).append(value)  # alive, so that its id stays its own
         return fresh
 
@@ -121,7 +176,7 @@ class Rebinder:
         if not self._reaches(function):
             return function  # shared, as `copy.deepcopy` does
         for name in _globals_of(function.__code__):
-            if id(function.__globals__.get(name)) in self.names:
+            if id(function.__globals__.get(name)) in self._registered:
                 self._refuse(
                     f"is the function {function.__qualname__}, which works on the global variable "
                     f"{name!r}, a module"
@@ -203,20 +258,27 @@ def _held_by(value: Any) -> Iterator[Any]:
         yield from (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, dict):
         yield from value.values()
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         yield from value
-    elif not isinstance(value, nn.Module):
+    else:
         yield from getattr(value, "__dict__", {}).values()
         wrapped = getattr(value, "__wrapped__", None)
         if isinstance(wrapped, FunctionType):
             yield wrapped
 
 
-def _functions_in(value: Any) -> Iterator[FunctionType]:
-    """The functions that an object keeps as attributes."""
-    for held in getattr(value, "__dict__", {}).values():
-        if isinstance(held, FunctionType):
-            yield held
+def _set_state(fresh: Any, state: Any, update: Callable[[Any, Any], Any] | None) -> None:
+    """Give a new object its state, as `copy` and `pickle` do."""
+    if update is not None:
+        update(fresh, state)
+    elif hasattr(fresh, "__setstate__"):
+        fresh.__setstate__(state)
+    else:
+        attributes, slots = state if isinstance(state, tuple) else (state, None)
+        if attributes:
+            vars(fresh).update(attributes)
+        for name, value in (slots or {}).items():
+            object.__setattr__(fresh, name, value)
 
 
 @functools.lru_cache(maxsize=4096)
