@@ -344,3 +344,80 @@ def test_a_graph_that_rounds_otherwise_is_said_to() -> None:
     model, x = Ensemble(), torch.randn(64, 8)
     bio = biofx.transform(model, example_inputs=x)
     assert "graph: equal to rounding in train mode" in str(biofx.verify(bio, model, x))
+
+
+def hooked(register: str) -> nn.Module:
+    """A layer with a hook on its gradients that halves them."""
+    seed()
+    model = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 4), nn.Tanh()))
+    hook = {
+        "register_full_backward_hook": lambda module, inputs, outputs: (inputs[0] / 2,),
+        "register_full_backward_pre_hook": lambda module, outputs: (outputs[0] / 2,),
+    }[register]
+    getattr(model[1][0], register)(hook)
+    return model
+
+
+HOOKS = ["register_full_backward_hook", "register_full_backward_pre_hook"]
+
+
+@pytest.mark.parametrize("register", HOOKS)
+def test_the_graph_calls_the_backward_hooks_of_layers(register: str) -> None:
+    model = hooked(register)
+    bio = biofx.transform(model, example_inputs=x())
+    assert biofx.verify(bio, model, x()).graph == "equal in train mode"
+    model(x()).sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    bio.zero_grad()
+    bio.recompile()
+    bio(x()).sum().backward()
+    assert difference(expected, [parameter.grad for parameter in bio.parameters()]) is None
+
+
+@pytest.mark.parametrize("register", HOOKS)
+def test_a_graph_without_the_hooks_of_a_module_is_not_made_the_forward(register: str) -> None:
+    model = hooked(register)
+    getattr(model[1], register)(lambda *_: None)
+    bio = biofx.transform(model, example_inputs=x())
+    found = biofx.verify(bio, model, x())
+    assert found.graph.endswith("but for gradients: it does not call the backward hooks of '1'")
+    with pytest.raises(ModelError, match="does not call the backward hooks of '1', so that"):
+        bio.recompile()
+    bio(x()).sum().backward()
+
+
+class HooksTensor(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if y.requires_grad:
+            y.register_hook(torch.tanh)
+        return self.last(y)
+
+
+def test_a_hook_on_a_tensor_is_an_assumption() -> None:
+    model = HooksTensor()
+    bio = biofx.transform(model, example_inputs=x())
+    [assumption] = biofx.info(bio).assumptions
+    assert assumption.kind == "hook"
+    assert "a hook on a tensor (test_verify.py:" in biofx.verify(bio, model, x()).graph
+    with pytest.raises(ModelError, match="a hook on a tensor"):
+        bio.recompile()
+
+
+class Detaching(HooksTensor):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))
+
+
+def test_a_graph_with_other_gradients_is_found() -> None:
+    model = Detaching()
+    bio = biofx.transform(model, example_inputs=x())
+    [node] = [node for node in bio.graph.nodes if node.target == "last"]
+    with bio.graph.inserting_before(node):
+        node.args = (bio.graph.call_method("detach", node.args),)
+    with pytest.raises(VerificationError, match=r"graph does not compute .* gradient of 'first"):
+        biofx.verify(bio, model, x())

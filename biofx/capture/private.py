@@ -62,12 +62,20 @@ class AutogradCall:
         return hash(self.function)
 
 
+# What calls a module's backward hooks: its results are its arguments.
+_CALLS_HOOKS = getattr(torch.nn.modules._functions, "BackwardHookFunction", None)
+
+
 @contextlib.contextmanager
-def autograd_functions_seen(see: Callable[..., Any]) -> Iterator[None]:
+def autograd_functions_seen(
+    see: Callable[..., Any], passes_on: Callable[..., Any]
+) -> Iterator[None]:
     """Let ``see(function, call, args, kwargs)`` make each call of a user's autograd function.
 
     `TorchFunctionMode` does not see these. Functions of PyTorch's own (checkpointing) run as they
-    are. Where `apply` cannot be replaced, the operations inside are seen one by one.
+    are, but for the one before and after a module with backward hooks, whose results are its
+    arguments: ``passes_on(call, args)`` makes these calls. Where `apply` cannot be replaced, the
+    operations inside are seen one by one.
     """
     try:
         original = inspect.getattr_static(torch.autograd.Function, "apply")
@@ -78,6 +86,8 @@ def autograd_functions_seen(see: Callable[..., Any]) -> Iterator[None]:
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         call = bound(None, cls)
+        if cls is _CALLS_HOOKS:
+            return passes_on(call, args)
         if cls.__module__.partition(".")[0] == "torch":
             return call(*args, **kwargs)
         return see(cls, call, args, kwargs)

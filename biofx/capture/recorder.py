@@ -61,7 +61,11 @@ class Recorder(GraphWriter, TorchFunctionMode):
         """
         self._find_attributes()
         self._wrap_modules(signature)
-        with autograd_functions_seen(self._autograd), dispatch_seen(self.beneath), self:
+        with (
+            autograd_functions_seen(self._autograd, self._passed_on),
+            dispatch_seen(self.beneath),
+            self,
+        ):
             self.root(*arguments.args, **arguments.kwargs)
         self._note_assigned()
 
@@ -130,6 +134,16 @@ class Recorder(GraphWriter, TorchFunctionMode):
         self._emit("call_function", AutogradCall(function), given, {}, result)
         return result
 
+    def _passed_on(self, call: Any, args: tuple[Any, ...]) -> Any:
+        """A call that gives its arguments: no operation of the model's."""
+        with self._inside():
+            result = call(*args)
+        if self._depth == 0 and threading.get_ident() == self._thread:
+            for given, same in zip(args, result, strict=True):
+                with without_functions():
+                    self._hold(self._node_of(given), same)
+        return result
+
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:
         self._depth += 1
@@ -144,7 +158,9 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
     def _note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         call = targets.call_of(func, args, kwargs)
-        if call.kind == "silent":
+        if call.kind == "hook":
+            self._assume("hook", f"{call.written} of a tensor; the graph has no such hook")
+        if call.kind in ("hook", "silent"):
             return
         holds = any(isinstance(leaf, Tensor) for _, leaf in leaves(result))
         if not holds and call.kind != "changes":

@@ -23,12 +23,14 @@ _ABOUT = frozenset({
     "is_conj", "is_neg", "is_inference", "is_pinned", "is_shared", "is_same_size", "is_coalesced",
     "is_set_to", "has_names", "dense_dim", "sparse_dim", "data_ptr", "untyped_storage", "storage",
     "qscheme", "result_type", "can_cast", "promote_types", "is_tensor", "is_storage", "numpy_T",
-    "register_hook", "register_post_accumulate_grad_hook", "retain_grad",
+    "retain_grad",
     "broadcast_shapes", "get_default_dtype", "typename", "backward", "finfo", "iinfo", "device",
     "__len__", "__hash__", "__repr__", "__format__", "__dir__", "__deepcopy__", "__reduce_ex__",
     "__get__", "_is_view", "_nested_tensor_size", "_has_compatible_shallow_copy_type",
     "stack_trace", "compile", "set_default_dtype", "__sizeof__", "__torch_dispatch__",
 })  # fmt: skip
+# Methods of tensors that change their gradients when these are computed.
+_HOOKS = frozenset({"register_hook", "register_post_accumulate_grad_hook"})
 # What makes a tensor of its arguments alone, the same at every run.
 FACTORIES = frozenset({
     "tensor", "as_tensor", "arange", "zeros", "ones", "full", "eye", "linspace", "logspace",
@@ -65,13 +67,13 @@ class Call:
 
     Attributes:
         kind: "tensor" (makes tensors), "changes" (changes one and gives none), "value" (gives a
-            Python value that depends on those of tensors), "silent" (tells about shapes and the
-            like).
+            Python value that depends on those of tensors), "hook" (acts on gradients later),
+            "silent" (tells about shapes and the like).
         op, target, args, kwargs: of the node that stands for it.
         written: the name for people.
     """
 
-    kind: Literal["tensor", "changes", "value", "silent"]
+    kind: Literal["tensor", "changes", "value", "hook", "silent"]
     op: str = "call_function"
     target: Any = None
     args: tuple[Any, ...] = ()
@@ -107,6 +109,8 @@ def call_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call
             return Call("changes", "call_method", "requires_grad_", args, {})
         return Call("silent")
     method = _methods().get(func) if not isinstance(func, type) else None
+    if name in _HOOKS:
+        return Call("hook", written=f".{name}()")
     if name in _ABOUT:
         return Call("silent")
     if name == "__setitem__":

@@ -32,8 +32,9 @@ class Assumption:
         kind: "data" (a value computed from data became a Python value, and Python went on with
             it), "constant" (a tensor that no operation of torch's made), "state" (the forward
             assigns an attribute of the model), "random" (numbers were drawn from a generator that
-            is not PyTorch's), "default" (an argument that was not given),
-            "outputs" (which layers were taken for outputs, and why).
+            is not PyTorch's), "default" (an argument that was not given), "hook" (a hook on a
+            tensor, which only the forward registers), "outputs" (which layers were taken for
+            outputs, and why).
         what: one line.
         where: ``file:line`` of the user's code, or "".
     """

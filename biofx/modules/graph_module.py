@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.fx.graph import PythonCode
 
 from biofx.capture.capture import Captured
 from biofx.copying.clone import clone
+from biofx.errors import ModelError
 from biofx.modules import graphs
 from biofx.modules.plain import plain
-from biofx.synapses import Derived, become, mixins_of, original_class
+from biofx.synapses import Derived, become, mixins_of, original_class, record_of
 from biofx.synapses.classes import REPLACED, derive, rebuild
 
 _CONSTANTS = "_graph_constants"
@@ -81,7 +83,17 @@ class Transformed(Described, fx.GraphModule):  # type: ignore[misc]
         """Make the graph the forward, for the arguments and the mode that it was captured for.
 
         On other arguments, and in the other mode, the forward raises `ModelError`.
+
+        Raises:
+            ModelError: hooks act on gradients in the model's own forward, which a graph does not
+                call.
         """
+        lost = lost_hooks(self)
+        if lost:
+            raise ModelError(
+                f"the graph does not call {', '.join(lost[:5])}, so that it would give other "
+                "gradients than the model; remove the hooks, or keep the model's own forward"
+            )
         return recompile(self)
 
     def __str__(self) -> str:
@@ -144,6 +156,25 @@ def set_graph(model: nn.Module, graph: fx.Graph) -> None:
     """Give a model another graph, without running it."""
     model.__dict__["_graph"] = graph
     graph.owning_module = model  # type: ignore[assignment]
+
+
+def lost_hooks(model: nn.Module) -> list[str]:
+    """What acts on gradients in a model's forward, and not in its graph."""
+    called = {
+        id(inner)
+        for node in graph_of(model).find_nodes(op="call_module")
+        for inner in model.get_submodule(str(node.target)).modules()
+    }
+    called.add(id(model))  # its own hooks stay outside of its forward
+    lost = [
+        f"the backward hooks of {name!r}"
+        for name, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        and (module._backward_hooks or module._backward_pre_hooks)
+        and id(module) not in called
+    ]
+    hooks = [a for a in record_of(model).assumptions if a.kind == "hook"]
+    return lost + [f"a hook on a tensor ({assumption.where})" for assumption in hooks]
 
 
 def recompile(model: nn.Module) -> PythonCode:

@@ -13,7 +13,7 @@ from biofx.capture.isolation import generator_state, generators_kept, restore_ge
 from biofx.copying import clone, own_tensors
 from biofx.copying.nested import own, replaced, tensors
 from biofx.errors import ModelError, VerificationError
-from biofx.modules.graph_module import graph_of, install, recompile
+from biofx.modules.graph_module import graph_of, install, lost_hooks, recompile
 from biofx.synapses import Record, record_of, unwrap
 from biofx.verify.blame import first_difference
 from biofx.verify.comparison import difference
@@ -314,14 +314,14 @@ class _Bench:
         found = self.once(copy, mode)
         if expected.error is not None:
             return f"not compared: in {mode} mode the model raises {expected.error!r}"
-        problem = None
-        if found.error is None:
-            problem = difference(expected.output, found.output, self.tolerance)
-            if problem is None:
-                return f"equal in {mode} mode"
-            # Within torch.vmap the graph has what an operation is taken apart into.
-            if difference(expected.output, found.output, self.rounding) is None:
-                return f"equal to rounding in {mode} mode"
+        lost = lost_hooks(self.bio)
+        ending = f", but for gradients: it does not call {', '.join(lost[:5])}" if lost else ""
+        problem = _graph_difference(expected, found, self.tolerance, gradients=not lost)
+        if problem is None:
+            return f"equal in {mode} mode{ending}"
+        # Within torch.vmap the graph has what an operation is taken apart into.
+        if _graph_difference(expected, found, self.rounding, gradients=not lost) is None:
+            return f"equal to rounding in {mode} mode{ending}"
         for assumption in self.record.assumptions:
             if assumption.kind == "random":
                 return f"not compared: {assumption.what}"
@@ -348,8 +348,8 @@ class _Bench:
         install(copy, captured)
         recompile(copy)
         found = self.once(copy, mode)
-        same = difference(expected.output, found.output, self.tolerance) is None
-        return found.error is None and same
+        hooked = bool(lost_hooks(self.bio))
+        return _graph_difference(expected, found, self.tolerance, gradients=not hooked) is None
 
     def _compare_gradients(self, mode: str, original: Trial, trial: Trial) -> None:
         problems = {}
@@ -387,6 +387,25 @@ class _Bench:
             f"{type(self.bio).__name__} does not compute what the original computes: in {mode} "
             f"mode, {what}" + (f"; first at {place}" if place else "")
         )
+
+
+def _graph_difference(
+    expected: Trial, found: Trial, tolerance: float, *, gradients: bool
+) -> str | None:
+    """Where the runs of one model's two forwards differ."""
+    if found.error is not None:
+        return f"it raises {found.error!r}"
+    problem = difference(expected.output, found.output, tolerance)
+    if problem is not None or not gradients or expected.backward_error is not None:
+        return problem
+    if found.backward_error is not None:
+        return f"its backward raises {found.backward_error!r}"
+    for name, gradient in expected.gradients.items():
+        problem = difference(gradient, found.gradients[name], tolerance)
+        if problem is not None:
+            return f"the gradient of {name!r} differs: {problem}"
+    problem = difference(expected.input_gradients, found.input_gradients, tolerance)
+    return problem and f"gradients of the inputs differ: {problem}"
 
 
 def _weights(end: Tensor) -> Tensor:
