@@ -686,6 +686,30 @@ def test_the_units_of_a_registered_layer_are_asked_for() -> None:
     assert biofx.info(biofx.transform(model, GAMMA)).layers["0"].action == "split"
 
 
+@pytest.mark.parametrize(
+    ("shape", "use"),
+    [
+        ((3, 6, 4), lambda x, w: x @ w),
+        ((3, 4, 6), lambda x, w: x @ w.T),
+        ((3, 4, 6), F.linear),
+    ],
+    ids=["product", "transposed", "linear"],
+)
+def test_weights_of_an_ensemble(
+    shape: tuple[int, ...], use: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    model = Direct(shape, lambda x, w: torch.vmap(use, in_dims=(None, 0))(x, w))
+    synapses = biofx.info(biofx.transform(model, example_inputs=torch.randn(5, 6))).synapses
+    assert shape[synapses["weight"].pre_axis] == 6
+    assert shape[synapses["weight"].post_axis] == 4
+
+
+def test_a_parameter_that_is_no_weight_is_named() -> None:
+    model = nn.Sequential(Direct((5, 6), torch.mul), nn.Linear(6, 2))
+    layers = biofx.info(biofx.transform(model, example_inputs=torch.randn(5, 6))).layers
+    assert layers["0"].reason == "no operation is known to use its parameter 'weight' as a weight"
+
+
 def test_weights_that_no_layer_explains_are_named() -> None:
     model = Direct((4, 6), lambda x, w: F.linear(x, w) if x.sum() > 0 else x)
     with pytest.raises(

@@ -16,6 +16,7 @@ _CONVS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _TRANSPOSED = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
 _PRODUCTS = {torch.matmul, operator.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm"}
 _SWAPS = {"t", "transpose", "permute", torch.t, torch.transpose, torch.permute}
+_SHAPES = {"view", "expand", "reshape", torch.reshape}  # `torch.vmap` writes many that do nothing
 # Where these functions take their weight.
 _WEIGHT_AT: dict[object, int] = {
     F.linear: 1, **dict.fromkeys((*_CONVS, *_TRANSPOSED), 1), F.embedding: 1, F.bilinear: 2,
@@ -86,13 +87,21 @@ def _made_of(
         yield value, swaps
     elif not value.args:  # called by keywords
         return
-    elif value.target in _SWAPS or _swapping_attribute(value):
+    elif _function_of(value.target) in _SWAPS or _swapping_attribute(value):
         yield from _made_of(value.args[0], weights, (*swaps, value))
-    elif value.target in _LAYOUT:
+    elif value.target in _LAYOUT or _keeps_shape(value):
         yield from _made_of(value.args[0], weights, swaps)
     elif value.target in _PRODUCTS or value.target in ELEMENTWISE:
         for factor in value.args[:2]:
             yield from _made_of(factor, weights, swaps)
+
+
+def _keeps_shape(node: fx.Node) -> bool:
+    """Whether a change of shape changes nothing."""
+    if _function_of(node.target) not in _SHAPES or not isinstance(node.args[0], fx.Node):
+        return False
+    before, after = (n.meta.get("tensor_meta") for n in (node.args[0], node))
+    return before is not None and after is not None and before.shape == after.shape
 
 
 def _swapping_attribute(node: fx.Node) -> bool:
@@ -120,7 +129,7 @@ def _order(node: fx.Node, ndim: int) -> list[int] | None:
     axes = given[0] if isinstance(given[0], list | tuple) else given
     if not all(isinstance(axis, int) and -ndim <= axis < ndim for axis in axes):
         return None
-    if node.target in ("permute", torch.permute):
+    if _function_of(node.target) in ("permute", torch.permute):
         return [order[axis] for axis in axes] if len(axes) == ndim else None  # type: ignore[index]
     first, second = axes
     order[first], order[second] = order[second], order[first]  # type: ignore[index]
@@ -175,10 +184,12 @@ def _groups(node: fx.Node) -> int:
     return value if isinstance(value, int) else 1
 
 
-# Operators of a graph that `torch.export` made, as the functions that they are.
-_OPERATORS = {function.__name__: function for function in (*_CONVS, *_TRANSPOSED)} | {
+# Operators (within `torch.vmap`, or of a graph that `torch.export` made) as what they are.
+_OPERATORS: dict[str, object] = {
+    **{function.__name__: function for function in (*_CONVS, *_TRANSPOSED)},
     "linear": F.linear, "matmul": torch.matmul, "mm": torch.mm, "bmm": torch.bmm,
-    "addmm": torch.addmm, "einsum": torch.einsum,
+    "addmm": torch.addmm, "einsum": torch.einsum, "t": "t", "transpose": "transpose",
+    "permute": "permute", "view": "view", "_unsafe_view": "view", "expand": "expand",
 }  # fmt: skip
 
 

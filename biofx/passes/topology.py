@@ -89,7 +89,7 @@ class Topology(PassBase):
         for module, name in self.context.names.items():
             for key, parameter in module._parameters.items():
                 if parameter is not None and parameter.ndim >= 2 and id(parameter) not in known:
-                    reason = f"no operation of the graph uses its parameter {key!r} as a weight"
+                    reason = f"no operation is known to use its parameter {key!r} as a weight"
                     if is_leaf(module):
                         reason = f"{original_class(module).__name__} is not a weight layer"
                     elif not self.context.captured.whole:
