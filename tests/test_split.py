@@ -369,6 +369,44 @@ def test_nothing_is_split_where_the_wiring_is_unknown() -> None:
     assert biofx.info(biofx.transform(model, config(), example_inputs=x)).wiring.known
 
 
+class Keeps(nn.Module):
+    """Keeps what a layer gives, for whoever trains it."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.mean = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.decode, self.last = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.way, self.seen = way, {"past": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.mean(self.first(x).relu())
+        if self.way == "attribute":
+            self.latent = mean
+        elif self.way == "container":
+            self.seen["past"].append(mean)
+        return self.last(self.decode(mean).relu())
+
+
+@pytest.mark.parametrize("way", ["attribute", "container", "not at all"])
+@pytest.mark.parametrize("inputs", [None, torch.ones(3, 4)], ids=["traced", "run"])
+def test_a_layer_whose_units_the_model_keeps_stays_whole(way: str, inputs: Tensor | None) -> None:
+    bio = biofx.transform(Keeps(way), config(), example_inputs=inputs)
+    info = biofx.info(bio)
+    kept = way != "not at all"
+    assert {n: layer.action for n, layer in info.layers.items()} == {
+        "first": "split",
+        "mean": "augmented" if kept else "split",
+        "decode": "split",
+        "last": "augmented",
+    }
+    if kept:
+        assert info.layers["mean"].reason == "not split: its output is a result of the model"
+    if way == "attribute" and inputs is not None:
+        assert [(a.kind, a.what) for a in info.assumptions] == [
+            ("state", "the forward assigns latent; the graph does not")
+        ]
+
+
 class WhileLarge(nn.Module):
     """Runs a layer as often as the data say."""
 

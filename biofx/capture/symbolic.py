@@ -1,5 +1,6 @@
 """Traces a model without running it: symbolic tracing as FX does it, as far as it goes."""
 
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterator
@@ -13,9 +14,13 @@ from biofx.capture import targets
 from biofx.capture.call import FORWARD_ONLY, Call, reserve
 from biofx.capture.leaves import has_hooks, is_leaf
 from biofx.capture.location import locate, user_frame
+from biofx.capture.memory import KEPT
 from biofx.capture.writer import current_modes, switches
 from biofx.copying.nested import leaves
 from biofx.errors import ModelError, place_of
+
+# What an attribute is in which values are kept.
+_HOLDERS = frozenset({list, tuple, dict})
 
 
 class Untraceable(BaseException):
@@ -65,6 +70,12 @@ class SymbolicTracer(fx.Tracer):
         except (Exception, Untraceable) as error:
             self.opaque[""] = _reason(error)
             return self._nothing()
+        for name, module in self.model.named_modules():
+            for key, value in vars(module).items():
+                kind = type(value)
+                if kind is _Proxy or (kind in _HOLDERS and value):
+                    path = f"{name}.{key}" if name else key
+                    fx.node.map_aggregate(value, functools.partial(_note_kept, path))
         return graph
 
     def _nothing(self) -> fx.Graph:
@@ -174,6 +185,13 @@ class SymbolicTracer(fx.Tracer):
     def keys(self, obj: fx.Proxy) -> Any:
         """``**value``."""
         raise Untraceable("takes the keys of a value that only a run knows")
+
+
+def _note_kept(path: str, value: Any) -> Any:
+    """Say of a value that an attribute of the model holds it."""
+    if isinstance(value, fx.Proxy):
+        value.node.meta[KEPT] = path
+    return value
 
 
 def _cut_cycles(module: nn.Module, above: tuple[nn.Module, ...]) -> None:

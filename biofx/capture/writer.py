@@ -271,12 +271,12 @@ class GraphWriter:
         self._numbers = {module: _numbers(module) for module in self._names}
 
     def _note_assigned(self) -> None:
-        """Say which tensors and numbers of the model the forward has replaced by others."""
+        """Say which tensors and numbers the forward has assigned, and which results are kept."""
         seen: set[int] = set()
         for module, name in self._names.items():
             was = {**self._tensors[module], **self._numbers[module]}
             for key, now in {**tensor_ids(module), **_numbers(module)}.items():
-                if was.get(key, now) != now:
+                if key not in was or was[key] != now:
                     path = f"{name}.{key}" if name else key
                     self._assume(
                         "state", f"the forward assigns {path}; the graph does not", running=False

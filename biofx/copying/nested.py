@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ def parts(value: Any) -> list[tuple[Step, Any]] | None:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         named = zip(value._fields, value, strict=True)
         return [(("attr", name), item) for name, item in named]
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | deque):
         return [(("item", place), item) for place, item in enumerate(value)]
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
