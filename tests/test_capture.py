@@ -8,13 +8,14 @@ import functools
 import gc
 import pickle
 import random
+import threading
 import warnings
 import weakref
 from abc import ABC
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy
 import pytest
@@ -642,6 +643,7 @@ HIDDEN: dict[str, tuple[Callable[[nn.Module], Any], Callable[[Any], Any]]] = {
     "object": (Settings, lambda held: held.module),
     "method": (lambda teacher: teacher.forward, lambda held: held),
     "partial": (functools.partial, lambda held: held),
+    "function": (lambda teacher: lambda x: teacher(x), lambda held: held),
 }
 
 
@@ -683,7 +685,8 @@ def test_modules_that_are_not_registered_share_their_tensors(way: str, inplace: 
     assert torch.equal(bio(x), expected)
 
 
-@pytest.mark.parametrize("way", HIDDEN)
+# A function that holds none of the registered modules is shared, as `copy.deepcopy` does.
+@pytest.mark.parametrize("way", sorted(HIDDEN.keys() - {"function"}))
 def test_a_deep_copy_has_hidden_modules_of_its_own(way: str) -> None:
     (teacher, model), x = teacher_and_model(way), torch.randn(3, 4)
     twin = copy.deepcopy(biofx.transform(model, example_inputs=x))
@@ -895,6 +898,151 @@ def test_a_run_on_example_inputs_leaves_no_trace() -> None:
     assert torch.equal(x, before)
     assert torch.get_default_dtype() is dtype
     assert torch.is_grad_enabled()
+
+
+SEEN: list[Any] = []
+SEEN_BY_NAME: dict[str, list[Any]] = {"here": []}
+NORM = nn.BatchNorm1d(4)
+
+
+class Seeing(nn.Linear):
+    """Its class keeps what it has seen."""
+
+    seen: ClassVar[deque[Any]] = deque(maxlen=3)
+
+
+def closure() -> tuple[Callable[..., None], Callable[[], Any]]:
+    seen: list[Any] = []
+    return lambda *args: seen.append(args), lambda: seen
+
+
+def variable() -> tuple[Callable[..., None], Callable[[], Any]]:
+    count = 0
+
+    def add(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    return add, lambda: count
+
+
+def default() -> tuple[Callable[..., None], Callable[[], Any]]:
+    seen: list[Any] = []
+
+    def add(*args: Any, into: list[Any] = seen) -> None:
+        into.append(args)
+
+    return add, lambda: seen
+
+
+def attribute() -> tuple[Callable[..., None], Callable[[], Any]]:
+    def add(*_: Any) -> None:
+        add.count += 1
+
+    add.count = 0
+    return add, lambda: add.count
+
+
+def method() -> tuple[Callable[..., None], Callable[[], Any]]:
+    class Keeper:
+        def __init__(self) -> None:
+            self.seen: deque[Any] = deque()
+
+        def add(self, *args: Any) -> None:
+            self.seen.append(args)
+
+    keeper = Keeper()
+    return keeper.add, lambda: keeper.seen
+
+
+def statistics() -> tuple[Callable[..., None], Callable[[], Any]]:
+    norm = nn.BatchNorm1d(4)
+    return lambda module, args, output: norm(output), lambda: norm.num_batches_tracked.item()
+
+
+KEEPERS: dict[str, Callable[[], tuple[Callable[..., Any], Callable[[], Any]]]] = {
+    "closure": closure,
+    "variable": variable,
+    "default": default,
+    "attribute": attribute,
+    "method": method,
+    "statistics": statistics,
+    "global": lambda: (lambda *args: SEEN.append(args), lambda: SEEN),
+    "nested": lambda: (lambda *args: SEEN_BY_NAME["here"].append(1), SEEN_BY_NAME["here"].copy),
+    "class": lambda: (lambda module, *_: module.seen.append(1), Seeing.seen.copy),
+    "global module": lambda: (
+        lambda module, args, output: NORM(output),
+        NORM.num_batches_tracked.item,
+    ),
+}
+
+
+@pytest.mark.parametrize("inputs", [None, torch.ones(3, 4)], ids=["traced", "run"])
+@pytest.mark.parametrize("where", KEEPERS)
+def test_what_hooks_keep_is_left_as_it_was(where: str, inputs: Tensor | None) -> None:
+    model = nn.Sequential(Seeing(4, 4), nn.Linear(4, 2))
+    hook, kept = KEEPERS[where]()
+    model[0].register_forward_hook(hook)
+    before = copy.copy(kept())
+    bio = biofx.transform(model, example_inputs=inputs)
+    assert kept() == before
+    bio(torch.ones(3, 4))  # the hook is the same on both
+    assert kept() != before or where == "method"
+    now = copy.copy(kept())
+    if where in ("closure", "variable", "default", "attribute", "method", "statistics"):
+        biofx.verify(bio, model, torch.ones(3, 4))
+        assert kept() == now
+
+
+class Remembers(nn.Module):
+    """Keeps what it has computed."""
+
+    def __init__(self, past: Any) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.past = past
+
+    def forward(self, x: Tensor) -> Tensor:
+        past = self.past["h"] if isinstance(self.past, dict) else self.past
+        past.append(self.first(x).relu())
+        return self.last(sum(past))
+
+
+class Locked(list):  # type: ignore[type-arg]
+    """Cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("inputs", [None, torch.ones(3, 4)], ids=["traced", "run"])
+@pytest.mark.parametrize(
+    "make_past",
+    [
+        lambda: deque(maxlen=3),
+        lambda: defaultdict(list),
+        lambda: {"h": [], "lock": threading.Lock()},
+    ],
+    ids=["deque", "defaultdict", "dict with a lock"],
+)
+def test_containers_are_the_models_own(make_past: Callable[[], Any], inputs: Tensor | None) -> None:
+    model = Remembers(make_past())
+    model(torch.ones(3, 4))  # what it keeps is no leaf of autograd's
+    bio = biofx.transform(model, example_inputs=inputs)
+    assert torch.equal(bio(torch.ones(3, 4)), model(torch.ones(3, 4)))
+    past, own = ((m.past["h"] if isinstance(m.past, dict) else m.past) for m in (model, bio))
+    assert len(past) == len(own) == 2
+    assert past is not own
+
+
+@pytest.mark.parametrize("inputs", [None, torch.ones(3, 4)], ids=["traced", "run"])
+def test_what_cannot_be_copied_is_an_assumption(inputs: Tensor | None) -> None:
+    bio = biofx.transform(Remembers(Locked()), example_inputs=inputs)
+    assert [a.what for a in biofx.info(bio).assumptions if a.kind == "shared"] == [
+        "past is or holds a Locked, which cannot be copied"
+    ]
+    assert "cannot be copied" in str(biofx.diff(bio))
 
 
 def test_capture_needs_no_memory_for_weights() -> None:

@@ -16,7 +16,7 @@ from biofx.capture.recorder import Recorder
 from biofx.capture.shared_weights import SharedWeights, WeightWritten
 from biofx.capture.symbolic import SymbolicTracer
 from biofx.capture.writer import Assumption
-from biofx.copying.clone import clone, own_tensors
+from biofx.copying.clone import own_tensors, separate
 from biofx.copying.nested import replaced, tensors
 from biofx.errors import ModelError, place_of
 from biofx.synapses import original_class
@@ -87,7 +87,8 @@ def _signature(model: nn.Module) -> inspect.Signature:
 
 
 def _traced(model: nn.Module, training: bool | None) -> Captured:
-    twin = clone(model, tensor=_weightless, strict=False)
+    shared: dict[str, str] = {}
+    twin = separate(model, tensor=_weightless, strict=False, shared=shared)
     if training is not None:
         twin.train(training)
     tracer = SymbolicTracer(twin, _signature(model))
@@ -106,7 +107,15 @@ def _traced(model: nn.Module, training: bool | None) -> Captured:
         )
         for name in tracer.call.describe()
     ]
-    return Captured(graph, constants, tracer.opaque, tuple(assumed))
+    return Captured(graph, constants, tracer.opaque, (*assumed, *_uncopied(shared)))
+
+
+def _uncopied(shared: Mapping[str, str]) -> list[Assumption]:
+    """What the copy of a model has in common with it."""
+    return [
+        Assumption("shared", f"{place} is or holds a {kind}, which cannot be copied")
+        for place, kind in shared.items()
+    ]
 
 
 def _weightless(tensor: Tensor) -> Tensor:
@@ -187,7 +196,8 @@ def _run(
         originals[id(fresh)] = tensor
         return fresh
 
-    twin = clone(model, tensor=copied, strict=False)
+    shared: dict[str, str] = {}
+    twin = separate(model, tensor=copied, strict=False, shared=shared)
     if training is not None:
         twin.train(training)
     meta = any(parameter.is_meta for parameter in model.parameters())
@@ -207,6 +217,5 @@ def _run(
         raise recorder.failed
     recorder.graph.set_codegen(CapturedCodeGen(recorder.call.kept(), training=twin.training))
     recorder.graph.lint()
-    return Captured(
-        recorder.graph, recorder.constants, assumptions=tuple(recorder.assumptions), whole=True
-    )
+    assumptions = (*recorder.assumptions, *_uncopied(shared))
+    return Captured(recorder.graph, recorder.constants, assumptions=assumptions, whole=True)

@@ -6,31 +6,28 @@ import random
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from biofx.synapses import original_class
-
-_SIMPLE = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset)
+from biofx.capture.namespaces import namespaces_kept
 
 
 @contextlib.contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
     """Put back what code of a model may change while it runs for a capture.
 
-    Random generators, global modes of PyTorch, and the plain values of globals and class
-    attributes in the Python modules of the model's classes. Nothing is printed or warned.
+    Random generators, global modes of PyTorch, and what the model's code keeps in globals and class
+    attributes. Nothing is printed or warned.
     """
-    values = _plain_values(model)
     default, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         with (
+            namespaces_kept(model),
             generators_kept(),
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
@@ -46,35 +43,6 @@ def isolated(model: nn.Module) -> Iterator[None]:
             torch.is_deterministic_algorithms_warn_only_enabled(),
         ):  # setting it loads the compiler, which takes seconds
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        for owner, names in values:
-            _put_back(owner, names)
-
-
-def _plain_values(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
-    """The plain values that user code keeps outside of its modules, by owner."""
-    owners: dict[int, Any] = {}
-    for kind in {original_class(module) for module in model.modules()}:
-        for base in kind.__mro__:
-            if base.__module__.partition(".")[0] in ("torch", "builtins", "abc", "typing"):
-                continue
-            owners[id(base)] = base
-            place = sys.modules.get(base.__module__)
-            if place is not None:
-                owners[id(place)] = place
-    return [
-        (owner, {n: value for n, value in list(vars(owner).items()) if isinstance(value, _SIMPLE)})
-        for owner in owners.values()
-    ]
-
-
-def _put_back(owner: Any, names: Mapping[str, Any]) -> None:
-    now = vars(owner)
-    for name, value in names.items():
-        if now.get(name) is not value:
-            if isinstance(owner, ModuleType):
-                now[name] = value
-            else:
-                setattr(owner, name, value)
 
 
 def generator_state() -> dict[str, Any]:

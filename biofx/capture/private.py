@@ -63,7 +63,7 @@ class AutogradCall:
 
 
 # What calls a module's backward hooks: its results are its arguments.
-_CALLS_HOOKS = getattr(torch.nn.modules._functions, "BackwardHookFunction", None)
+_CALLS_HOOKS = getattr(getattr(torch.nn.modules, "_functions", None), "BackwardHookFunction", None)
 
 
 @contextlib.contextmanager

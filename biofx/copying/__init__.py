@@ -1,5 +1,5 @@
 """Copies: of modules over the same tensors, of what they hold, of nested values."""
 
-from biofx.copying.clone import clone, own_tensors
+from biofx.copying.clone import clone, own_tensors, separate
 
-__all__ = ["clone", "own_tensors"]
+__all__ = ["clone", "own_tensors", "separate"]

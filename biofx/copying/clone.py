@@ -25,7 +25,12 @@ _RECORDS = frozenset(
 
 
 def clone(
-    model: nn.Module, *, tensor: Callable[[Tensor], Tensor] | None = None, strict: bool = True
+    model: nn.Module,
+    *,
+    tensor: Callable[[Tensor], Tensor] | None = None,
+    strict: bool = True,
+    apart: bool = False,
+    shared: dict[str, str] | None = None,
 ) -> nn.Module:
     """Copy a model's modules and Python attributes, and share its parameters and buffers.
 
@@ -41,6 +46,8 @@ def clone(
             gives the copy tensors of its own. Without it, both share theirs.
         strict: refuse a function on the model that would go on working on the model's modules;
             otherwise it is shared.
+        apart: copy what functions keep (the list that a hook appends to), too.
+        shared: gets {attribute: type} of what cannot be copied.
 
     Returns:
         A module of the same class as `model`.
@@ -49,12 +56,29 @@ def clone(
         ModelError: something on the model holds its modules in a way that cannot be told to hold
             the copy's; the message names it.
     """
-    clones = _Clones(tensor, strict=strict)
+    clones = _Clones(tensor, strict=strict, apart=apart)
     for module, name in {module: name for name, module in model.named_modules()}.items():
         clones.add(module, name)
     clones.fill()
+    if shared is not None:
+        shared.update(clones.shared)
     result: nn.Module = clones.memo[id(model)]
     return result
+
+
+def separate(
+    model: nn.Module,
+    *,
+    tensor: Callable[[Tensor], Tensor] | None = None,
+    strict: bool = True,
+    shared: dict[str, str] | None = None,
+) -> nn.Module:
+    """A copy for runs that are to leave no trace: with tensors and with all else of its own.
+
+    The arguments are those of `clone`.
+    """
+    tensor = own_tensors() if tensor is None else tensor
+    return clone(model, tensor=tensor, strict=strict, apart=True, shared=shared)
 
 
 class _Clones:
@@ -62,14 +86,18 @@ class _Clones:
 
     Attributes:
         memo: {id of a module or tensor of the model: its copy}, as for `copy.deepcopy`.
+        shared: {attribute: type} of what could not be copied.
     """
 
-    def __init__(self, tensor: Callable[[Tensor], Tensor] | None, *, strict: bool) -> None:
+    def __init__(
+        self, tensor: Callable[[Tensor], Tensor] | None, *, strict: bool, apart: bool
+    ) -> None:
         self.memo: dict[int, Any] = {}
         self._tensor = tensor
         self._rebinder = Rebinder(
-            self.memo, module=self.add_all, tensor=self.add_tensor, strict=strict
+            self.memo, module=self.add_all, tensor=self.add_tensor, strict=strict, apart=apart
         )
+        self.shared = self._rebinder.shared
         self._waiting: list[nn.Module] = []  # copies that have no attributes yet
         self._searched = 0
 

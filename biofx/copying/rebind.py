@@ -8,7 +8,7 @@ import copy
 import copyreg
 import functools
 import weakref
-from collections import ChainMap, OrderedDict, deque
+from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from enum import Enum
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -25,21 +25,25 @@ _IMMUTABLE = (
     type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctionType, ModuleType,
     torch.dtype, torch.device, torch.layout, torch.Size, Enum, slice, range, weakref.ref,
 )  # fmt: skip
-_CONTAINERS = (dict, OrderedDict, list, tuple, set)
+_CONTAINERS = (dict, list, tuple, set, deque, OrderedDict, defaultdict, Counter)
 _DEEP = 12
 
 
 class Rebinder:
     """Copies values for the copy of a model.
 
-    It does what `copy.deepcopy` does, but for modules, tensors and functions; and what cannot be
-    copied is shared alone, not with all that holds it.
+    It does what `copy.deepcopy` does, but for modules, tensors and functions. An object that cannot
+    be copied, or that holds one, is shared whole; a container goes on holding it.
 
     Args:
         memo: {id of a module or tensor of the model: its copy}, as for `copy.deepcopy`.
         module: gives the copy of a module, which it is told a name of.
         tensor: gives the copy of a tensor.
         strict: raise for what cannot be rebound; otherwise it is shared.
+        apart: copy what functions keep (variables of closures, mutable defaults, attributes), too.
+
+    Attributes:
+        shared: {place: type} of what could not be copied.
     """
 
     def __init__(
@@ -49,15 +53,19 @@ class Rebinder:
         module: Callable[[nn.Module, str], nn.Module],
         tensor: Callable[[Tensor], Tensor],
         strict: bool,
+        apart: bool,
     ) -> None:
         self.memo = memo
         self.module = module
         self.tensor = tensor
         self.strict = strict
+        self.apart = apart
+        self.shared: dict[str, str] = {}
         self.names: dict[int, str] = {}  # by the id of a module of the model
         self._registered: set[int] = set()
         self.place: nn.Module | None = None  # whose attribute is being copied
         self._leads: dict[int, bool] = {}
+        self._within = 0  # so many objects
         self._made: list[int] = []  # ids of what has been copied here, in order
 
     def note(self, module: nn.Module, name: str, *, registered: bool) -> None:
@@ -121,6 +129,8 @@ class Rebinder:
             return value if same else self._remember(value, items)
         if kind is set:
             return self._remember(value, set(map(self._copied, value)))
+        if kind is not dict and kind is not list:
+            return self._rebuilt(value)
         fresh = self._remember(value, kind())
         if kind is list:
             fresh.extend(map(self._copied, value))
@@ -131,16 +141,23 @@ class Rebinder:
 
     def _object(self, value: Any) -> Any:
         made = len(self._made)
+        self._within += 1
         try:
             return self._rebuilt(value)
         except ModelError:
             raise
         except Exception:
+            if self._within > 1:
+                raise
             # It goes on with what it holds, so that nothing else may hold a copy of that.
             for known in self._made[made:]:
                 self.memo.pop(known, None)
             del self._made[made:]
+            assert self.place is not None
+            self.shared[self.path(self.place, self._attribute)] = type(value).__name__
             return value
+        finally:
+            self._within -= 1
 
     def _rebuilt(self, value: Any) -> Any:
         """A copy made of what `pickle` would write, whose parts are copied here."""
@@ -173,7 +190,7 @@ class Rebinder:
     # --- functions -----------------------------------------------------------------------------
 
     def _function(self, function: FunctionType) -> Any:
-        if not self._reaches(function):
+        if not self._reaches(function) and not (self.apart and _keeps(function)):
             return function  # shared, as `copy.deepcopy` does
         for name in _globals_of(function.__code__):
             if id(function.__globals__.get(name)) in self._registered:
@@ -198,11 +215,12 @@ class Rebinder:
         known = self.memo.get(id(cell))
         if known is not None:
             return known  # type: ignore[no-any-return]
-        if not self._reaches_inside(cell, _DEEP):
+        if not self.apart and not self._reaches_inside(cell, _DEEP):
             return cell  # a counter, say: both functions count
         fresh = CellType()
         self._remember(cell, fresh)
-        fresh.cell_contents = self._copied(cell.cell_contents)
+        for contents in _held_by(cell):
+            fresh.cell_contents = self._copied(contents)
         return fresh
 
     def _reaches(self, function: FunctionType) -> bool:
@@ -234,6 +252,16 @@ class Rebinder:
             f"{owner}: its attribute {self._attribute!r} {what} of the model, and cannot be made "
             "to work on a copy; transform the model itself with inplace=True, or make that a method"
         )
+
+
+def _keeps(function: FunctionType) -> bool:
+    """Whether a function has values of its own that it may change."""
+    if function.__module__ and function.__module__.partition(".")[0] == "torch":
+        return False
+    keywords = (function.__kwdefaults__ or {}).values()
+    given = (*(function.__defaults__ or ()), *keywords)
+    plain = all(isinstance(item, _IMMUTABLE) for item in given)
+    return bool(function.__closure__ or vars(function)) or not plain
 
 
 def _held_by(value: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from biofx.capture import Arguments
 from biofx.capture.isolation import generators_kept
-from biofx.copying import clone, own_tensors
+from biofx.copying import separate
 from biofx.copying.nested import leaves
 from biofx.errors import ExportError
 from biofx.export.attempt import Attempt, Impossible, Refused, doubled, one_line
@@ -44,7 +44,7 @@ class Expected:
 
     def __init__(self, model: nn.Module, arguments: Arguments) -> None:
         self.model, self.arguments = model, arguments
-        twin = clone(model, tensor=own_tensors()).eval()
+        twin = separate(model).eval()
         try:
             self.results, self.random = _run(
                 lambda given: twin(*given.args, **given.kwargs), arguments
@@ -130,7 +130,7 @@ class _Failures(TorchFunctionMode):
 
 def catches_failures(model: nn.Module, arguments: Arguments) -> bool:
     """Whether a model goes on after an operation has failed, as no exported file does."""
-    twin, given = clone(model, tensor=own_tensors()), arguments.copies()
+    twin, given = separate(model), arguments.copies()
     with generators_kept(), warnings.catch_warnings(), torch.no_grad(), _Failures() as failures:
         warnings.simplefilter("ignore")
         twin(*given.args, **given.kwargs)

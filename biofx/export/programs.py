@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from biofx.capture import Arguments
-from biofx.copying import clone, own_tensors
+from biofx.copying import separate
 from biofx.export.bake import bake
 from biofx.export.folding import FoldReport, fold
 from biofx.modules.plain import plain
@@ -58,6 +58,6 @@ def programs(bio: nn.Module, arguments: Arguments | None, folding: bool) -> Iter
 
 
 def _copied(bio: nn.Module) -> nn.Module:
-    model = clone(plain(bio), tensor=own_tensors()).eval()
+    model = separate(plain(bio)).eval()
     bake(model)
     return model

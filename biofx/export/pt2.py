@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from biofx.capture import Arguments
 from biofx.capture.isolation import generators_kept
-from biofx.copying import clone, own_tensors
+from biofx.copying import separate
 from biofx.export.attempt import Attempt, Impossible, doubled, one_line, without_logs
 from biofx.export.check import result_tensors
 from biofx.export.export_signature import tensor_call
@@ -92,7 +92,7 @@ def _gives_known_types(model: nn.Module, arguments: Arguments) -> bool:
     """Whether `torch.export` knows the types of what a model returns."""
     given = arguments.copies()
     with generators_kept(), torch.no_grad():
-        result = clone(model, tensor=own_tensors())(*given.args, **given.kwargs)
+        result = separate(model)(*given.args, **given.kwargs)
     known = (Tensor, bool, int, float, complex, str, type(None))
     return all(isinstance(leaf, known) for leaf in pytree.tree_leaves(result))
 

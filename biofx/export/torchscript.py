@@ -15,7 +15,7 @@ from torch.jit._trace import TracerWarning
 from biofx.capture import Arguments, capture
 from biofx.capture.isolation import generators_kept
 from biofx.capture.location import is_user_file
-from biofx.copying import clone, own_tensors
+from biofx.copying import separate
 from biofx.errors import ModelError
 from biofx.export.attempt import Attempt, Impossible, one_line
 from biofx.export.check import catches_failures
@@ -67,7 +67,7 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
 
 def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
     notes: list[str] = ["traced: it takes the tensors among the example inputs"]
-    twin = clone(model, tensor=own_tensors())
+    twin = separate(model)
     traced = tensor_call(twin, arguments)
     if traced.fixed:
         notes.append(f"traced: constants in it are {', '.join(traced.fixed)}")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from biofx.copying import clone, own_tensors
+from biofx.copying import separate
 from biofx.copying.nested import own, replaced
 from biofx.verify.comparison import difference
 
@@ -46,7 +46,7 @@ def first_difference(bench: Bench, path: tuple[str, ...]) -> str | None:
 
 def _outputs(bench: Bench, model: nn.Module, path: tuple[str, ...]) -> dict[Call, Any]:
     """What every call of every module returned, in the order in which the calls ended."""
-    twin = clone(model, tensor=own_tensors())
+    twin = separate(model)
     for mode in path[:-1]:
         bench.once(twin, mode)
     seen: dict[Call, Any] = {}

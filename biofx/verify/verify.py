@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from biofx.capture import Arguments, arguments_of, capture
 from biofx.capture.isolation import generator_state, generators_kept, restore_generators
-from biofx.copying import clone, own_tensors
+from biofx.copying import separate
 from biofx.copying.nested import own, replaced, tensors
 from biofx.errors import ModelError, VerificationError
 from biofx.modules.graph_module import graph_of, install, lost_hooks, recompile
@@ -206,7 +206,7 @@ class _Bench:
 
     def _trial(self, model: nn.Module, path: tuple[str, ...]) -> Trial:
         """Run a copy of a model in one mode after another; what the last run gave."""
-        copy = clone(model, tensor=own_tensors())
+        copy = separate(model)
         for mode in path:
             trial = self.once(copy, mode)
         return trial
@@ -309,7 +309,7 @@ class _Bench:
         except (ModelError, TypeError) as error:
             return f"not compared: {error}"
         expected = self._trial(self.bio, (mode,))
-        copy = clone(self.bio, tensor=own_tensors())
+        copy = separate(self.bio)
         recompile(copy)
         found = self.once(copy, mode)
         if expected.error is not None:
@@ -344,7 +344,7 @@ class _Bench:
             return False
         restore_generators(self.state)
         captured = capture(self.model, self.arguments.copies(), training=self.record.training)
-        copy = clone(self.model, tensor=own_tensors())
+        copy = separate(self.model)
         install(copy, captured)
         recompile(copy)
         found = self.once(copy, mode)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from biofx.capture import Arguments, capture
-from biofx.copying import clone, own_tensors
+from biofx.copying import separate
 from biofx.errors import ModelError
 from biofx.export.attempt import Impossible
 from biofx.export.check import Expected
@@ -123,7 +123,7 @@ def _runs(
 
     Code may ask a value for its width, and compute with that number: `x / x.shape[-1] ** 0.5`.
     """
-    twin = clone(model, tensor=own_tensors())
+    twin = separate(model)
     expected = Expected(twin, given)
     apply(bio, twin, found, kept)
     try:
