@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 import biofx
+from biofx.copying.rebind import Rebinder
 from biofx.errors import ModelError
 from biofx.modules.graph_module import recompile
 from biofx.verify.comparison import difference
@@ -1231,3 +1232,25 @@ def test_the_output_is_where_the_result_comes_from() -> None:
     assert found.wiring.outputs == ("",)
     assert found.synapses["last"].output
     assert not found.synapses["two.weight"].output
+
+
+class Copies:
+    """An object that says itself how it is copied."""
+
+    def __init__(self) -> None:
+        self.held = [1.0, [2.0]]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Copies":
+        fresh = Copies()
+        fresh.held = copy.deepcopy(self.held, memo)
+        return fresh
+
+
+def test_what_is_freed_while_copying_leaves_no_copy_to_another_object() -> None:
+    """An object that came to lie at its address would be taken for copied."""
+    memo: dict[int, Any] = {}
+    rebinder = Rebinder(memo, module=lambda m, _: m, tensor=lambda t: t, strict=True, apart=False)
+    original = Copies()
+    assert rebinder.copied(original, "state").held is not original.held
+    alive = {id(value): value for value in memo[id(memo)]}
+    assert set(memo) <= {id(memo), id(original), *alive}

@@ -165,7 +165,10 @@ class Rebinder:
         if hasattr(kind, "__deepcopy__"):
             attempt: ChainMap[int, Any] = ChainMap({}, self.memo)
             fresh = copy.deepcopy(value, attempt)  # type: ignore[arg-type]
+            # What it keeps alive stands under the id of the memo, which will be another object's.
+            alive = attempt.maps[0].pop(id(attempt), [])
             self.memo.update(attempt.maps[0])
+            self.memo.setdefault(id(self.memo), []).extend(alive)
             return fresh
         reduce = copyreg.dispatch_table.get(kind)
         reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
