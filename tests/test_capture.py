@@ -8,7 +8,9 @@ import functools
 import gc
 import pickle
 import random
+import sys
 import threading
+import tracemalloc
 import warnings
 import weakref
 from abc import ABC
@@ -1254,3 +1256,25 @@ def test_what_is_freed_while_copying_leaves_no_copy_to_another_object() -> None:
     assert rebinder.copied(original, "state").held is not original.held
     alive = {id(value): value for value in memo[id(memo)]}
     assert set(memo) <= {id(memo), id(original), *alive}
+
+
+def test_data_in_globals_are_no_burden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not the model's, but stand beside it in a script or a notebook."""
+    deep: list[Any] = []
+    inner = deep
+    for _ in range(10_000):
+        inner.append([])
+        inner = inner[0]
+    module = sys.modules[__name__]
+    monkeypatch.setattr(module, "DEEP", deep, raising=False)
+    monkeypatch.setattr(module, "LARGE", [[0.0] * 1000] * 2_000_000, raising=False)
+    model = nn.Sequential(Seeing(4, 4), nn.Linear(4, 2))
+    model[0].register_forward_hook(lambda *args: SEEN.append(args))
+    before = list(SEEN)
+    tracemalloc.start()
+    try:
+        biofx.transform(model, example_inputs=torch.ones(3, 4))
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert before == SEEN

@@ -18,6 +18,8 @@ _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _CONTAINERS = (list, deque, set, *_DICTS)
 _FUNCTIONS = frozenset({FunctionType, MethodType, functools.partial})
 _NOT_THE_USERS = frozenset({"torch", "builtins", "abc", "typing"})
+# Items in all containers: whoever holds more of them holds data, and looking at it would take long.
+_MOST = 100_000
 
 
 @contextlib.contextmanager
@@ -45,23 +47,29 @@ class _Saved:
         self._values: list[tuple[Any, dict[str, Any]]] = []
         self._containers: dict[int, tuple[Any, Any]] = {}
         self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._left = _MOST
+        waiting: list[Any] = []
         for owner in _owners(model):
             held = [(n, v) for n, v in list(vars(owner).items()) if not n.startswith("__")]
             self._values.append((owner, {n: v for n, v in held if isinstance(v, _SIMPLE)}))
-            for _, value in held:
-                self._save(value)
+            waiting += [value for _, value in held]
+        for value in waiting:  # which grows meanwhile
+            waiting += self._save(value)
 
-    def _save(self, value: Any) -> None:
+    def _save(self, value: Any) -> list[Any]:
+        """Keep what a value holds; the items of a container."""
         kind = type(value)
         if kind in _CONTAINERS:
-            if id(value) not in self._containers and value is not sys.modules:
-                held = dict(value) if kind in _DICTS else list(value)
-                self._containers[id(value)] = value, held
-                for item in held.values() if isinstance(held, dict) else held:
-                    self._save(item)
-        elif isinstance(value, nn.Module) and id(value) not in self._own:
+            if id(value) in self._containers or value is sys.modules or len(value) > self._left:
+                return []
+            self._left -= len(value)
+            held = dict(value) if kind in _DICTS else list(value)
+            self._containers[id(value)] = value, held
+            return list(held.values()) if isinstance(held, dict) else held
+        if isinstance(value, nn.Module) and id(value) not in self._own:
             plain = [b for b in value.buffers() if type(b) is Tensor and not b.is_meta]
             self._buffers += [(buffer, buffer.detach().clone()) for buffer in plain]
+        return []
 
     def put_back(self, *, containers: bool) -> None:
         for owner, values in self._values:

@@ -70,13 +70,19 @@ class SymbolicTracer(fx.Tracer):
         except (Exception, Untraceable) as error:
             self.opaque[""] = _reason(error)
             return self._nothing()
-        for name, module in self.model.named_modules():
+        for module in self.model.modules():
             for key, value in vars(module).items():
                 kind = type(value)
                 if kind is _Proxy or (kind in _HOLDERS and value):
-                    path = f"{name}.{key}" if name else key
-                    fx.node.map_aggregate(value, functools.partial(_note_kept, path))
+                    fx.node.map_aggregate(value, functools.partial(self._note_kept, module, key))
         return graph
+
+    def _note_kept(self, module: nn.Module, key: str, value: Any) -> Any:
+        """Say of a value that an attribute of the model holds it."""
+        if isinstance(value, fx.Proxy):
+            name = next(name for name, other in self.model.named_modules() if other is module)
+            value.node.meta[KEPT] = f"{name}.{key}" if name else key
+        return value
 
     def _nothing(self) -> fx.Graph:
         """The graph of a model that cannot be traced."""
@@ -185,13 +191,6 @@ class SymbolicTracer(fx.Tracer):
     def keys(self, obj: fx.Proxy) -> Any:
         """``**value``."""
         raise Untraceable("takes the keys of a value that only a run knows")
-
-
-def _note_kept(path: str, value: Any) -> Any:
-    """Say of a value that an attribute of the model holds it."""
-    if isinstance(value, fx.Proxy):
-        value.node.meta[KEPT] = path
-    return value
 
 
 def _cut_cycles(module: nn.Module, above: tuple[nn.Module, ...]) -> None:

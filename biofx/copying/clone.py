@@ -95,7 +95,7 @@ class _Clones:
         self.memo: dict[int, Any] = {}
         self._tensor = tensor
         self._rebinder = Rebinder(
-            self.memo, module=self.add_all, tensor=self.add_tensor, strict=strict, apart=apart
+            self.memo, module=self.add_all, tensor=self._found, strict=strict, apart=apart
         )
         self.shared = self._rebinder.shared
         self._waiting: list[nn.Module] = []  # copies that have no attributes yet
@@ -123,11 +123,15 @@ class _Clones:
             self.memo[id(module.__dict__[registry])] = fresh.__dict__[registry] = {}
         self._waiting.append(module)
 
-    def add_tensor(self, tensor: Tensor) -> Tensor:
-        """The copy of a tensor."""
+    def add_tensor(self, tensor: Tensor) -> None:
+        """Make the copy of a tensor."""
         if id(tensor) not in self.memo:
             self.memo[id(tensor)] = tensor if self._tensor is None else self._tensor(tensor)
-            self.memo.setdefault(id(self.memo), []).append(tensor)  # alive, for its id
+
+    def _found(self, tensor: Tensor) -> Tensor:
+        """The copy of a tensor that need not be the model's for long."""
+        self.add_tensor(tensor)
+        self.memo.setdefault(id(self.memo), []).append(tensor)  # alive, for its id
         copied: Tensor = self.memo[id(tensor)]
         return copied
 
