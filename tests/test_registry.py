@@ -729,6 +729,54 @@ def test_the_nearest_class_counts() -> None:
     assert axes_of(nn.LayerNorm(4)) == []
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "returned None; return a list with one Axes for each"),
+        (Axes("kernel", "linear", 1, 0), "an Axes without a list around it; return a list"),
+        ([3], r"returned 3; .*\[Axes\(\"weight\", \"linear\", post=0, pre=1\)\]"),
+        ("kernel", "returned 'k'"),
+        ([Axes("weight", "linear", 1, 0)], r"no parameter of that name; it has kernel \(6, 4\)"),
+        ([Axes(3, "linear", 1, 0)], "no parameter of that name"),  # type: ignore[arg-type]
+        ([Axes("kernel", "linear", 2, 0)], r"shape is \(6, 4\), so post is from 0 to 1"),
+        ([Axes("kernel", "linear", 0, -3)], "so pre is from 0 to 1"),
+        ([Axes("kernel", "linear", 1, 1)], "are the same axis"),
+        ([Axes("kernel", "linear", 1, -1)], "are the same axis"),
+        ([Axes("kernel", "linear", "1", 0)], "post must be the number of an axis"),  # type: ignore[arg-type]
+        ([Axes("kernel", "linear", 1, True)], "pre must be the number of an axis"),
+        ([Axes("kernel", "linear", 1, 0, units=1)], "units=1 must be a negative axis"),
+        ([Axes("kernel", "linear", 1, 0, groups=0)], "groups=0 must be a positive int"),
+        ([Axes("bias", "linear", 0, 1)], r"shape is \(4,\); a weight has an axis of output"),
+    ],
+    ids=repr,
+)
+def test_what_a_registered_function_returns(returned: Any, message: str) -> None:
+    class Biased(Kernel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(4))
+
+    @biofx.register(Biased)
+    def biased(module: Biased) -> Any:
+        return returned
+
+    with pytest.raises(biofx.ConfigError, match=message) as caught:
+        biofx.transform(nn.Sequential(nn.Linear(2, 6), Biased()))
+    assert "biased, which is registered for Biased, returned" in str(caught.value)
+
+
+def test_a_registered_function_may_find_nothing_or_generate() -> None:
+    returned: list[Axes] = []
+
+    @biofx.register(SpecialKernel)
+    def special(module: SpecialKernel) -> Iterator[Axes]:
+        yield from returned
+
+    assert axes_of(SpecialKernel()) == []
+    returned.append(Axes("kernel", "special", post=-1, pre=0))
+    assert axes_of(SpecialKernel()) == returned
+
+
 def test_every_registered_type_is_tested() -> None:
     """A new entry of the registry needs a case here."""
     known = {nn.modules.linear.NonDynamicallyQuantizableLinear, "transformers.pytorch_utils.Conv1D"}

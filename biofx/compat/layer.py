@@ -4,8 +4,9 @@ from torch import nn
 
 from biofx.config import BioConfig
 from biofx.errors import ModelError
-from biofx.synapses import Axes, BioLayer, axes_of, original_class, register
+from biofx.synapses import Axes, BioLayer, axes_of, original_class
 from biofx.synapses.classes import SAVED, mixins_of, private_names
+from biofx.synapses.registry import known
 from biofx.transform import transform
 
 
@@ -17,7 +18,7 @@ class Unknown(nn.Module):
         self.weight = weight
 
 
-@register(Unknown)
+@known(Unknown)
 def _unknown(module: Unknown) -> list[Axes]:
     return [Axes("weight", "unknown", post=0, pre=-1, whole="its type is not known")]
 

@@ -10,9 +10,11 @@ weight parameters, by the names that they have on the module:
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from biofx.errors import ConfigError
@@ -52,12 +54,20 @@ _REGISTRY: dict[type | str, Callable[[Any], Iterable[Axes]]] = {}
 def register(*types: type[nn.Module] | str) -> Callable[[M], M]:
     """Teach biofx a layer type (and its subclasses): the decorated function gives its `Axes`.
 
+    The function takes a module of that type and returns a list with one `Axes` for each of its
+    weight parameters, or an empty list. It is called whenever such a module is met.
+
+        @biofx.register(MyLinear)
+        def my_linear(module):  # module.kernel has the shape (inputs, outputs)
+            return [Axes("kernel", "linear", post=1, pre=0, units=-1)]
+
     Args:
         types: module classes, or qualified names such as ``"transformers.pytorch_utils.Conv1D"``
             for classes of packages that need not be installed.
 
     Raises:
-        ConfigError: none is given, or one is neither of these.
+        ConfigError: none is given, or one is neither of these. Later, where such a module is met:
+            the function returns something else, or `Axes` that its parameters do not have.
     """
     if not types:
         raise ConfigError("register needs the layer type: @biofx.register(MyLinear)")
@@ -70,8 +80,17 @@ def register(*types: type[nn.Module] | str) -> Callable[[M], M]:
             )
 
     def remember(function: M) -> M:
-        for cls in types:
-            _REGISTRY[cls] = function
+        known(*types)(partial(_valid, function))
+        return function
+
+    return remember
+
+
+def known(*types: type[nn.Module] | str) -> Callable[[M], M]:
+    """`register` for functions of biofx, whose result needs no validation."""
+
+    def remember(function: M) -> M:
+        _REGISTRY.update(dict.fromkeys(types, function))
         return function
 
     return remember
@@ -91,6 +110,66 @@ def axes_of(module: nn.Module) -> list[Axes]:
     return []
 
 
+def _valid(function: Callable[[Any], Iterable[Axes]], module: nn.Module) -> list[Axes]:
+    """What a registered function returns, which is user code.
+
+    Raises:
+        ConfigError: it is no list of `Axes`, or these do not fit the module.
+    """
+    found = function(module)
+    name = getattr(function, "__name__", repr(function))
+    what = f"{name}, which is registered for {type(module).__name__},"
+    given = list(found) if isinstance(found, Iterable) else [found]
+    if isinstance(found, Axes) or not all(isinstance(axes, Axes) for axes in given):
+        wrong = next((axes for axes in given if not isinstance(axes, Axes)), found)
+        shown = "an Axes without a list around it" if isinstance(found, Axes) else repr(wrong)
+        raise ConfigError(
+            f"{what} returned {shown}; return a list with one Axes for each weight parameter, "
+            'such as [Axes("weight", "linear", post=0, pre=1)], or an empty list'
+        )
+    for axes in given:
+        problem = _problem(module, axes)
+        if problem:
+            at = f"Axes({axes.parameter!r}, post={axes.post!r}, pre={axes.pre!r})"
+            raise ConfigError(f"{what} returned {at}: {problem}")
+    return given
+
+
+def _problem(module: nn.Module, axes: Axes) -> str:
+    """What is wrong with axes; empty if they may be those of a module's parameter."""
+    if not _has(module, axes.parameter):
+        own = module.named_parameters(recurse=False)
+        shapes = [f"{name} {tuple(p.shape)}" for name, p in own if not is_lazy(p)]
+        return f"the layer has no parameter of that name; it has {', '.join(shapes) or 'none'}"
+    for field in ("post", "pre"):
+        value = getattr(axes, field)
+        if not isinstance(value, int) or isinstance(value, bool):
+            return f"{field} must be the number of an axis, an int"
+    if not (axes.units is None or (isinstance(axes.units, int) and axes.units < 0)):
+        return f"units={axes.units!r} must be a negative axis of the output, such as -1, or None"
+    if not isinstance(axes.groups, int) or axes.groups < 1:
+        return f"groups={axes.groups!r} must be a positive int"
+    post, pre = axes.post, axes.pre
+    parameter = module._parameters.get(axes.parameter)
+    if parameter is not None and not is_lazy(parameter):
+        ndim, shape = parameter.ndim, tuple(parameter.shape)
+        if ndim < 2:
+            return f"its shape is {shape}; a weight has an axis of output and one of input units"
+        for field, axis in (("post", post), ("pre", pre)):
+            if not -ndim <= axis < ndim:
+                return f"its shape is {shape}, so {field} is from 0 to {ndim - 1}"
+        post, pre = post % ndim, pre % ndim
+    if post == pre:
+        return "post, over output units, and pre, over input units, are the same axis"
+    return ""
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    """Whether there is such an attribute, without reading it, which a capture would record."""
+    places: tuple[Any, ...] = (module._parameters, module._buffers, vars(module))
+    return any(name in names for names in (*places, *map(vars, type(module).__mro__)))
+
+
 def _trained(module: nn.Module, axes: Axes) -> Axes | None:
     name = axes.parameter
     if is_parametrized(module, name):
@@ -108,31 +187,31 @@ def _trained(module: nn.Module, axes: Axes) -> Axes | None:
     return None
 
 
-@register(nn.Linear)
+@known(nn.Linear)
 def _linear(module: nn.Linear) -> list[Axes]:
     return [Axes("weight", "linear", post=0, pre=1, units=-1)]
 
 
-@register(nn.modules.linear.NonDynamicallyQuantizableLinear)
+@known(nn.modules.linear.NonDynamicallyQuantizableLinear)
 def _attention_output(module: nn.Linear) -> list[Axes]:
     whole = "attention reads its weight without calling it"
     return [Axes("weight", "linear", post=0, pre=1, whole=whole)]
 
 
-@register(nn.Bilinear)
+@known(nn.Bilinear)
 def _bilinear(module: nn.Bilinear) -> list[Axes]:
     # (output, input 1, input 2): the first input is taken as the pre-synaptic one
     return [Axes("weight", "bilinear", post=0, pre=1, units=-1, whole="has two inputs")]
 
 
-@register(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+@known(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def _conv(module: Any) -> list[Axes]:
     spatial = len(module.kernel_size)
     kind = f"conv{spatial}d"
     return [Axes("weight", kind, post=0, pre=1, groups=module.groups, units=-spatial - 1)]
 
 
-@register(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+@known(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def _conv_transpose(module: Any) -> list[Axes]:
     spatial = len(module.kernel_size)
     kind = f"conv_transpose{spatial}d"
@@ -140,12 +219,12 @@ def _conv_transpose(module: Any) -> list[Axes]:
     return [Axes("weight", kind, post=1, pre=0, groups=module.groups, units=-spatial - 1)]
 
 
-@register(nn.Embedding, nn.EmbeddingBag)
+@known(nn.Embedding, nn.EmbeddingBag)
 def _embedding(module: Any) -> list[Axes]:
     return [Axes("weight", "embedding", post=1, pre=0, units=-1, whole="is a lookup, not a sum")]
 
 
-@register(nn.MultiheadAttention)
+@known(nn.MultiheadAttention)
 def _attention(module: nn.MultiheadAttention) -> list[Axes]:
     if module._qkv_same_embed_dim:
         names = ("q", "k", "v")
@@ -164,7 +243,7 @@ _GATES = {
 }
 
 
-@register(nn.RNNBase, nn.RNNCellBase)
+@known(nn.RNNBase, nn.RNNCellBase)
 def _recurrent(module: nn.Module) -> list[Axes]:
     gates = next((names for types, names in _GATES.items() if isinstance(module, types)), ())
     return [
@@ -174,6 +253,6 @@ def _recurrent(module: nn.Module) -> list[Axes]:
     ]
 
 
-@register("transformers.pytorch_utils.Conv1D")
+@known("transformers.pytorch_utils.Conv1D")
 def _transposed_linear(module: nn.Module) -> list[Axes]:
     return [Axes("weight", "linear", post=1, pre=0, units=-1)]
