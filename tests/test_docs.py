@@ -158,6 +158,19 @@ def test_links_and_pictures_exist(path: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_cell_of_a_table_is_cut_off_by_a_bar(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    bar = re.compile(r"(?<!\\)\|")
+    columns, wrong = 0, []
+    for line in text.splitlines():
+        found = len(bar.findall(line)) if line.startswith("|") else 0
+        if columns and found and found != columns:
+            wrong.append(line)
+        columns = (columns or found) if found else 0
+    assert wrong == []
+
+
 def test_readme_and_quickstart_have_something_to_run() -> None:
     for name in ("README.md", "docs/quickstart.md"):
         kinds = {block.language for block in blocks((ROOT / name).read_text(encoding="utf-8"))}

@@ -35,9 +35,10 @@ def measure(entry: Entry) -> Measured:
 
 
 def section(entry: Entry, found: Measured) -> str:
+    package, ours = (text.replace("|", r"\|") for text in (found.package, found.biofx))
     return (
         f"## {entry.title}\n\n{textwrap.fill(entry.what, 98)}\n\n| | measured |\n|---|---|\n"
-        f"| package | {found.package} |\n| biofx | {found.biofx} |\n\n"
+        f"| package | {package} |\n| biofx | {ours} |\n\n"
         f"Repeat: `tools/bench deviations --only {entry.name}`\n"
     )
 
