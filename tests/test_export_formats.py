@@ -571,3 +571,24 @@ def test_a_failure_that_the_code_catches_is_the_reason(suffix: str, tmp_path: Pa
     bio = biofx.transform(Tries(), example_inputs=x).eval()
     with pytest.raises(ExportError, match="its code catches that, which no file can do"):
         biofx.export(bio, tmp_path / f"m.{suffix}", example_inputs=x)
+
+
+class Branches(nn.Module):
+    def __init__(self, condition: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.fc, self.condition = nn.Linear(6, 8), condition
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) if self.condition(x) else -self.fc(x)  # the line that is named
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+@pytest.mark.parametrize(
+    "condition", [lambda x: x.sum() > 0, lambda x: x.sum().item() > 0, lambda x: int(x.sum()) > 1]
+)
+def test_a_branch_on_data_is_named(suffix: str, condition: Any, tmp_path: Path) -> None:
+    if suffix == "onnx":
+        pytest.importorskip("onnxscript")
+    bio = biofx.transform(Branches(condition))
+    with pytest.raises(ExportError, match=r"value of the data \(test_export_formats.py:\d+\): .*"):
+        biofx.export(bio, tmp_path / f"m.{suffix}", example_inputs=torch.randn(3, 6))

@@ -18,6 +18,10 @@ class Impossible(Exception):
     """This way does not work for this model; the message says why, in one line."""
 
 
+class DataDependent(Impossible):
+    """The model's code decides by a value that only a run knows."""
+
+
 class Refused(Impossible):
     """What was made does not run on the inputs."""
 

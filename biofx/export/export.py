@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from biofx.capture import Arguments, arguments_of
-from biofx.errors import ExportError
+from biofx.capture import Arguments, arguments_of, capture
+from biofx.errors import ExportError, ModelError
 from biofx.export import onnx, pt2, torchscript
-from biofx.export.attempt import Attempt, Impossible
+from biofx.export.attempt import Attempt, DataDependent, Impossible
 from biofx.export.check import Expected, catches_failures
 from biofx.export.files import destination, write
 from biofx.export.folding import FoldReport
@@ -149,6 +149,7 @@ def _make(
     """The file of the first way that works; one that gives the same bits is preferred."""
     problems: dict[str, str] = {}  # what was said: the first way that said it
     close: _Made | None = None
+    on_data = False
     writer = FORMATS[format]
     for program, attempt in (
         (one, attempt)
@@ -163,6 +164,7 @@ def _make(
             found = expected.compare(attempt, data, folded=program.folded)
         except Impossible as error:
             problems.setdefault(str(error), attempt.how)
+            on_data = on_data or isinstance(error, DataDependent)
             continue
         made = _Made(program, attempt, data, found.difference, found.reason)
         if program.folded or attempt.loose or not found.difference:
@@ -174,4 +176,20 @@ def _make(
     advice = writer.ADVICE_NO_INPUTS if arguments is None else writer.ADVICE
     if arguments is not None and catches_failures(model, arguments):
         advice = "An operation of it fails and its code catches that, which no file can do"
+    elif arguments is not None and on_data:
+        advice = _advice_on_data(model, arguments)
     raise ExportError(f"{writer.NAME} cannot express the model. {said}. {advice}")
+
+
+def _advice_on_data(model: nn.Module, arguments: Arguments) -> str:
+    """What to do about code that decides by data, with its lines."""
+    try:
+        assumed = capture(model, arguments, training=False).assumptions
+    except ModelError:
+        assumed = ()
+    lines = ", ".join(dict.fromkeys(a.where for a in assumed if a.kind == "data" and a.where))
+    return (
+        f"Its code decides by a value of the data{lines and f' ({lines})'}: compute both ways and "
+        "choose with torch.where, or write TorchScript (.pt, with example inputs: --input), which "
+        "keeps the branch or takes the one that they take"
+    )

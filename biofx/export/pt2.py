@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental.symbolic_shapes import is_concrete_int
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, is_concrete_int
 from torch.utils import _pytree as pytree
 
 from biofx.capture import Arguments
 from biofx.capture.isolation import generators_kept
 from biofx.copying import separate
-from biofx.export.attempt import Attempt, Impossible, doubled, one_line, without_logs
+from biofx.export.attempt import Attempt, DataDependent, Impossible, doubled, one_line, without_logs
 from biofx.export.check import result_tensors
 from biofx.export.export_signature import tensor_call
 
@@ -27,6 +28,8 @@ NAME, TAKES_NO_INPUTS = "torch.export", False
 ADVICE = ADVICE_NO_INPUTS = (
     "Control flow on values that only a run knows is the usual reason; torch.cond expresses it"
 )
+
+_ON_DATA = (GuardOnDataDependentSymNode, DataDependentOutputException)
 
 
 def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]:
@@ -145,6 +148,8 @@ def _export(module: nn.Module, given: Arguments, fixed: Container[str] | None) -
             program = torch.export.export(
                 module, given.args, dict(given.kwargs), strict=False, dynamic_shapes=shapes
             )
+    except _ON_DATA as error:
+        raise DataDependent(one_line(error)) from error
     except Exception as error:
         raise Impossible(one_line(error)) from error
     sys.stderr.write(said.getvalue())
