@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -511,6 +512,35 @@ def test_weights_that_would_run_code(capsys: Captured) -> None:
     torch.save(nn.Linear(2, 2), "weights.pt")
     line = fails(capsys, 1, "export", "model.py", "-o", "x.pt", "--weights", "weights.pt")
     assert "holds more than tensors" in line
+
+
+@pytest.mark.parametrize("program", ["TorchScript", "torch.export"])
+def test_weights_that_are_a_program(capsys: Captured, program: str) -> None:
+    layer = nn.Linear(2, 2)
+    if program == "TorchScript":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.jit.save(torch.jit.script(layer), "weights.pt")
+    else:
+        torch.export.save(torch.export.export(layer, (torch.ones(1, 2),)), "weights.pt2")
+        Path("weights.pt2").rename("weights.pt")
+    line = fails(capsys, 1, "export", "model.py", "-o", "x.pt", "--weights", "weights.pt")
+    assert f"weights.pt is a program of {program}, not a state dict" in line
+    assert line.endswith("torch.save its state_dict()")
+
+
+def test_the_entry_of_a_checkpoint_that_was_taken_is_said(capsys: Captured) -> None:
+    model = load_model("model.py")
+    arguments = ["export", "model.py", "--weights", "w.pt", "-o", "x.pt"]
+    torch.save({"epoch": 3, "model_state_dict": model.state_dict()}, "w.pt")
+    assert main(arguments) == 0
+    assert "export: took the entry 'model_state_dict' of w.pt\n" in capsys.readouterr().err
+    torch.save(model.state_dict(), "w.pt")
+    assert main(arguments) == 0
+    assert "entry" not in capsys.readouterr().err
+    Path("x.pt").unlink()
+    torch.save({"model": model.state_dict(), "state_dict": model.state_dict()}, "w.pt")
+    assert "w.pt holds several state dicts (state_dict, model)" in fails(capsys, 1, *arguments)
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b"", b"epoch,loss\n1,2\n"])

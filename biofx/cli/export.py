@@ -10,6 +10,7 @@ from biofx.cli.progress import steps
 def export(arguments: argparse.Namespace) -> int:
     """Transform a model and write it for inference; returns the exit status."""
     check_output(arguments, regular=True)
+    entry = None
     with steps() as step:
         step("loading torch")
         from biofx.cli.common import prepare
@@ -19,7 +20,7 @@ def export(arguments: argparse.Namespace) -> int:
             step(f"loading {arguments.weights}")
             from biofx.cli.weights import load_weights
 
-            load_weights(bio, arguments.weights)
+            entry = load_weights(bio, arguments.weights)
         step(f"writing {arguments.output}")
         from biofx.export import export as write
 
@@ -30,6 +31,8 @@ def export(arguments: argparse.Namespace) -> int:
             example_inputs=inputs,
             fold=arguments.fold,
         )
+    if entry is not None:
+        sys.stderr.write(f"biofx export: took the entry {entry!r} of {arguments.weights}\n")
     size = f"{done.path.stat().st_size:,} bytes"
     sys.stdout.write(f"wrote {done.path} ({done.format}, {done.how}, {size})\n")
     if done.difference is not None:

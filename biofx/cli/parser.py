@@ -120,7 +120,8 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="state dict to load first: .safetensors, or what torch.save wrote",
+        help="state dict to load first: .safetensors, or what torch.save wrote; of a checkpoint, "
+        "its one entry state_dict, model_state_dict or model",
     )
     parser.add_argument(
         "--format",

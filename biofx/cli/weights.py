@@ -1,6 +1,8 @@
 """`--weights`: state dicts from files, without running code in them."""
 
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,16 +12,20 @@ from biofx.cli.errors import CommandError, one_line
 from biofx.cli.paths import checked_path
 
 _NESTED = ("state_dict", "model_state_dict", "model")
+_PROGRAMS = {"constants.pkl": "TorchScript", "archive_format": "torch.export"}
 _PREFIXES = ("module.", "_orig_mod.")
 
 
-def load_weights(model: nn.Module, path: str) -> None:
+def load_weights(model: nn.Module, path: str) -> str | None:
     """Load a state dict into a model; all keys and shapes must fit.
 
+    Returns:
+        The name of the entry of a checkpoint that was taken; None if the file is a state dict.
+
     Raises:
-        CommandError: the file cannot be read, or does not fit the model.
+        CommandError: the file cannot be read, holds several state dicts, or does not fit the model.
     """
-    state = _plain(_read(path), path)
+    state, entry = _plain(_read(path), path)
     for prefix in _PREFIXES:  # of DistributedDataParallel and torch.compile
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -39,6 +45,7 @@ def load_weights(model: nn.Module, path: str) -> None:
         ]
         text = "; it ".join(filter(None, problems))
         raise CommandError(f"{path} does not fit the model: it {text}")
+    return entry
 
 
 def _read(path: str) -> Any:
@@ -57,6 +64,12 @@ def _read(path: str) -> Any:
             return load_file(file)
         except Exception as error:
             raise CommandError(f"cannot read the weights {path}: {one_line(error)}") from error
+    program = _program(file)
+    if program:
+        raise CommandError(
+            f"{path} is a program of {program}, not a state dict; load it in Python, and "
+            "torch.save its state_dict()"
+        )
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -71,15 +84,32 @@ def _read(path: str) -> Any:
         raise CommandError(f"cannot read the weights {path}: {why}") from error
 
 
-def _plain(state: Any, path: str) -> dict[str, Tensor]:
-    """The state dict itself, where a checkpoint holds one beside other things."""
-    for key in _NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
+def _program(file: Path) -> str:
+    """What wrote a file that holds a whole program; empty if it holds none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = {Path(name).name for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return ""
+    return next((writer for name, writer in _PROGRAMS.items() if name in names), "")
+
+
+def _plain(state: Any, path: str) -> tuple[dict[str, Tensor], str | None]:
+    """The state dict itself, and its name where a checkpoint holds it beside other things."""
+    entry = None
+    if isinstance(state, Mapping):
+        found = [key for key in _NESTED if isinstance(state.get(key), Mapping)]
+        if len(found) > 1:
+            raise CommandError(
+                f"{path} holds several state dicts ({', '.join(found)}); torch.save the one that "
+                "you mean alone"
+            )
+        if found:
+            entry = found[0]
+            state = state[entry]
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise CommandError(f"{path} holds a {type(state).__name__}, not a state dict")
-    return dict(state)
+    return dict(state), entry
 
 
 def _check_values(state: Mapping[str, Any], model: nn.Module, path: str) -> None:
