@@ -160,7 +160,7 @@ def test_json_is_the_diff(capsys: Captured, folder: Path) -> None:
     assert main([*arguments, "-o", "diff.json"]) == 0
     assert json.loads((folder / "diff.json").read_text(encoding="utf-8")) == found
     assert "Γ" in (folder / "diff.json").read_text(encoding="utf-8")
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out.startswith("wrote diff.json (json, ")
     config = biofx.BioConfig(weight_splitting_Gamma=2)
     bio = biofx.transform(load_model("model.py"), config, example_inputs=torch.zeros(4, 10))
     assert found == json.loads(json.dumps(biofx.diff(bio).to_dict()))
@@ -179,7 +179,29 @@ def test_output_file(folder: Path, capsys: Captured) -> None:
     assert main(["inspect", "model.py", "-o", os.devnull]) == 0
     assert not Path(os.devnull).is_file()
     assert {path.name for path in folder.iterdir()} == {"model.py", "diff.txt", "link.txt"}
-    assert capsys.readouterr().out == ""
+    size = f"{target.stat().st_size:,}"
+    assert capsys.readouterr().out == f"wrote link.txt (text, {size} bytes)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [("d.html", "<!doctype html>"), ("d.JSON", "{"), ("d.dot", "digraph"), ("d.txt", "Net\n")],
+)
+def test_the_suffix_tells_the_format(capsys: Captured, name: str, begin: str) -> None:
+    assert main(["inspect", "model.py", "-o", name]) == 0
+    assert Path(name).read_text(encoding="utf-8").startswith(begin)
+    assert capsys.readouterr().out.startswith(f"wrote {name} (")
+    if not name.endswith("txt"):
+        line = fails(capsys, 1, "inspect", "model.py", "-o", name, "--format", "text")
+        assert f"the suffix of {name!r} means --format" in line
+
+
+@pytest.mark.parametrize("name", ["diff.pdf", "diff", "diff.md"])
+def test_a_name_that_tells_no_format(capsys: Captured, name: str) -> None:
+    line = fails(capsys, 1, "inspect", "model.py", "-o", name)
+    assert f"the name {name!r} does not tell the format; end it in .html (html), .json" in line
+    assert main(["inspect", "model.py", "-o", name, "--format", "html"]) == 0
+    assert Path(name).read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_settings_of_every_kind(capsys: Captured, folder: Path) -> None:

@@ -134,6 +134,15 @@ def test_what_is_no_history_is_refused_in_one_line(
     assert not (tmp_path / "run.html").exists()
 
 
+@pytest.mark.parametrize("name", ["run.pdf", "run", "run.svg"])
+def test_a_page_is_html(
+    name: str, history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(history), "-o", str(tmp_path / name)]) == 1
+    assert f"{name}: the page is HTML; end its name in .html" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_files_that_cannot_be_read_or_written_are_named(history: Path, tmp_path: Path) -> None:
     with pytest.raises(biofx.ReportError, match=r"cannot read .*none\.json"):
         read(tmp_path / "none.json")

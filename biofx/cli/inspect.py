@@ -4,14 +4,17 @@ import argparse
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 
 from biofx.cli.errors import UsageError
-from biofx.cli.output import check_output, write_text
+from biofx.cli.output import check_output, format_of, write_text
 from biofx.cli.progress import steps
 from biofx.errors import VerificationError
+
+SUFFIXES = {".html": "html", ".json": "json", ".dot": "dot", ".txt": "text"}
 
 
 class _Console(Console):
@@ -22,6 +25,10 @@ class _Console(Console):
 def inspect(arguments: argparse.Namespace) -> int:
     """Transform a model and show the difference; returns the exit status."""
     check_output(arguments)
+    form: str = arguments.format or "rich"
+    if arguments.output is not None:
+        chosen = "text" if arguments.format == "rich" else arguments.format
+        form = format_of(arguments.output, SUFFIXES, chosen) or "text"
     with steps() as step:
         step("loading torch")
         from biofx.cli.common import prepare
@@ -49,19 +56,19 @@ def inspect(arguments: argparse.Namespace) -> int:
             ask="--input SHAPES or --input FILE.pt",
         )
         text = None
-        if arguments.format == "json":
+        if form == "json":
             letters = arguments.output is not None or _is_unicode(sys.stdout)
             text = _escaped(json.dumps(found.to_dict(), indent=2, ensure_ascii=not letters))
-        elif arguments.format == "html":
+        elif form == "html":
             text = found.to_html()
-        elif arguments.format == "dot":
+        elif form == "dot":
             text = found.to_dot()
-        elif arguments.format == "text" or arguments.output is not None:
+        elif form == "text":
             text = found.render(arguments.width) if arguments.width else str(found)
     if text is None:
         _Console(width=arguments.width).print(found)
     else:
-        _write(arguments.output, text.rstrip("\n") + "\n")
+        _write(arguments.output, text.rstrip("\n") + "\n", form)
     if failure is not None:
         raise failure
     return 0
@@ -74,11 +81,13 @@ def _escaped(text: str) -> str:
     )
 
 
-def _write(path: str | None, text: str) -> None:
-    if path is not None:
-        write_text(path, text)
-    else:
+def _write(path: str | None, text: str, form: str) -> None:
+    if path is None:
         sys.stdout.write(text)
+        return
+    write_text(path, text)
+    if Path(path).is_file():  # a device may be stdout itself
+        sys.stdout.write(f"wrote {path} ({form}, {len(text.encode()):,} bytes)\n")
 
 
 def _is_unicode(stream: TextIO) -> bool:

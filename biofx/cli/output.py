@@ -3,7 +3,7 @@
 import argparse
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from biofx.cli.errors import CommandError
@@ -58,6 +58,33 @@ def _sources(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     for option in ("config", "weights"):
         if getattr(arguments, option, None):
             yield option, Path(getattr(arguments, option))
+
+
+def format_of(path: str, formats: Mapping[str, str], chosen: str | None) -> str | None:
+    """The format that a file is to have: the one chosen, else what its suffix tells.
+
+    Args:
+        path: of the file.
+        formats: {suffix: format}.
+        chosen: with ``--format``, or None.
+
+    Returns:
+        The format; None of a device or a pipe, whose name tells nothing, if none is chosen.
+
+    Raises:
+        CommandError: the suffix tells none, or another than the one chosen.
+    """
+    target = Path(path)
+    told = formats.get(target.suffix.lower())
+    if told is None and chosen is None and (target.is_file() or not target.exists()):
+        known = ", ".join(f"{suffix} ({name})" for suffix, name in formats.items())
+        raise CommandError(
+            f"the name {target.name!r} does not tell the format; end it in {known}, or give "
+            "--format"
+        )
+    if chosen is not None and told not in (None, chosen):
+        raise CommandError(f"the suffix of {target.name!r} means --format {told}, not {chosen}")
+    return chosen or told
 
 
 def write_text(path: str, text: str) -> None:

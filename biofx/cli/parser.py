@@ -27,7 +27,7 @@ _INSPECT = f"""\
 examples:
   biofx inspect model.py
   biofx inspect model.py:Net --gamma 2 --nu 0.2 --input 1,3,224,224 --verify
-  biofx inspect bert.py:make --input 2,128:int64 --format html -o diff.html
+  biofx inspect bert.py:make --input 2,128:int64 -o diff.html
   biofx inspect net.py --input batch.pt --format dot | dot -Tsvg > net.svg
 """
 _EXPORT = f"""\
@@ -91,9 +91,9 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument(
         "--format",
         choices=("rich", "text", "json", "html", "dot"),
-        default="rich",
         help="rich: colours on a terminal; text: none anywhere; json: everything; html: one page; "
-        "dot: for Graphviz (default: rich)",
+        "dot: for Graphviz (default: rich; with -o, what the suffix of FILE tells: .txt, .json, "
+        ".html or .dot)",
     )
     parser.add_argument("--full", action="store_true", help="show every node, fold nothing")
     parser.add_argument(

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from pathlib import Path
 
+from biofx.cli.errors import CommandError
 from biofx.cli.output import check_output, write_text
 from biofx.report.file import read
 from biofx.report.page import page
@@ -16,6 +18,9 @@ def report(arguments: argparse.Namespace) -> int:
         ReportError: the history cannot be read.
     """
     check_output(arguments)
+    target = Path(arguments.output)
+    if target.suffix.lower() != ".html" and (target.is_file() or not target.exists()):
+        raise CommandError(f"cannot write {target}: the page is HTML; end its name in .html")
     content = read(arguments.history)
     text = page(content)
     write_text(arguments.output, text)
