@@ -11,6 +11,7 @@ changes that:
                                     of theirs are not ours
 """
 
+import importlib
 import importlib.util
 import linecache
 import os
@@ -25,6 +26,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import biofx
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -169,6 +172,21 @@ def test_no_cell_of_a_table_is_cut_off_by_a_bar(path: Path) -> None:
             wrong.append(line)
         columns = (columns or found) if found else 0
     assert wrong == []
+
+
+def test_the_reference_has_every_public_name() -> None:
+    pages = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md")
+    )
+    named = set(re.findall(r"^\.\. (?:auto|py:)\w+:: (biofx\S+)$", pages, re.MULTILINE))
+    assert {f"biofx.{name}" for name in biofx.__all__} - named == set()
+    shown = {"synapses.Axes", "synapses.Population", "export.Exported", "verify.Verification"}
+    assert {f"biofx.{name}" for name in shown} - named == set()
+    for name in named:
+        home, _, attribute = name.rpartition(".")
+        if home.startswith("biofx.integrations"):
+            continue  # they need packages that may not be installed
+        assert hasattr(importlib.import_module(home), attribute), name
 
 
 def test_readme_and_quickstart_have_something_to_run() -> None:
