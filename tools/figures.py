@@ -75,7 +75,7 @@ def fuzzy() -> Any:
         axis.hist(
             factors.flatten().tolist(), 60, range=(0.4, 2.1), density=True, color=BLUE, alpha=0.8
         )
-        axis.axvline(1, color=GREY, lw=0.8)
+        axis.axvline(1, color=GREY, lw=1.2, ls=":")
         axis.set_title(f"{name}, mean {float(factors.mean()):.3f}")
         axis.set_yticks([])
     for axis in axes[1]:
@@ -140,12 +140,22 @@ def rejuvenate() -> Any:
 
 
 def dale() -> Any:
-    figure, axes = plt.subplots(1, 2, figsize=(6, 3))
-    weight = torch.randn(24, 24) * 0.2
-    _, after = stepped(DalesPrinciple(), weight, torch.zeros_like(weight))
-    for axis, values, name in zip(axes, (weight, after), ("before", "after"), strict=True):
-        axis.imshow(values.numpy(), cmap="PuOr", vmin=-0.5, vmax=0.5)
-        axis.set(title=name, xlabel="input unit", ylabel="output unit", xticks=[], yticks=[])
+    figure, axes = plt.subplots(1, 3, figsize=(7, 2.8))
+    panels = {"before": None, "mirrored pairs (default)": "mirrored", '"signs"': "signs"}
+    x = torch.randn(4, 24)
+    for axis, (name, initialisation) in zip(axes, panels.items(), strict=True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24))
+        nn.init.normal_(net[2].weight, std=0.2)
+        if initialisation is not None:
+            config = biofx.BioConfig(dale_initialisation=initialisation)
+            net = biofx.transform(net, config, example_inputs=x)
+            optimizer = torch.optim.SGD(net.parameters())
+            GradScheduler(net, optimizer, rules=[DalesPrinciple()], compile=False)
+        values = net.get_parameter("2.weight").detach().numpy()
+        axis.imshow(values, cmap="PuOr", vmin=-0.5, vmax=0.5)
+        axis.set(title=name, xlabel="input unit", xticks=[], yticks=[])
+    axes[0].set(ylabel="output unit")
     return figure
 
 
