@@ -99,6 +99,7 @@ def test_it_looks_after_the_first_step_and_every_so_many(tmp_path: Path) -> None
     assert repr(recorder) == (
         "<Recorder of Sequential: 4 samples so far, one every 5 steps; .save(path) keeps them>"
     )
+    assert ", one each step; " in repr(biofx.Recorder(start()[2], every=1))
 
 
 def test_between_samples_it_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

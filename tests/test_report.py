@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def test_a_damaged_part_is_taken_out_and_named(
     damaged = tmp_path / "run.json"
     damaged.write_text(json.dumps(content), encoding="utf-8")
     assert main(["report", str(damaged), "-o", str(tmp_path / "run.html")]) == 0
-    assert "parts of 2 of 3 layers are missing" in capsys.readouterr().err
+    assert "parts of 2 of 3 weights are missing" in capsys.readouterr().err
 
 
 def test_numbers_that_json_does_not_know_are_damage(history: Path, tmp_path: Path) -> None:
@@ -305,6 +306,41 @@ def test_numbers_are_short_and_axes_have_several(
     assert "≈ 0" in shown(window)
     assert "e−" not in shown(window)
     assert {"−0.4", "−0.2", "0", "0.2", "0.4"} <= set(window.run(WEIGHT_TICKS))
+
+
+def function(file: str, name: str) -> str:
+    """The code of one of the page's functions."""
+    code = resources.files("biofx.report.page").joinpath(file).read_text(encoding="utf-8")
+    found = re.search(rf"^function {name}\(.*?^}}$", code, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found[0] + "\n"
+
+
+@needs_browser
+def test_scales_have_two_numbers_and_rows_different_names(
+    window: browser.Browser, history: Path, tmp_path: Path
+) -> None:
+    content = read(history)
+    show(window, tmp_path, page({**content, "every": 1, "steps": [1, 2, 3, 4]}))
+    assert "one each step" in shown(window)
+    show(window, tmp_path, page(content))
+    scales = [[-0.45, 0.45, 2], [-0.9, 0.9, 1], [0.1, 7.3, 2], [0, 1e-9, 2], [0, 100, 5]]
+    script = function("charts.js", "ticks") + "return arguments[0].map(a => ticks(...a))"
+    for ticks in window.run(script, scales):
+        assert 2 <= len(ticks) <= 9, ticks
+    assert ticks == [0, 20, 40, 60, 80, 100]
+    part = "attention.self.query_projection"
+    names = [*(f"encoder.layers.{i}.{part}" for i in range(3)), "head", "x" * 30, "x" * 31]
+    script = function("lives.js", "shorten") + "return shorten(arguments[0], 20)"
+    short = window.run(script, names)
+    assert short == [
+        *(f"…{i}…query_projection" for i in range(3)),
+        "head",
+        f"5 …{'x' * 17}",
+        f"6 …{'x' * 17}",
+    ]
+    assert "3 weights" in shown(window)
+    assert "layers" not in window.run("return document.querySelector('#run').textContent")
 
 
 @needs_browser

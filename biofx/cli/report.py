@@ -28,13 +28,13 @@ def report(arguments: argparse.Namespace) -> int:
     if damaged:
         sys.stderr.write(
             f"biofx report: warning: {arguments.history} is damaged: parts of {len(damaged)} of "
-            f"{len(content['layers'])} layers are missing; the page says which\n"
+            f"{len(content['layers'])} weights are missing; the page says which\n"
         )
     ends = [layer["after"]["step"] for layer in content["layers"] if layer["after"]]
     taken = max([0, *content["steps"][-1:], *ends])
     steps = f"{taken:,} step{'s' * (taken != 1)}" if content["steps"] else "no step yet"
     sys.stdout.write(
-        f"wrote {arguments.output} ({len(text) / 1e6:.1f} MB): {len(content['layers'])} layers, "
+        f"wrote {arguments.output} ({len(text) / 1e6:.1f} MB): {len(content['layers'])} weights, "
         f"{steps}\n"
     )
     return 0

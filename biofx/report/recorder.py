@@ -76,10 +76,10 @@ class Recorder(Observer):
         self._watching = True
 
     def __repr__(self) -> str:
+        often = "each step" if self.every == 1 else f"every {self.every:,} steps"
         model, seen = ascii(self.history.facts["model"])[1:-1], len(self.history.steps)
         return (
-            f"<Recorder of {model}: {seen:,} samples so far, one every {self.every:,} steps; "
-            ".save(path) keeps them>"
+            f"<Recorder of {model}: {seen:,} samples so far, one {often}; .save(path) keeps them>"
         )
 
     @torch.no_grad()

@@ -60,7 +60,9 @@ function axis(width, left) {
 function ticks(low, high, most = 6) {
   const power = 10 ** Math.floor(Math.log10((high - low) / most));
   const count = step => Math.floor(high / step + 1e-9) - Math.ceil(low / step - 1e-9) + 1;
-  const step = [1, 2, 5, 10].map(m => m * power).find(s => count(s) <= most + 1) || power * 20;
+  const wide = [1, 2, 5, 10].map(m => m * power).find(s => count(s) <= most + 1) || power * 20;
+  // One number is no scale.
+  const step = [20, 10, 5, 2, 1, .5, .2, .1].map(m => m * power).find(s => s <= wide && count(s) >= 2) || wide;
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); i++) found.push(Number((i * step).toPrecision(12)));
   return found;

@@ -94,7 +94,7 @@ function updates(layer) {
 
 function lives(layer) {
   const title = 'Single synapses, from birth to death';
-  const note = 'The line is the weight of one synapse; it is as thick as the synapse is plastic, and a hair where it has stabilised. ○ a synapse is born, ✕ it dies and a new one takes its place. Left: unit ← input, and its weight now.';
+  const note = 'The line is the weight of one synapse; it is as thick as the synapse is plastic, and a hair where it has stabilised. ○ a synapse is born, ✕ it dies and a new one takes its place, in the other colour. Left: unit ← input, and its weight now.';
   if (!layer.synapses.length) return card(title, note, null, gap(layer, 'synapses', 'No synapse was followed.'));
   const lanes = layer.synapses.map((synapse, i) => lane(layer, synapse, i === layer.synapses.length - 1));
   return card(title, note, null, ...lanes);
@@ -138,7 +138,7 @@ function lane(layer, synapse, last) {
       svg.append(shape('text', { class: 'life-name', x: 0, y: tall / 2 - 3 }, `${row} ← ${column}`),
         shape('text', { class: 'life-at', x: 0, y: tall / 2 + 12 }, number(lastOf(synapse.weight))));
     },
-    marks: s => (at(synapse.weight, s) === null ? [] : [[y(synapse.weight[s]), 'blue']]),
+    marks: s => (at(synapse.weight, s) === null ? [] : [[y(synapse.weight[s]), 'ink']]),
     tell(s) {
       const deaths = synapse.replaced.filter(step => step <= history.steps[s]).length;
       return `unit ${row} ← input ${column}\nweight ${number(at(synapse.weight, s))}, factor ${factor(at(synapse.factor, s))}` + (deaths ? `\nreplaced ${deaths === 1 ? 'once' : `${deaths} times`}` : '');
@@ -153,7 +153,7 @@ function groupPanels(node) {
   const layers = node.layers, total = layers.reduce((sum, layer) => sum + layer.size, 0), sample = history.steps.length - 1;
   const cut = node.name.lastIndexOf('.');
   const parts = [head(node.name ? (cut < 0 ? history.model : node.name.slice(0, cut)) : 'the whole model', node.name ? node.label : history.model, node.kind,
-    [chip(plural(layers.length, 'layer')), chip(`${compact(total)} synapses`), ...[...new Set(layers.flatMap(layer => layer.rules || []))].map(rule => chip(rule, true))])];
+    [chip(plural(layers.length, 'weight')), chip(`${compact(total)} synapses`), ...[...new Set(layers.flatMap(layer => layer.rules || []))].map(rule => chip(rule, true))])];
   if (!layers.length) return [...parts, element('p', { class: 'empty' }, 'No layer in this module carries plasticity.')];
   if (layers.length > 1) parts.push(strips(layers));
   const columns = SERIES.filter(([key]) => layers.some(layer => layer.numbers[key]));
@@ -176,12 +176,26 @@ function jump(layer) {
   focusRow(node.name);
 }
 
-// The end of a long name, which tells layers apart.
-const shorten = (text, most) => (text.length > most ? `…${text.slice(1 - most)}` : text);
+// Names of at most so many characters, all different: of a long one its end; where ends are equal, the
+// parts in which those names differ and the last one; and where that does not do, its number.
+function shorten(names, most) {
+  const end = (text, room) => (text.length > room ? `…${text.slice(1 - room)}` : text);
+  const ends = names.map(name => end(name, most));
+  const parted = names.map((name, i) => {
+    const alike = names.filter((_, k) => ends[k] === ends[i]).map(other => other.split('.'));
+    if (alike.length === 1) return ends[i];
+    const parts = name.split('.');
+    const kept = parts.map((part, place) => place === parts.length - 1 || alike.some(other => other[place] !== part));
+    return parts.reduce((text, part, place) => (kept[place] ? `${text}${place && kept[place - 1] ? '.' : ''}${part}` : text.endsWith('…') ? text : `${text}…`), '');
+  });
+  return parted.map((text, i) => (text.length > most || parted.indexOf(text) !== parted.lastIndexOf(text)
+    ? `${i + 1} ${end(names[i], most - 1 - String(i + 1).length)}` : text));
+}
 
 // Every layer one line, every sample one cell: the median factor.
 function strips(layers) {
   const tall = Math.max(3, Math.min(20, Math.floor(420 / layers.length))), height = tall * layers.length;
+  const names = shorten(layers.map(layer => visible(layer.label)), 20);
   const top = Math.max(1, ...layers.map(layer => Math.max(...(layer.numbers.factor_q50 || []).map(value => value ?? 0), 0)));
   const chart = timeChart({
     height, labelled: true, left: tall >= 12 ? 150 : 44, label: 'Median factor of each layer over the steps',
@@ -196,7 +210,7 @@ function strips(layers) {
         context.fillStyle = `rgb(${colours[c]},${colours[c + 1]},${colours[c + 2]})`;
         context.fillRect(left, Math.round(i * tall * ratio), Math.max(1, Math.round(scale.edges[s + 1] * ratio) - left), Math.max(1, Math.round((i + 1) * tall * ratio) - Math.round(i * tall * ratio) - (tall > 6 ? ratio : 0)));
       }));
-      if (tall >= 12) layers.forEach((layer, i) => svg.append(shape('text', { class: 'mono', x: scale.left - 10, y: (i + .5) * tall + 4, 'text-anchor': 'end' }, shorten(visible(layer.label), 20))));
+      if (tall >= 12) layers.forEach((layer, i) => svg.append(shape('text', { class: 'mono', x: scale.left - 10, y: (i + .5) * tall + 4, 'text-anchor': 'end' }, names[i])));
     },
     tell: s => layers.slice(0, 12).map(layer => `${visible(layer.label)}: ${factor(at(layer.numbers.factor_q50, s))}`).join('\n') + (layers.length > 12 ? `\n… ${layers.length - 12} more` : ''),
   });

@@ -34,10 +34,11 @@ $('linear').addEventListener('click', () => setLog(false));
 // How samples lie: a long run's are thinned.
 function every(steps) {
   if (!history.every) return '';
+  const steady = history.every === 1 ? 'each step' : `every ${count(history.every)} steps`;
   const thinned = steps.length < Math.floor(steps[steps.length - 1] / history.every);
   // A run that was resumed may have been looked at more or less often before.
   if (!thinned && steps.slice(2).some((step, place) => step - steps[place + 1] !== history.every)) return '';
-  return thinned ? `, evenly in the logarithm of the step (taken every ${plural(history.every, 'step')}, then thinned)` : `, one every ${plural(history.every, 'step')}`;
+  return thinned ? `, evenly in the logarithm of the step (taken ${steady}, then thinned)` : `, one ${steady}`;
 }
 
 function start() {
@@ -53,7 +54,7 @@ function start() {
   $('model').textContent = visible(history.model);
   document.title = `${visible(history.model)} · a synapse’s life`;
   const total = layers.reduce((sum, layer) => sum + layer.size, 0);
-  $('run').textContent = `${compact(total)} synapses in ${plural(layers.length, 'layer')}`
+  $('run').textContent = `${compact(total)} synapses in ${plural(layers.length, 'weight')}`
     + (steps.length ? ` · ${plural(Math.max(steps[steps.length - 1], ...layers.map((layer) => layer.after?.step ?? 0)), 'step')}` : '');
   $('foot').textContent = `${plural(steps.length, 'sample')}${every(steps)}`
     + `${history.seed === undefined ? '' : ` · seed ${history.seed}`} · biofx ${visible(history.biofx || '?')}. `
@@ -62,7 +63,7 @@ function start() {
   drawTree();
   setLog(false);
   if (!steps.length) {
-    fail('Nothing was recorded yet', `A recorder looks after the first step and after every ${history.every || 50}th; this run was saved before its first.`);
+    fail('Nothing was recorded yet', `A recorder looks after ${history.every === 1 ? 'each step' : `the first step and then every ${count(history.every || 50)} steps`}; this run was saved before its first.`);
     return;
   }
   const wanted = nodeOf(decodeURIComponent(location.hash.slice(1)));
