@@ -677,3 +677,14 @@ def test_wrapped_models_are_looked_through() -> None:
     bio = biofx.transform(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
     assert str(biofx.diff(torch.compile(bio))) == str(biofx.diff(bio))  # type: ignore[arg-type]
     assert str(biofx.info(bio).diff) == str(biofx.diff(bio))
+
+
+def test_types_take_the_room_that_is_there() -> None:
+    class AProjectionWithAnExceedinglyLongName(nn.Linear):
+        pass
+
+    name = AProjectionWithAnExceedinglyLongName.__name__
+    model = nn.Sequential(AProjectionWithAnExceedinglyLongName(4, 4), nn.Linear(4, 2))
+    diff = biofx.diff(biofx.transform(model, example_inputs=torch.ones(1, 4)))
+    assert f" {name} " in diff.render(140)
+    assert name not in diff.render(80)

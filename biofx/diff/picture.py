@@ -29,6 +29,7 @@ READABLE = 110  # columns of running text
 MOST = 12
 COLUMNS = ("Layer", "Type", "Synapses", "Weight", "Output")
 # Narrowest and widest useful width of a column; in the order in which columns give way.
+# Types may be wider where there is room.
 LIMITS = {"Output": (8, 22), "Weight": (8, 22), "Type": (8, 30), "Synapses": (10, 44)}
 LEAST_NAME = 22
 
@@ -208,6 +209,9 @@ def _widths(rows: Sequence[Row], cells: Sequence[dict[str, str]], width: int) ->
     wanted["Layer"] = max(wanted["Layer"] - max(excess(), 0), 8)
     longest = max(longest, min(longest + WIDENED, max(runs, default=0)))
     wanted["Layer"] += max(min(-excess(), longest - wanted["Layer"]), 0)
+    types = max((cell_len(texts["Type"]) for texts in cells if "Type" in texts), default=0)
+    if "Type" in wanted:
+        wanted["Type"] += max(min(-excess(), types - wanted["Type"]), 0)
     return wanted
 
 
