@@ -149,8 +149,13 @@ def plain(value: Any) -> Any:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A suggestion for a name that is not known."""
+    """A suggestion for a name that is not known: what is most like it, or holds it as a word."""
     close = difflib.get_close_matches(name, known, n=1)
+    if not close:
+        words = {word for one in known for word in one.lower().split("_")}
+        word = difflib.get_close_matches(name.lower(), words, n=1, cutoff=0.8)
+        holding = [one for one in known if word and word[0] in one.lower().split("_")]
+        close = holding if len(holding) == 1 else []
     return f"; did you mean {str(close[0])!r}?" if close else ""
 
 

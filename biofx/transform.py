@@ -116,7 +116,10 @@ def _check(model: nn.Module, config: BioConfig) -> None:
             "Python model that it was made from, and write the result with biofx.export"
         )
     if not isinstance(config, BioConfig):
-        raise ModelError(f"config must be a BioConfig, got {type(config).__name__}")
+        hint = ""
+        if isinstance(config, torch.Tensor | tuple | list):
+            hint = "; name what is no configuration: transform(model, example_inputs=...)"
+        raise ModelError(f"config must be a BioConfig, got {type(config).__name__}{hint}")
     if hasattr(model, RECORD):
         raise ModelError(
             "this model was made by biofx.transform already; transform the original again, or "

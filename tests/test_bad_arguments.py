@@ -31,6 +31,11 @@ def scripted() -> Any:
         (lambda: biofx.export(NOT_A_MODEL, "m.pt"), biofx.ModelError, "expected a model"),
         (lambda: biofx.export(bio(), ANYTHING), biofx.ExportError, "expected the path"),
         (lambda: biofx.export(bio(), NOT_A_MODEL), biofx.ExportError, "to write, got int"),
+        (
+            lambda: biofx.transform(nn.Linear(2, 2), torch.ones(1, 2)),  # type: ignore[arg-type]
+            biofx.ModelError,
+            r"BioConfig, got Tensor; name .*: transform\(model, example_inputs=",
+        ),
         (lambda: biofx.transform(scripted()), biofx.ModelError, "compiled code.*Python model"),
         (
             lambda: biofx.BioConverter.set_last_module_token_for_module(NOT_A_MODEL),

@@ -494,7 +494,10 @@ def test_wrong_usage(capsys: Captured, arguments: list[str], message: str) -> No
         (["inspect", "model.py", "--exclude", "*"], ""),
         (["inspect", ""], "MODEL is empty"),
         (["inspect", "model.py:make()"], "leave out the parentheses, model.py:make;"),
-        (["inspect", "model.py:Net(3)"], "leave out the parentheses, model.py:Net;"),
+        (
+            ["inspect", "model.py:Net(width=3)"],
+            "such as def make(): return Net(width=3), and name it: model.py:make",
+        ),
         (["inspect", "model.py", "-o", ""], "-o needs the name of a file"),
         (["inspect", "model.py", "-o", "no/such/file"], "there is no directory no/such"),
         (["inspect", "model.py", "-o", "."], "cannot write .: it is a directory"),
@@ -777,3 +780,54 @@ def test_hopeless_paths_and_values_are_one_clear_line(
         "model.py",
         "pool.py",
     ]
+
+
+WRITES: dict[str, list[str]] = {
+    "help": ["--help"],
+    "help of a command": ["inspect", "--help"],
+    "version": ["--version"],
+    "picture": ["inspect", "model.py"],
+    "json": ["inspect", "model.py", "--format", "json"],
+    "export": ["export", "model.py", "-o", "net.pt"],
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("name", WRITES)
+def test_stdout_that_cannot_be_written(name: str, buffered: str) -> None:
+    code = "import sys; from biofx.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment["PYTHONUNBUFFERED"] = buffered
+    command = [sys.executable, "-c", code, *WRITES[name]]
+    for shell, why in ((">/dev/full", "No space left on device"), (">&-", "it is closed")):
+        run = subprocess.run(
+            ["sh", "-c", f'"$@" {shell}', "sh", *command],
+            stderr=subprocess.PIPE, text=True, check=False, env=environment,
+        )  # fmt: skip
+        assert run.returncode == 1
+        line = run.stderr.removeprefix("the model says hello\n")
+        assert re.fullmatch(rf"biofx( \w+)?: error: cannot write to stdout: {why}\n", line), line
+
+
+def test_a_very_narrow_terminal(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["inspect", "model.py"]) == 0
+    narrow = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "10")
+    assert main(["inspect", "model.py"]) == 0
+    assert capsys.readouterr().out == narrow
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (["y=4,10"], "--input y=4,10: forward(x) takes no 'y'; say --input x=4,10"),
+        (["4,10", "y=4,10"], "--input y=4,10: forward(x) takes no 'y'"),
+    ],
+)
+def test_an_input_that_the_forward_does_not_take(
+    capsys: Captured, inputs: list[str], message: str
+) -> None:
+    given = [part for text in inputs for part in ("--input", text)]
+    assert fails(capsys, 2, "inspect", "model.py", *given).endswith(message)

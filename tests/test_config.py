@@ -192,3 +192,17 @@ def test_a_configuration_keeps_no_dictionary_of_the_callers() -> None:
     config = BioConfig(overrides={"fc": fields})
     fields["base_lr"] = 99
     assert config.for_layer("fc").base_lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("nu", "fuzzy_learning_rate_factor_nu"),
+        ("gama", "weight_splitting_Gamma"),
+        ("crystal_tresh", "crystal_thresh"),
+    ],
+)
+def test_a_field_is_suggested_by_a_word_of_it(name: str, field: str) -> None:
+    settings: dict[str, Any] = {name: 0.5}
+    with pytest.raises(ConfigError, match=f"no field '{name}'; did you mean '{field}'"):
+        BioConfig(**settings)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from biofx.cli.errors import one_line
-from biofx.cli.inputs import inputs_of
+from biofx.cli.inputs import check_names, inputs_of
 from biofx.cli.load import load_model
 from biofx.cli.progress import Steps
 from biofx.cli.settings import config_of
@@ -27,6 +27,7 @@ def prepare(arguments: argparse.Namespace, step: Steps) -> tuple[nn.Module, nn.M
     inputs = inputs_of(arguments.input)
     step(f"loading {arguments.model}")
     model = load_model(arguments.model)
+    check_names(model, arguments.input)
     own = _dummy_inputs(model) if inputs is None else None
     step(f"transforming {type(model).__name__}")
     from biofx.transform import transform

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from biofx.cli.output import check_output
+from biofx.cli.output import check_output, to_stdout
 from biofx.cli.progress import steps
 
 
@@ -34,10 +34,11 @@ def export(arguments: argparse.Namespace) -> int:
     if entry is not None:
         sys.stderr.write(f"biofx export: took the entry {entry!r} of {arguments.weights}\n")
     size = f"{done.path.stat().st_size:,} bytes"
-    sys.stdout.write(f"wrote {done.path} ({done.format}, {done.how}, {size})\n")
-    if done.difference is not None:
-        equal = "equal to" if not done.difference else f"within {done.difference:.1e} of"
-        sys.stdout.write(f"on the example inputs it is {equal} the model\n")
-    for note in done.notes:
-        sys.stdout.write(f"{note}\n")
+    with to_stdout():
+        sys.stdout.write(f"wrote {done.path} ({done.format}, {done.how}, {size})\n")
+        if done.difference is not None:
+            equal = "equal to" if not done.difference else f"within {done.difference:.1e} of"
+            sys.stdout.write(f"on the example inputs it is {equal} the model\n")
+        for note in done.notes:
+            sys.stdout.write(f"{note}\n")
     return 0

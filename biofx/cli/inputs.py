@@ -1,12 +1,14 @@
 """`--input`: example inputs from shapes, or from a file."""
 
+import difflib
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from biofx.cli.errors import CommandError, UsageError
 
@@ -45,6 +47,32 @@ def inputs_of(texts: Sequence[str]) -> Any:
         else:
             kwargs[name] = tensor
     return tuple(args), kwargs
+
+
+def check_names(model: nn.Module, texts: Sequence[str]) -> None:
+    """Refuse a name that is no argument of the model's forward.
+
+    Raises:
+        UsageError: a text has such a name; it says which to give.
+    """
+    try:
+        parameters = inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    named = [text.partition("=")[::2] for text in texts if "=" in text]
+    free = list(parameters)[len(texts) - len(named) :]
+    free = [name for name in free if name not in {given.strip() for given, _ in named}]
+    for given, rest in named:
+        if given.strip() in parameters:
+            continue
+        near = difflib.get_close_matches(given.strip(), free, n=1) or free[:1]
+        say = f"; say --input {near[0]}={rest}" if near else ""
+        raise UsageError(
+            f"--input {given}={rest}: forward({', '.join(parameters)}) takes no "
+            f"{given.strip()!r}{say}"
+        )
 
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")

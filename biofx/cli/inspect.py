@@ -10,10 +10,11 @@ from typing import TextIO
 from rich.console import Console
 
 from biofx.cli.errors import UsageError
-from biofx.cli.output import check_output, format_of, write_text
+from biofx.cli.output import check_output, format_of, to_stdout, write_text
 from biofx.cli.progress import steps
 from biofx.errors import VerificationError
 
+NARROWEST = 40  # columns of a picture
 SUFFIXES = {".html": "html", ".json": "json", ".dot": "dot", ".txt": "text"}
 
 
@@ -66,7 +67,9 @@ def inspect(arguments: argparse.Namespace) -> int:
         elif form == "text":
             text = found.render(arguments.width) if arguments.width else str(found)
     if text is None:
-        _Console(width=arguments.width).print(found)
+        console = _Console(width=arguments.width)
+        with to_stdout():
+            (console if console.width >= NARROWEST else _Console(width=NARROWEST)).print(found)
     else:
         _write(arguments.output, text.rstrip("\n") + "\n", form)
     if failure is not None:
@@ -83,10 +86,13 @@ def _escaped(text: str) -> str:
 
 def _write(path: str | None, text: str, form: str) -> None:
     if path is None:
-        sys.stdout.write(text)
+        with to_stdout():
+            sys.stdout.write(text)
         return
     write_text(path, text)
-    if Path(path).is_file():  # a device may be stdout itself
+    if not Path(path).is_file():  # a device may be stdout itself
+        return
+    with to_stdout():
         sys.stdout.write(f"wrote {path} ({form}, {len(text.encode()):,} bytes)\n")
 
 

@@ -37,10 +37,16 @@ def _split(spec: str) -> tuple[str, str | None]:
     if colon and where and all(part.isidentifier() for part in name.split(".")):
         return where, name
     if spec.endswith(":"):
-        raise CommandError(f"{spec}: a name is missing after the colon")
+        raise CommandError(f"{spec!r} ends in a colon; name the model after it, or leave it out")
     if not spec:
         raise CommandError("MODEL is empty; give FILE.py[:NAME] or package.module[:NAME]")
-    call = re.fullmatch(r"(.+:[^\W\d][\w.]*)\(.*\)", spec)
+    call = re.fullmatch(r"((.+):[^\W\d][\w.]*)\((.*)\)", spec)
+    if call is not None and call[3].strip():
+        made = spec[len(call[2]) + 1 :]
+        raise CommandError(
+            f"{spec}: no arguments can be given here; write a function that makes the model, "
+            f"such as def make(): return {made}, and name it: {call[2]}:make"
+        )
     if call is not None:
         raise CommandError(
             f"{spec}: leave out the parentheses, {call[1]}; it is called without arguments"
@@ -181,7 +187,7 @@ def _module(found: Any, where: str) -> nn.Module:
     label = getattr(found, "__name__", type(found).__name__)
     is_class = isinstance(found, type)
     if not callable(found) or (is_class and not issubclass(found, nn.Module)):
-        what = f"the class {label}" if is_class else f"a {type(found).__name__}"
+        what = f"the class {label}" if is_class else f"an object of type {type(found).__name__}"
         raise CommandError(
             f"{where}: expected an nn.Module, a class of them or a function that makes one, got "
             f"{what}"
@@ -195,5 +201,7 @@ def _module(found: Any, where: str) -> nn.Module:
     with code_of(where, f"calling {label}()"):
         made = found()
     if not isinstance(made, nn.Module):
-        raise CommandError(f"{where}: {label}() made a {type(made).__name__}, not an nn.Module")
+        raise CommandError(
+            f"{where}: {label}() made an object of type {type(made).__name__}, not an nn.Module"
+        )
     return made

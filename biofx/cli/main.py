@@ -2,12 +2,12 @@
 
 import contextlib
 import io
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 from biofx.cli.errors import CommandError, UsageError, one_line
+from biofx.cli.output import drop_stdout
 from biofx.cli.parser import make_parser
 from biofx.errors import BiofxError, printable
 
@@ -32,12 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse has said what it has to say
         return stop.code if isinstance(stop.code, int) else FAILED
+    except BrokenPipeError:
+        return _without_reader()
+    except CommandError as error:
+        return _say(parser.prog, str(error), FAILED)
     if getattr(arguments, "run", None) is None:
         commands = "name a command: inspect, export or report (help: biofx --help)"
         return _say(parser.prog, commands, WRONG_USAGE)
     try:
         status: int = arguments.run(arguments)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -64,7 +67,5 @@ def _say(program: str, message: str, status: int) -> int:
 
 def _without_reader() -> int:
     """Whoever read the output has seen enough (`| head`): not an error."""
-    # the interpreter flushes stdout once more when it exits
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    drop_stdout()
     return DONE

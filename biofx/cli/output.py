@@ -1,9 +1,12 @@
 """Writing files: complete or not at all."""
 
 import argparse
+import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from biofx.cli.errors import CommandError
@@ -58,6 +61,32 @@ def _sources(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     for option in ("config", "weights"):
         if getattr(arguments, option, None):
             yield option, Path(getattr(arguments, option))
+
+
+@contextmanager
+def to_stdout() -> Iterator[None]:
+    """Writing to stdout, all of it.
+
+    Raises:
+        CommandError: it cannot be written, for instance because the disk is full.
+        BrokenPipeError: whoever reads it has gone.
+    """
+    if sys.stdout is None:
+        raise CommandError("cannot write to stdout: it is closed")
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_stdout()
+        raise CommandError(f"cannot write to stdout: {error.strerror or error}") from error
+
+
+def drop_stdout() -> None:
+    """Let what stdout still holds go nowhere: the interpreter writes it once more when it exits."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def format_of(path: str, formats: Mapping[str, str], chosen: str | None) -> str | None:

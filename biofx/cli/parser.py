@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any, NoReturn
 
 from biofx import __version__
+from biofx.cli.output import to_stdout
 from biofx.config import Distribution
 from biofx.errors import printable
 
@@ -68,6 +69,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {printable(message)} (help: {self.prog} --help)\n")
+
+    def print_help(self, file: Any = None) -> None:
+        """All of it; argparse would pass over what it cannot write."""
+        with to_stdout():
+            sys.stdout.write(self.format_help())
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Each command refuses what it does not know; argparse leaves that to the main parser."""
@@ -275,5 +281,6 @@ class _Version(argparse.Action):
         except metadata.PackageNotFoundError:
             torch = "not installed"
         python = platform.python_version()
-        sys.stdout.write(f"biofx {__version__} (torch {torch}, Python {python})\n")
+        with to_stdout():
+            sys.stdout.write(f"biofx {__version__} (torch {torch}, Python {python})\n")
         parser.exit()

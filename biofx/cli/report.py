@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from biofx.cli.errors import CommandError
-from biofx.cli.output import check_output, write_text
+from biofx.cli.output import check_output, to_stdout, write_text
 from biofx.report.file import read
 from biofx.report.page import page
 
@@ -33,8 +33,9 @@ def report(arguments: argparse.Namespace) -> int:
     ends = [layer["after"]["step"] for layer in content["layers"] if layer["after"]]
     taken = max([0, *content["steps"][-1:], *ends])
     steps = f"{taken:,} step{'s' * (taken != 1)}" if content["steps"] else "no step yet"
-    sys.stdout.write(
-        f"wrote {arguments.output} ({len(text) / 1e6:.1f} MB): {len(content['layers'])} weights, "
-        f"{steps}\n"
-    )
+    with to_stdout():
+        sys.stdout.write(
+            f"wrote {arguments.output} ({len(text) / 1e6:.1f} MB): "
+            f"{len(content['layers'])} weights, {steps}\n"
+        )
     return 0
