@@ -3,6 +3,7 @@
 import io
 import random
 import sys
+import textwrap
 import time
 import traceback
 import warnings
@@ -83,8 +84,8 @@ def measure(library: str, entry: Entry, *, debug: bool = False) -> Result:
             try:
                 step(entry, work, result)
             except Exception as error:
-                lines = str(error).split()
-                result.failures.append(f"{what}: {type(error).__name__}: {' '.join(lines)}"[:500])
+                text = f"{what}: {type(error).__name__}: {error}"
+                result.failures.append(textwrap.shorten(text, 500, placeholder=" …"))
                 if debug:
                     traceback.print_exc()
                 if step is _transform:
@@ -156,8 +157,7 @@ def _verify(bio: nn.Module, work: dict[str, Any], result: Result) -> None:
     result.backward = bool(found.gradients)
     result.graph = result.graph or found.graph
     for note in found.notes:
-        text = " ".join(note.split())
-        text = text if len(text) < 160 else f"{text[:160]} …"
+        text = textwrap.shorten(note, 160, placeholder=" …")
         if text not in result.notes:
             result.notes.append(text)
 
