@@ -225,10 +225,13 @@ class GradScheduler:
             "factor_q50", "factor_q95", "rate_histogram" (a dict of "edges" and "share"; the last
             bin is open), "rate_mean" (factor times learning rate), and, of the rules that act,
             "crystallized" (share of synapses ever dampened), "turnover" (share replaced at the last
-            rejuvenation), "dale_projected" (weights set to 0 at the last step). Factors are those
-            of at most 2,048 synapses, at the weights as they are now; under sharding,
-            numbers are the local shard's. Before the first step, what the rules report, without
-            factors.
+            rejuvenation), "dale_projected" (weights set to 0 at the last step), "dale" (how the
+            layer began, and why), "distance" (root mean square distance from where `Restore`
+            pulls), "units_replaced" (at the last step), "units_left_alone" (why none can be, where
+            that is so), "silent" (share of output units whose weights no gradient reached when
+            last looked at). Factors are those of at most 2,048 synapses, at the weights as they are
+            now; under sharding, numbers are the local shard's. Before the first step, what the
+            rules report, without factors.
         """
         found = {}
         for arenas in self._engine.arenas:
