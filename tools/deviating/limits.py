@@ -190,8 +190,8 @@ ENTRIES = [
           "of two layers is frozen; d = 1.", frozen),
     Entry("only-layer", "Splitting a model's only layer", "It is the output layer, whose units "
           "would be equal in groups of Γ = 2.", only_layer),
-    Entry("signs", "Setting signs", "biofx computes them from the seed, and so keeps none that "
-          "could be set or deleted.", signs),
+    Entry("signs", "Setting signs", "In biofx they follow from the seed, and are read-only: it "
+          "keeps none that could be set or deleted. For other signs, give another seed.", signs),
     Entry("untyped", "`BioModule` for a layer of unknown type", "A module with a `weight` and no "
           "more. The package never counts its activity, and its factors stay 1.", untyped),
 ]  # fmt: skip
