@@ -55,7 +55,7 @@ def register(*types: type[nn.Module] | str) -> Callable[[M], M]:
     """Teach biofx a layer type (and its subclasses): the decorated function gives its `Axes`.
 
     The function takes a module of that type and returns a list with one `Axes` for each of its
-    weight parameters, or an empty list. It is called whenever such a module is met.
+    weight parameters, or an empty list. It is called whenever such a module is met::
 
         @biofx.register(MyLinear)
         def my_linear(module):  # module.kernel has the shape (inputs, outputs)
