@@ -1268,6 +1268,11 @@ def test_data_in_globals_are_no_burden(monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules[__name__]
     monkeypatch.setattr(module, "DEEP", deep, raising=False)
     monkeypatch.setattr(module, "LARGE", [[0.0] * 1000] * 2_000_000, raising=False)
+    other = nn.Linear(2, 2)
+    other.register_buffer("heads", torch.eye(3).to_sparse())
+    with torch.inference_mode():
+        other.register_buffer("frozen", torch.ones(3))
+    monkeypatch.setattr(module, "OTHER", other, raising=False)
     model = nn.Sequential(Seeing(4, 4), nn.Linear(4, 2))
     model[0].register_forward_hook(lambda *args: SEEN.append(args))
     before = list(SEEN)

@@ -46,7 +46,7 @@ class _Saved:
         self._own = {id(module) for module in model.modules()}
         self._values: list[tuple[Any, dict[str, Any]]] = []
         self._containers: dict[int, tuple[Any, Any]] = {}
-        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._buffers: list[tuple[Tensor, int, Tensor]] = []
         self._left = _MOST
         waiting: list[Any] = []
         for owner in _owners(model):
@@ -67,15 +67,17 @@ class _Saved:
             self._containers[id(value)] = value, held
             return list(held.values()) if isinstance(held, dict) else held
         if isinstance(value, nn.Module) and id(value) not in self._own:
-            plain = [b for b in value.buffers() if type(b) is Tensor and not b.is_meta]
-            self._buffers += [(buffer, buffer.detach().clone()) for buffer in plain]
+            plain = [b for b in value.buffers() if type(b) is Tensor and not b.is_inference()]
+            self._buffers += [
+                (buffer, buffer._version, buffer.detach().clone()) for buffer in plain
+            ]
         return []
 
     def put_back(self, *, containers: bool) -> None:
         for owner, values in self._values:
             _put_back(owner, values)
-        for buffer, value in self._buffers:
-            if not torch.equal(buffer, value):
+        for buffer, version, value in self._buffers:
+            if buffer._version != version:
                 with torch.no_grad():
                     buffer.copy_(value)
         for container, held in self._containers.values() if containers else ():
