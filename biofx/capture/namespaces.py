@@ -4,7 +4,7 @@ import contextlib
 import functools
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -17,6 +17,7 @@ _SIMPLE = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset)
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _CONTAINERS = (list, deque, set, *_DICTS)
 _FUNCTIONS = frozenset({FunctionType, MethodType, functools.partial})
+_HOOKS = tuple(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
 _NOT_THE_USERS = frozenset({"torch", "builtins", "abc", "typing"})
 # Items in all containers: whoever holds more of them holds data, and looking at it would take long.
 _MOST = 100_000
@@ -43,13 +44,14 @@ class _Saved:
     """What the owners of a model's code hold."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._own = {id(module) for module in model.modules()}
+        modules = list(model.modules())
+        self._own = set(map(id, modules))
         self._values: list[tuple[Any, dict[str, Any]]] = []
         self._containers: dict[int, tuple[Any, Any]] = {}
         self._buffers: list[tuple[Tensor, int, Tensor]] = []
         self._left = _MOST
         waiting: list[Any] = []
-        for owner in _owners(model):
+        for owner in _owners(modules):
             held = [(n, v) for n, v in list(vars(owner).items()) if not n.startswith("__")]
             self._values.append((owner, {n: v for n, v in held if isinstance(v, _SIMPLE)}))
             waiting += [value for _, value in held]
@@ -103,22 +105,21 @@ def _put_back(owner: Any, values: dict[str, Any]) -> None:
                 setattr(owner, name, value)
 
 
-def _owners(model: nn.Module) -> list[Any]:
-    """The classes of a model, and the Python modules of these and of functions on the model."""
+def _owners(modules: Sequence[nn.Module]) -> list[Any]:
+    """The classes of modules, and the Python modules of these and of functions on them."""
     owners: dict[int, Any] = {}
     names: set[str | None] = set()
-    for kind in {original_class(module) for module in model.modules()}:
+    for kind in set(map(original_class, modules)):
         for base in kind.__mro__:
             if base.__module__.partition(".")[0] not in _NOT_THE_USERS:
                 owners[id(base)] = base
                 names.add(base.__module__)
-    for module in model.modules():
-        for value in vars(module).values():
-            kind = type(value)
-            if kind is OrderedDict and value:  # hooks
-                names.update(map(_module_of, value.values()))
-            elif kind in _FUNCTIONS:
-                names.add(_module_of(value))
+    for module in modules:
+        held = vars(module)
+        for hooks in filter(None, map(held.get, _HOOKS)):
+            names.update(map(_module_of, hooks.values()))
+        if not _FUNCTIONS.isdisjoint(map(type, held.values())):
+            names.update(map(_module_of, held.values()))
     for name in names:
         if name in sys.modules and name.partition(".")[0] not in _NOT_THE_USERS:
             owners[id(sys.modules[name])] = sys.modules[name]

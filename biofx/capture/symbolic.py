@@ -16,6 +16,7 @@ from biofx.capture.leaves import has_hooks, is_leaf
 from biofx.capture.location import locate, user_frame
 from biofx.capture.memory import KEPT
 from biofx.capture.writer import current_modes, switches
+from biofx.copying.clone import REGISTRIES
 from biofx.copying.nested import leaves
 from biofx.errors import ModelError, place_of
 
@@ -73,7 +74,7 @@ class SymbolicTracer(fx.Tracer):
         for module in self.model.modules():
             for key, value in vars(module).items():
                 kind = type(value)
-                if kind is _Proxy or (kind in _HOLDERS and value):
+                if kind is _Proxy or (kind in _HOLDERS and value and key not in REGISTRIES):
                     fx.node.map_aggregate(value, functools.partial(self._note_kept, module, key))
         return graph
 

@@ -17,6 +17,7 @@ REGISTRIES = ("_modules", "_parameters", "_buffers")
 # What every module has: dicts of hooks and a set of names, nearly always empty.
 _BARE = vars(nn.Module())
 _USUAL = frozenset(name for name, value in _BARE.items() if type(value) in (OrderedDict, set))
+_REGULAR = _USUAL.union(REGISTRIES)
 _ATOMS = frozenset({type(None), bool, int, float, str})  # the most frequent ones
 # What biofx keeps on a module and never changes in place.
 _RECORDS = frozenset(
@@ -140,6 +141,10 @@ class _Clones:
         while self._searched < len(self._waiting):
             module = self._waiting[self._searched]
             self._searched += 1
+            for registry in (module.__dict__["_parameters"], module.__dict__["_buffers"]):
+                for tensor in registry.values():
+                    if tensor is not None:
+                        self.add_tensor(tensor)
             for name, value in _held_by(module):
                 if isinstance(value, Tensor):
                     self.add_tensor(value)
@@ -174,13 +179,11 @@ class _Clones:
 
 
 def _held_by(module: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
-    """(attribute, tensor or module) of what a module holds itself, in whatever structure."""
+    """(attribute, tensor or module) of what a module holds unregistered, in whatever structure."""
     for name, value in module.__dict__.items():
-        if name in _USUAL or type(value) in _ATOMS or name == "_modules":
+        if name in _REGULAR or type(value) in _ATOMS:
             continue
-        if name in REGISTRIES:
-            yield from [(name, item) for item in value.values() if isinstance(item, Tensor)]
-        elif type(value) is not tuple or not _ATOMS.issuperset(map(type, value)):
+        if type(value) is not tuple or not _ATOMS.issuperset(map(type, value)):
             held = [leaf for _, leaf in leaves(value)]
             yield from [(name, leaf) for leaf in held if isinstance(leaf, Tensor | nn.Module)]
 
