@@ -1,6 +1,5 @@
 """Which results share memory with an argument: views, and what is changed in place."""
 
-import collections
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -33,7 +32,7 @@ def kept_tensors(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Tenso
             yield key, value
         elif not isinstance(value, _PLAIN) and id(value) not in seen:
             seen.add(id(value))
-            if isinstance(value, collections.deque | set):
+            if isinstance(value, set):
                 value = list(value)
             waiting += [(key, item) for _, item in parts(value) or ()]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from biofx.capture.private import without_functions
+from biofx.capture.private import memory_of, without_functions
 from biofx.copying.nested import tensors
 
 # Parameters in storages of up to so many bytes are copied, which takes no time.
@@ -80,10 +80,6 @@ class SharedWeights:
     def _check(self, value: Any) -> None:
         with without_functions():
             for tensor in tensors(value):
-                try:
-                    storage = tensor.untyped_storage()._cdata
-                except (NotImplementedError, RuntimeError):  # sparse: it has none
-                    continue
-                if storage in self._storages:
+                if memory_of(tensor) in self._storages:
                     self.written = True
                     raise WeightWritten
