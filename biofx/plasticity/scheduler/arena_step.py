@@ -21,14 +21,13 @@ from biofx.plasticity.scheduler.trial import Traits
 class ArenaStep(ParameterStep):
     """The parameters of an arena at one step: matrices of their weights and gradients.
 
-    Both are copied when somebody asks: `seen` and `judgeable` say whether they were. `home` is the
-    binding; `gradients` are the parameters' own, `versions` those that they had before the
-    optimizer's step; `moved`, whether the weights were copied after it, and `apart`, whether to
-    another matrix; `kept` finds what the optimizer keeps for one, and `laid_out` holds what was
-    asked of that.
+    Both are copied when somebody asks: `seen` and `judgeable` say whether they were. `gradients`
+    are the parameters' own, `versions` those that they had before the optimizer's step; `moved`,
+    whether the weights were copied after it, and `apart`, whether to another matrix; `kept` finds
+    what the optimizer keeps for one, and `laid_out` holds what was asked of that.
     """
 
-    home: ArenaBinding
+    binding: ArenaBinding
     gradients: list[Tensor]
     versions: list[int] = field(init=False)
     moved: bool = False
@@ -46,7 +45,7 @@ class ArenaStep(ParameterStep):
         assert self.grad is not None
         if [grad._version for grad in self.gradients] != self.versions:
             for member, grad, version in zip(
-                self.home.members, self.gradients, self.versions, strict=True
+                self.binding.members, self.gradients, self.versions, strict=True
             ):
                 if grad._version != version:
                     raise changed(member.name)
@@ -57,25 +56,25 @@ class ArenaStep(ParameterStep):
     def see(self, gradient: bool = False) -> None:
         if not self.seen:
             self.seen = True
-            self.home.load()
+            self.binding.load()
         if gradient:
             self._see_gradient()
 
     def _see_gradient(self) -> None:
         if not self.judgeable:
             self.judgeable = True
-            torch._foreach_copy_(self.home.grads, self.gradients)
+            torch._foreach_copy_(self.binding.grads, self.gradients)
 
     @override
     def parameters(self, first: Tensor) -> Sequence[Tensor]:
-        return self.home.parameters
+        return self.binding.parameters
 
     @override
     def joined(self, entries: Sequence[Tensor]) -> Tensor:
         # Two may ask for the same.
         matrix = self.laid_out.get(id(entries[0]))
         if matrix is None:
-            matrix = self.laid_out[id(entries[0])] = self.home.arena.joined(entries)
+            matrix = self.laid_out[id(entries[0])] = self.binding.arena.joined(entries)
         return matrix
 
     @override
@@ -86,14 +85,14 @@ class ArenaStep(ParameterStep):
             if len(values) == 1:  # as counts of steps nearly always are
                 return torch.scalar_tensor(*values, dtype=torch.float32)
         found = torch.stack([number(value, device) for value in numbers])
-        return self.home.arena.spread(found)
+        return self.binding.arena.spread(found)
 
     @override
     def date(self, births: Tensor, fresh: Tensor) -> Sequence[Any]:
         assert self.kept is not None
-        states = [self.kept(parameter)[0] for parameter in self.home.parameters]
+        states = [self.kept(parameter)[0] for parameter in self.binding.parameters]
         counts = [state.get("step", 0) for state in states]
-        inputs = {"mask": fresh, "count": self.each(counts), "end": self.home.arena.end}
+        inputs = {"mask": fresh, "count": self.each(counts), "end": self.binding.arena.end}
         self.work.append(KernelCall.of(_dated, {"births": births}, ("births",), inputs))
         return counts
 
@@ -110,21 +109,21 @@ class ArenaStep(ParameterStep):
         self.moved = True
         self.laid_out.clear()  # the optimizer has moved that too
         if self.apart:
-            self.home.turn()
-            self.weight = self.home.weight
+            self.binding.turn()
+            self.weight = self.binding.weight
             for _, context in self.binding.pairs:
                 context.weight = self.weight
-        self.home.load()
+        self.binding.load()
 
     @override
     def store(self, before: bool = False) -> None:
         if self.moved or before:
-            self.home.store()
+            self.binding.store()
 
     @override
     def store_gradient(self) -> None:
         if not self.resting:
-            torch._foreach_copy_(self.gradients, self.home.grads)
+            torch._foreach_copy_(self.gradients, self.binding.grads)
 
     @override
     def remember(self, states: States, parameter: Tensor, traits: Traits) -> None:
@@ -132,7 +131,7 @@ class ArenaStep(ParameterStep):
 
     @override
     def forget(self, fresh: Tensor, kernels: Kernels) -> None:
-        home = self.home
+        home = self.binding
         self.announce(fresh, kernels)
         if self.kept is None or self._reset(fresh, kernels):
             return
@@ -157,8 +156,8 @@ class ArenaStep(ParameterStep):
     def _reset(self, fresh: Tensor, kernels: Kernels) -> bool:
         """As `start_afresh`, of all parameters together; False where some need it one by one."""
         assert self.kept is not None
-        states = [self.kept(parameter) for parameter in self.home.parameters]
-        traits, arena, device = self.traits, self.home.arena, self.weight.device
+        states = [self.kept(parameter) for parameter in self.binding.parameters]
+        traits, arena, device = self.traits, self.binding.arena, self.weight.device
         one_by_one = not traits.tried or traits.positions or traits.mixed
         if one_by_one or any(len(own) > 1 for own in states):
             return False
@@ -188,7 +187,7 @@ class ArenaStep(ParameterStep):
     @override
     def release(self) -> None:
         ParameterStep.release(self)
-        self.home.tell()
+        self.binding.tell()
 
 
 def _dated(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:

@@ -174,7 +174,9 @@ def steps_of(
         for _, context in binding.pairs:
             context.weight, context.grad = binding.weight, binding.grad
             context.step, context.seed, context.unscale = step, engine.seed, unscale
-        one = ArenaStep(binding, binding.weight, binding.grad, home=binding, gradients=gradients)
+        one = ArenaStep(
+            binding=binding, weight=binding.weight, grad=binding.grad, gradients=gradients
+        )
         found.append((one, binding.parameters[0], binding.group))
     return found
 
