@@ -29,7 +29,7 @@ from biofx.plasticity import (
     VolumeDependentRates,
 )
 from biofx.plasticity.kernels import compiled, tracing
-from biofx.plasticity.kernels.arena import SMALL
+from biofx.plasticity.kernels.arena import LENGTH, SMALL, Arena
 from biofx.plasticity.kernels.base import KernelCall, Kernels, Tensors, count, kernel_spec
 from biofx.plasticity.kernels.compiled import KERNELS, CompiledKernels, can_compile, kernels_for
 from biofx.plasticity.numerics import random
@@ -313,6 +313,19 @@ class TestKernels:
         assert inspect.isroutine(kernel)
         assert kernel.__name__ == "call"  # of the code that was written
 
+    def test_one_kernel_for_arenas_of_any_size(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is traced for one: functions that ask for the size must see that of each call."""
+        monkeypatch.setattr(compiled, "KERNELS", {})
+        kernels = CompiledKernels()
+        spec = kernel_spec(counted_up, ("x",), (), ("x",))
+        for lines in (3, 40, 7):
+            arena = Arena([torch.Size([lines, LENGTH])], torch.device("cpu"))
+            x = arena.empty(torch.float32)
+            kernels.do(KernelCall(spec, (x,)), shard=arena)
+            assert torch.equal(x, torch.full_like(x, lines + 1.0))
+        assert kernels.compiled
+        assert len(compiled.KERNELS) == 1
+
     def test_more_threads_than_when_it_was_compiled(self) -> None:
         code = """
             import torch
@@ -387,6 +400,11 @@ class TestKernels:
 
 def raised(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
     return (tensors["x"].exp(),)
+
+
+def counted_up(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+    x = tensors["x"]
+    return (x + x.shape[0] + torch.ones(x.shape),)
 
 
 def noise(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:

@@ -15,6 +15,9 @@ from biofx.plasticity.kernels.base import KernelSpec, Tensors
 from biofx.plasticity.kernels.layout import alone, line
 from biofx.plasticity.numerics.polynomials import exp, expm1
 
+# Rows of what kernels are traced with: certainly not as many as there are of anything else.
+ROWS = 3 * 5 * 7 * 11
+
 # Takes a list, which it may empty.
 Kernel = Callable[[list[Tensor]], Any]
 
@@ -39,7 +42,7 @@ def matrix_kernel(
         return (first,)  # a graph must have an output
 
     # Traced with a size that is certainly no square: whatever is equal then must always be.
-    size = (3 * 5 * 7 * 11, 1024)
+    size = (ROWS, 1024)
     columns = line(size[1], arguments[1].device)
     # And with gaps between rows, though there are none, or else the compiler would make one line of
     # those loops that use no index, and could not join them with the others.
@@ -118,7 +121,7 @@ def sums_kernel(
 
 def _rows(part: Tensor, extent: int) -> Tensor:
     """An example for tracing: as for matrices, many rows, and gaps between them."""
-    shapes = {1: (3 * 5 * 7 * 11, 1), 2: (3 * 5 * 7 * 11, LENGTH + 7)}
+    shapes = {1: (ROWS, 1), 2: (ROWS, LENGTH + 7)}
     return part.new_empty(shapes[extent])[:, :LENGTH] if extent else part
 
 
@@ -232,9 +235,34 @@ def _graph(
     # The processor's own exp would be a call per vector, around which all registers are saved.
     table = {**select_decomp_table(), **(_TABLE if arguments[0].device.type == "cpu" else {})}
     functional = torch.func.functionalize(body, remove="mutations")
+    if fixed is not None:
+        # With rows of a known length, the only other size is their number, of which functions of
+        # single elements know nothing: what they trace with two numbers is the same, and serves
+        # all. Numbers take a quarter of the time that the compiler's symbols for them do.
+        graph, other = [_numbered(functional, table, arguments, n) for n in (ROWS, 2 * ROWS)]
+        if graph.code == other.code and not graph.graph.find_nodes(op="get_attr"):
+            places = graph.graph.find_nodes(op="placeholder")
+            for place, part in zip(places, inputs, strict=True):
+                place.meta["val"] = part
+            return graph, inputs
     graph = make_fx(functional, decomposition_table=table, tracing_mode="symbolic")(*inputs)
     graph.shape_env = None  # it is that of the inputs; a graph that holds it is not kept on disk
     return graph, inputs
+
+
+def _numbered(
+    body: Callable[..., Any], table: Any, arguments: Sequence[Tensor], rows: int
+) -> torch.fx.GraphModule:
+    """The graph of a body for as many rows."""
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    mode = FakeTensorMode()
+    parts: list[Tensor] = [mode.from_tensor(alone(part)) for part in arguments]
+    for place, part in enumerate(parts):
+        if part.shape[:1] == (ROWS,):
+            parts[place] = part.new_empty_strided((rows, *part.shape[1:]), part.stride())
+    return make_fx(body, decomposition_table=table, tracing_mode="fake")(*parts)
 
 
 def _untried(compiled: Callable[[], Kernel]) -> Kernel:
