@@ -313,6 +313,9 @@ def _settings(device: torch.device, rounded: bool) -> dict[str, Any]:
         # by its settings, not by the processor, which may be another the next time: code for longer
         # vectors than it has computes a half of the numbers.
         found["cpp.simdlen"] = pick_vec_isa().bit_width()
+        # Headers compiled ahead save 2 s for a kernel and cost 6 s, and 150 MB, the first time; and
+        # a later process takes a quarter of its time to find that they are still as they were.
+        found["cpp_cache_precompile_headers"] = False
     return found
 
 
