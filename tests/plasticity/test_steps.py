@@ -18,11 +18,13 @@ import biofx
 from biofx.plasticity import (
     Context,
     Crystallize,
+    Expression,
     FuzzyLearningRates,
     GradScheduler,
     Rejuvenate,
     Rule,
 )
+from biofx.plasticity.scheduler import arenas, binding
 
 from .optimizers import Own
 from .table import batches, make, same, train
@@ -161,11 +163,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
 MODES: list[Any] = ["update", "gradient"]
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["", "large"])
 @pytest.mark.parametrize("closure", [False, True], ids=["", "closure"])
 @pytest.mark.parametrize("apply", MODES)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_a_step_that_raises_has_never_been(config: Any, apply: Any, closure: bool) -> None:
+def test_a_step_that_raises_has_never_been(
+    config: Any, apply: Any, closure: bool, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tried again, everything is to the bit what it would have been without the failure."""
+    if large:
+        for module in (arenas, binding):
+            monkeypatch.setattr(module, "SMALL", 0)
     ends, states = [], []
     for failures in (0, 3):
         bio = make(config)
@@ -429,3 +437,59 @@ def test_an_optimizers_moments_are_put_back_with_the_weights() -> None:
 
 def fail(*_: Any) -> None:
     raise MemoryError
+
+
+class Two(Rule):
+    """Two tensors of state, each changed by a call of its own that sees what the other has left."""
+
+    observes_with_factors = True
+
+    def prepare(self, context: Context) -> None:
+        for name in ("first", "second"):
+            context.state[name] = torch.ones_like(context.weight)
+
+    def observe(self, context: Context) -> None:
+        first, second = context.state["first"], context.state["second"]
+        for own, other in ((first, second), (second, first), (first, second)):
+            context.map(
+                _added, {"own": own}, writes=("own",), inputs={"other": other}, with_factors=True
+            )
+
+    def expression(self, context: Context) -> Expression:
+        return Expression(_read, {"first": context.state["first"]})
+
+
+def _added(index: Tensor, tensors: Any, inputs: Any) -> tuple[Tensor]:
+    return (tensors["own"] + inputs["other"],)
+
+
+def _read(weight: Tensor, index: Tensor, *, first: Tensor) -> Tensor:
+    return first * 0.01
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_states_that_are_read_from_one_memory_and_written_to_another(
+    compile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, states = [], []
+    for large in (False, True):
+        monkeypatch.setattr(binding, "SMALL", 0 if large else 2**17)
+        monkeypatch.setattr(arenas, "SMALL", 0)
+        bio = make()
+        optimizer = Moody(bio.parameters(), lr=0.05)
+        scheduler = GradScheduler(bio, optimizer, rules=[Two()], apply="gradient", compile=compile)
+        train(bio, optimizer, batches(1))
+        kept = scheduler.state_dict()["state"]["Two"]
+        for _ in range(3):
+            train(bio, optimizer, batches(1))
+            optimizer.error = RuntimeError()
+            with pytest.raises(RuntimeError):
+                train(bio, optimizer, batches(1))
+            optimizer.error = None
+        ends.append(bio)
+        now = scheduler.state_dict()["state"]["Two"]
+        # As an optimizer's, the dict shares its tensors with the run.
+        assert all(torch.equal(kept[name]["first"], now[name]["first"]) for name in now)
+        states.append(now["conv.weight"])
+    assert same(*ends)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in ("first", "second"))

@@ -65,6 +65,11 @@ class ArenaStep(ParameterStep):
             self.judgeable = True
             torch._foreach_copy_(self.binding.grads, self.gradients)
 
+    @property
+    @override
+    def large(self) -> bool:
+        return False
+
     @override
     def parameters(self, first: Tensor) -> Sequence[Tensor]:
         return self.binding.parameters

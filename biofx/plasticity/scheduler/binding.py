@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from biofx.errors import PlasticityError
+from biofx.plasticity.kernels.arena import SMALL
 from biofx.plasticity.kernels.base import KernelCall, Kernels, filling, joined
 from biofx.plasticity.numerics.shards import Shard, local
 from biofx.plasticity.rules.context import Count
@@ -207,6 +208,11 @@ class ParameterStep:
     def step(self) -> int:
         """Optimizer steps, this one included."""
         return self.binding.pairs[0][1].step if self.binding.pairs else 0
+
+    @property
+    def large(self) -> bool:
+        """Whether what belongs to it is worth more than a copy, and never a part of an arena's."""
+        return self.weight.numel() > SMALL
 
     @property
     def resting(self) -> bool:

@@ -12,13 +12,20 @@ class Copies:
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """A copy of the tensor, in place of the last one of this name."""
-        copy = self.kept.get(name)
-        if copy is None or not _alike(copy, tensor):
-            copy = torch.empty_like(tensor)
-            # Fresh memory of this size costs a processor five times what the copying does.
-            if tensor.device.type == "cpu":
-                self.kept[name] = copy
-        return copy.copy_(tensor)
+        return self._room(name, tensor, then=None).copy_(tensor)
+
+    def other(self, name: str, tensor: Tensor) -> Tensor:
+        """Memory for what comes in place of a tensor, whose own will be that of the next."""
+        return self._room(name, tensor, then=tensor)
+
+    def _room(self, name: str, tensor: Tensor, then: Tensor | None) -> Tensor:
+        room = self.kept.get(name)
+        if room is None or not _alike(room, tensor):
+            room = torch.empty_like(tensor)
+        # Fresh memory of this size costs a processor five times what the copying does.
+        if tensor.device.type == "cpu":
+            self.kept[name] = room if then is None else then
+        return room
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:

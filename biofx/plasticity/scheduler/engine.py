@@ -216,9 +216,12 @@ class Engine:
         for site in sites:
             for rule, context in site.due("observe", kinds):
                 site.see(gradient=True)
-                if undo is not None and not (undo.deferred and rule.observes_with_factors):
+                waits = later and rule.observes_with_factors
+                apart = waits and site.large
+                if undo is not None and not (apart or (waits and undo.deferred)):
                     undo.keep(context)
                 context.later = site.work if later else None
+                done = len(site.work)
                 try:
                     rule.observe(context)
                 except Exception as error:
@@ -226,6 +229,8 @@ class Engine:
                     raise
                 finally:
                     context.later = None
+                if undo is not None and apart and not undo.deferred:
+                    site.work[done:] = undo.apart(site.work[done:], context)
 
     def collect(self, sites: Sequence[ParameterStep], *kinds: type[Rule]) -> None:
         """Find the factors of each parameter: its `expressions` and `factors`.

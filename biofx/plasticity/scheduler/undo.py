@@ -1,10 +1,12 @@
 """What rules have changed before the optimizer's step, for the case that the step raises."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from biofx.plasticity.kernels.base import KernelCall, KernelSpec, Tensors, kernel_spec
 from biofx.plasticity.rules.rule import Context
 from biofx.plasticity.scheduler.copies import Copies
 
@@ -24,17 +26,53 @@ class Undo:
         self._states: list[tuple[Context, dict[str, Any]]] = []
         self._counts: list[tuple[Tensor, Tensor]] = []
         self._values: list[tuple[Tensor, Tensor]] = []
+        self._apart: list[tuple[Tensor, Tensor]] = []
 
     def keep(self, context: Context) -> None:
         """Remember the state of a rule for one parameter, as it is when first asked."""
         if any(known is context for known, _ in self._states):
             return
-        whose = f"{context.rule} of {context.synapses.parameter}"
         copies = {
-            name: self._copy(f"{whose}: {name}", value) if isinstance(value, Tensor) else value
+            name: self._copy(_label(context, name), value) if isinstance(value, Tensor) else value
             for name, value in context.state.items()
         }
         self._states.append((context, copies))
+
+    def apart(self, works: Sequence[KernelCall], context: Context) -> list[KernelCall]:
+        """Calls yet to be made, writing a rule's state to other memory than it is read from.
+
+        The state's tensors have that memory from now on. What was there before stays where it is,
+        which takes no copy.
+        """
+        known = {id(tensor) for tensor, _ in self._apart}
+        own = {id(value): key for key, value in context.state.items() if id(value) not in known}
+        before: dict[int, Tensor] = {}
+        for spec, leaves in works:
+            for name, leaf in zip(spec.names, leaves, strict=True):
+                if name in spec.writes and id(leaf) in own and id(leaf) not in before:
+                    before[id(leaf)] = value = leaf.detach()
+                    leaf.set_(self._copy.other(_label(context, own[id(leaf)]), value))  # type: ignore[call-overload]
+                    self._apart.append((leaf, value))
+        found = []
+        for spec, leaves in works:
+            # Those that no call has written so far.
+            old = {
+                name: before[id(leaf)]
+                for name, leaf in zip(spec.names, leaves, strict=True)
+                if id(leaf) in before
+            }
+            written = tuple([name for name in spec.writes if name in old])
+            parts = [
+                old[name] if name in old and name not in written else leaf
+                for name, leaf in zip(spec.names, leaves, strict=True)
+            ]
+            found.append(
+                KernelCall(_apart(spec, written), (*[old[name] for name in written], *parts))
+            )
+            for name, leaf in zip(spec.names, leaves, strict=True):
+                if name in written:
+                    del before[id(leaf)]
+        return found
 
     def keep_count(self, tensor: Tensor) -> None:
         """Remember what has been counted in a tensor that is set to 0 now."""
@@ -54,6 +92,8 @@ class Undo:
                     own.copy_(value)
                 else:
                     context.state[name] = value
+        for tensor, value in self._apart:
+            tensor.copy_(value)
         for tensor, value in self._counts:
             # What has been counted since then is not in vain.
             tensor += value
@@ -62,3 +102,24 @@ class Undo:
         self._states.clear()
         self._counts.clear()
         self._values.clear()
+        self._apart.clear()
+
+
+def _label(context: Context, key: str) -> str:
+    """Under which a copy of a rule's state is kept."""
+    return f"{context.rule} of {context.synapses.parameter}: {key}"
+
+
+@functools.cache
+def _apart(spec: KernelSpec, names: tuple[str, ...]) -> KernelSpec:
+    """What a spec does, where tensors of these names are read from others."""
+    if not names:
+        return spec
+    others = {name: f"{name} before" for name in names}
+
+    def apart(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
+        own = {name: tensors[others.get(name, name)] for name in spec.tensors}
+        return spec.function(index, own, inputs)
+
+    tensors = (*others.values(), *spec.tensors)
+    return kernel_spec(apart, tensors, spec.inputs, spec.writes, spec.rounded)
