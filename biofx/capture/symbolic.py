@@ -173,9 +173,11 @@ class SymbolicTracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """A value as an argument of a node."""
+        if type(a) in _ARGUMENTS:
+            return super().create_arg(a)
         if isinstance(a, torch.Tensor) and a.is_meta and not isinstance(a, nn.Parameter):
             raise Untraceable("computes with the values of its parameters")
-        number = None if type(a) in targets.PLAIN else targets.plain_number(a)
+        number = targets.plain_number(a)
         return super().create_arg(a if number is None else number)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -258,6 +260,10 @@ class _Proxy(_Assigns, fx.Proxy):
 
 class _Attribute(_Assigns, fx.proxy.Attribute):
     pass
+
+
+# Nearly all arguments are of these types, which FX takes, or looks into, as they are.
+_ARGUMENTS = targets.PLAIN | {_Proxy, tuple, list, dict}
 
 
 class _NoValues(TorchDispatchMode):

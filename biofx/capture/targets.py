@@ -11,10 +11,10 @@ from torch import Tensor, fx
 
 GETITEM = operator.getitem
 # What a node takes for an argument as it is.
-PLAIN = (
+PLAIN = frozenset({
     type(None), bool, int, float, complex, str, bytes, type(...), torch.dtype, torch.device,
     torch.layout, torch.memory_format, fx.Node,
-)  # fmt: skip
+})  # fmt: skip
 
 # Methods of tensors that tell about a tensor without its values.
 _ABOUT = frozenset({

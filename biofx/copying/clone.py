@@ -156,7 +156,10 @@ class _Clones:
         self._search()
         slots: dict[type, tuple[str, ...]] = {}
         for module in self._waiting:  # which grows meanwhile
-            self._fill(module, slots.setdefault(type(module), tuple(slots_of(type(module)))))
+            kind = type(module)
+            if kind not in slots:
+                slots[kind] = tuple(slots_of(kind))
+            self._fill(module, slots[kind])
 
     def _fill(self, module: nn.Module, slots: tuple[str, ...]) -> None:
         copied, rebinder = self.memo[id(module)], self._rebinder
