@@ -12,20 +12,23 @@ class Copies:
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """A copy of the tensor, in place of the last one of this name."""
-        return self._room(name, tensor, then=None).copy_(tensor)
+        return self._keep(name, self._room(name, tensor)).copy_(tensor)
 
     def other(self, name: str, tensor: Tensor) -> Tensor:
         """Memory for what comes in place of a tensor, whose own will be that of the next."""
-        return self._room(name, tensor, then=tensor)
+        room = self._room(name, tensor)
+        self._keep(name, tensor)
+        return room
 
-    def _room(self, name: str, tensor: Tensor, then: Tensor | None) -> Tensor:
-        room = self.kept.get(name)
-        if room is None or not _alike(room, tensor):
-            room = torch.empty_like(tensor)
+    def _room(self, name: str, tensor: Tensor) -> Tensor:
+        kept = self.kept.get(name)
+        return kept if kept is not None and _alike(kept, tensor) else torch.empty_like(tensor)
+
+    def _keep(self, name: str, tensor: Tensor) -> Tensor:
         # Fresh memory of this size costs a processor five times what the copying does.
         if tensor.device.type == "cpu":
-            self.kept[name] = room if then is None else then
-        return room
+            self.kept[name] = tensor
+        return tensor
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:

@@ -216,9 +216,8 @@ class Engine:
         for site in sites:
             for rule, context in site.due("observe", kinds):
                 site.see(gradient=True)
-                waits = later and rule.observes_with_factors
-                apart = waits and site.large
-                if undo is not None and not (apart or (waits and undo.deferred)):
+                waits = later and rule.observes_with_factors  # its state is as it was, then
+                if undo is not None and not waits:
                     undo.keep(context)
                 context.later = site.work if later else None
                 done = len(site.work)
@@ -229,8 +228,11 @@ class Engine:
                     raise
                 finally:
                     context.later = None
-                if undo is not None and apart and not undo.deferred:
-                    site.work[done:] = undo.apart(site.work[done:], context)
+                if undo is not None and waits and not undo.deferred:
+                    if site.large and len(site.work) > done:
+                        site.work[done:] = [undo.apart(site.work[done:], context)]
+                    else:
+                        undo.keep(context)
 
     def collect(self, sites: Sequence[ParameterStep], *kinds: type[Rule]) -> None:
         """Find the factors of each parameter: its `expressions` and `factors`.

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from biofx.plasticity.kernels.base import KernelCall, KernelSpec, Tensors, kernel_spec
+from biofx.plasticity.kernels.base import KernelCall, KernelSpec, Tensors, joined, kernel_spec
 from biofx.plasticity.rules.rule import Context
 from biofx.plasticity.scheduler.copies import Copies
 
@@ -38,41 +38,31 @@ class Undo:
         }
         self._states.append((context, copies))
 
-    def apart(self, works: Sequence[KernelCall], context: Context) -> list[KernelCall]:
-        """Calls yet to be made, writing a rule's state to other memory than it is read from.
+    def apart(self, works: Sequence[KernelCall], context: Context) -> KernelCall:
+        """Calls yet to be made, as one that writes a rule's state to other memory than it reads.
 
         The state's tensors have that memory from now on. What was there before stays where it is,
         which takes no copy.
         """
-        known = {id(tensor) for tensor, _ in self._apart}
-        own = {id(value): key for key, value in context.state.items() if id(value) not in known}
-        before: dict[int, Tensor] = {}
-        for spec, leaves in works:
-            for name, leaf in zip(spec.names, leaves, strict=True):
-                if name in spec.writes and id(leaf) in own and id(leaf) not in before:
-                    before[id(leaf)] = value = leaf.detach()
-                    leaf.set_(self._copy.other(_label(context, own[id(leaf)]), value))  # type: ignore[call-overload]
-                    self._apart.append((leaf, value))
-        found = []
-        for spec, leaves in works:
-            # Those that no call has written so far.
-            old = {
-                name: before[id(leaf)]
-                for name, leaf in zip(spec.names, leaves, strict=True)
-                if id(leaf) in before
-            }
-            written = tuple([name for name in spec.writes if name in old])
-            parts = [
-                old[name] if name in old and name not in written else leaf
-                for name, leaf in zip(spec.names, leaves, strict=True)
-            ]
-            found.append(
-                KernelCall(_apart(spec, written), (*[old[name] for name in written], *parts))
-            )
-            for name, leaf in zip(spec.names, leaves, strict=True):
-                if name in written:
-                    del before[id(leaf)]
-        return found
+        spec, leaves = joined(works)
+        keys = {id(value): key for key, value in context.state.items()}
+        written = [
+            (name, leaf)
+            for name, leaf in zip(spec.names, leaves, strict=True)
+            if name in spec.writes and id(leaf) in keys
+        ]
+        before: dict[str, Tensor] = {}
+        for name, tensor in written:
+            before[name] = value = tensor.detach()
+            tensor.set_(self._copy.other(_label(context, keys[id(tensor)]), value))  # type: ignore[call-overload]
+            self._apart.append((tensor, value))
+        # What reads the state under another name reads it as it was, too.
+        old = {id(tensor): before[name] for name, tensor in written}
+        parts = [
+            leaf if name in before else old.get(id(leaf), leaf)
+            for name, leaf in zip(spec.names, leaves, strict=True)
+        ]
+        return KernelCall(_apart(spec, tuple(before)), (*before.values(), *parts))
 
     def keep_count(self, tensor: Tensor) -> None:
         """Remember what has been counted in a tensor that is set to 0 now."""
@@ -113,8 +103,6 @@ def _label(context: Context, key: str) -> str:
 @functools.cache
 def _apart(spec: KernelSpec, names: tuple[str, ...]) -> KernelSpec:
     """What a spec does, where tensors of these names are read from others."""
-    if not names:
-        return spec
     others = {name: f"{name} before" for name in names}
 
     def apart(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor, ...]:
