@@ -36,10 +36,12 @@ def test_polynomial(terms: int) -> None:
 
 @pytest.mark.parametrize(("limit", "error"), [(2, 3e-7), (16, 1.5e-6)])
 def test_exp_near_zero(limit: float, error: float) -> None:
-    x = torch.linspace(-limit, limit, 100_001)
-    exact = x.double().exp()
-    assert float(((polynomials.exp_near_zero(x) - exact) / exact).abs().max()) < error
-    assert float(polynomials.exp_near_zero(torch.zeros(()))) == 1
+    x, rate = torch.linspace(0, 1, 100_001), torch.tensor(float(limit))
+    for sign in (-1, 1):
+        exact = (x.double() * sign * limit).exp()
+        found = polynomials.exp_near_zero(x, sign * rate)
+        assert float(((found - exact) / exact).abs().max()) < error
+        assert float(found[0]) == 1
 
 
 def test_erfc() -> None:

@@ -224,6 +224,9 @@ def test_symmetric_is_uniform_moved_and_stretched() -> None:
     assert torch.equal(
         rnd.symmetric(key(), index, draw=2), 2 * rnd.uniform(key(), index, draw=2) - 1
     )
+    for scale in map(torch.tensor, (0.3, 7.0, 1e-20)):
+        expected = scale * rnd.symmetric(key(), index)
+        assert torch.equal(rnd.symmetric(key(), index, scale=scale), expected)
 
 
 def test_normal() -> None:

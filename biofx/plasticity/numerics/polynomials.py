@@ -61,12 +61,13 @@ def _parted(x: Tensor) -> tuple[Tensor, Tensor]:
     return r, ((k.to(torch.int32) + 127) << 23).view(torch.float32)
 
 
-def exp_near_zero(x: Tensor) -> Tensor:
-    """eˣ of float32 numbers for |x| ≤ 16: two thirds of `exp`'s operations.
+def exp_near_zero(x: Tensor, rate: Tensor) -> Tensor:
+    """eˣʳ of float32 numbers for |x·r| ≤ 16, r of shape (): two thirds of `exp`'s operations.
 
-    Within 3e-7 of itself up to |x| = 2, 1.5e-6 up to 16, for the power of 2 is of a rounded number.
+    Within 3e-7 of itself up to |x·r| = 2, 1.5e-6 up to 16, for the power of 2 is of a rounded
+    number.
     """
-    y = x * (1 / math.log(2))
+    y = x * (rate * (1 / math.log(2)))
     k = y.round()
     power = ((k.to(torch.int32) + 127) << 23).view(torch.float32)
     return polynomial(_EXP2, y - k) * power

@@ -223,9 +223,12 @@ def uniform(key: Tensor, index: Tensor, *, draw: int = 0) -> Tensor:
     return _signed(_word(key, index, _BITS, draw)).mul_(0.5).add_(0.5)
 
 
-def symmetric(key: Tensor, index: Tensor, *, draw: int = 0) -> Tensor:
-    """Uniform on [-1, 1): exactly ``2 * uniform(key, index, draw=draw) - 1``, for less."""
-    return _signed(_word(key, index, _BITS, draw))
+def symmetric(key: Tensor, index: Tensor, *, draw: int = 0, scale: Tensor | None = None) -> Tensor:
+    """Uniform on [-1, 1): exactly ``2 * uniform(key, index, draw=draw) - 1``, for less.
+
+    With a `scale` of shape (), or that broadcasts to the index, exactly ``scale`` times that.
+    """
+    return _signed(_word(key, index, _BITS, draw), scale)
 
 
 def positive(key: Tensor, index: Tensor, *, draw: int = 0) -> Tensor:
@@ -367,12 +370,13 @@ def _xorshift_(x: Tensor) -> Tensor:
     return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
 
 
-def _signed(word: Tensor) -> Tensor:
+def _signed(word: Tensor, scale: Tensor | None = None) -> Tensor:
     """[-1, 1) in steps of 2**-23: each step is a float32, so nothing rounds up to 1.
 
-    It overwrites the word.
+    It overwrites the word. A scale, by a power of 2 less, takes no product of its own.
     """
-    return word.bitwise_right_shift_(8).to(torch.float32).mul_(2.0**-23)
+    unit = 2.0**-23 if scale is None else scale * 2.0**-23
+    return word.bitwise_right_shift_(8).to(torch.float32).mul_(unit)
 
 
 def _positive_unit(word: Tensor) -> Tensor:

@@ -48,8 +48,10 @@ def crystallize(
 
 
 def _judged(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
-    grad = tensors["grad"].float() * inputs["unscale"]
-    values = {name: value for name, value in inputs.items() if name != "unscale"}
+    values = {**inputs}
+    grad, unscale = tensors["grad"].float(), values.pop("unscale", None)
+    if unscale is not None:
+        grad = grad * unscale
     return (crystallize(tensors["factors"], tensors["weight"].float(), grad=grad, **values),)
 
 
@@ -122,7 +124,8 @@ class Crystallize(Rule):
                 del values["floor"]  # a maximum and a minimum that would change nothing
             inputs = {name: scalar(value, grad.device) for name, value in values.items()}
             context.memo["inputs"] = inputs
-        unscale = context.unscale
+        if context.unscale is not None:
+            inputs = {**inputs, "unscale": context.unscale}
         factors = context.state["factors"]
         context.map(
             _judged,
@@ -131,7 +134,6 @@ class Crystallize(Rule):
             with_factors=True,
             inputs={
                 "mean_abs": context.statistics["mean_abs"],
-                "unscale": scalar(1.0, grad.device) if unscale is None else unscale,
                 **inputs,
             },
         )

@@ -99,8 +99,8 @@ def _uniform(
     low: Tensor | None = None,
     high: Tensor | None = None,
 ) -> Tensor:
-    draw = random.symmetric(key, index)
-    return fuzzy_factors(draw, nu, low=low, high=high, distribution=Distribution.UNIFORM)
+    factors = 1 + random.symmetric(key, index, scale=nu)  # as `fuzzy_factors`, a product less
+    return factors if low is None and high is None else factors.clamp(low, high)
 
 
 def _normal(

@@ -16,6 +16,10 @@ from biofx.plasticity.rules.validation import within
 from biofx.synapses import Synapses
 
 
+def _exp(x: Tensor, rate: Tensor) -> Tensor:
+    return torch.exp(x.mul_(rate))
+
+
 def volume_factors(
     weight: Tensor,
     noise: Tensor,
@@ -23,7 +27,7 @@ def volume_factors(
     base: Tensor,
     stability: Tensor,
     variability: Tensor,
-    exp: Callable[[Tensor], Tensor] = torch.exp,
+    exp: Callable[[Tensor, Tensor], Tensor] = _exp,
 ) -> Tensor:
     """f = |N(μ, (variability·μ)²)| with μ = base·exp(−stability·v), volume v = |w|/(1 + |w|).
 
@@ -33,7 +37,7 @@ def volume_factors(
         base: factor of a synapse of weight 0, before the noise.
         stability: how fast the factor falls with the volume.
         variability: standard deviation of the factor relative to its mean.
-        exp: the exponential function; its arguments lie between −stability and 0.
+        exp: gives eˣʳ of x, which it may overwrite, and r; x·r lies between −stability and 0.
 
     Returns:
         Factors of the weight's shape, ≥ 0.
@@ -42,9 +46,9 @@ def volume_factors(
         Hofmann et al. 2025, Methods, "Volume-dependent learning rates".
     """
     size = weight.abs()
+    falling = exp(size / (1 + size), -stability)
     # In place, because fresh memory costs more than the arithmetic.
-    mean = exp((size / (1 + size)).mul_(-stability)).mul_(base)
-    return (variability * noise).add_(1).mul_(mean).abs_()
+    return (variability * base * noise).add_(base).mul_(falling).abs_()
 
 
 def _volume(
@@ -55,7 +59,7 @@ def _volume(
     base: Tensor,
     stability: Tensor,
     variability: Tensor,
-    exp: Callable[[Tensor], Tensor] = torch.exp,
+    exp: Callable[[Tensor, Tensor], Tensor] = _exp,
 ) -> Tensor:
     noise = random.normal(key, index)
     return volume_factors(
