@@ -41,6 +41,20 @@ def test_an_optimizer_of_another_model() -> None:
         GradScheduler(make(), sgd(make()))
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_an_optimizer_made_before_weights_were_expanded(inplace: bool) -> None:
+    """It trains biases and the output layer, and no split weight."""
+    plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = sgd(plain)
+    config = biofx.BioConfig(weight_splitting_Gamma=2, weight_splitting_mode="expand")
+    model = biofx.transform(plain, config, inplace=inplace)
+    with pytest.raises(biofx.PlasticityError, match=r"before 0\.weight was split .* make it after"):
+        GradScheduler(model, optimizer)
+    heads = torch.optim.SGD([*model.get_submodule("2").parameters(), torch.zeros(3)])
+    GradScheduler(model, heads).detach()  # it leaves the split layer out on purpose
+    GradScheduler(model, sgd(model))
+
+
 def test_a_refused_optimizer_is_left_unhooked() -> None:
     optimizer = sgd(make())
     with pytest.raises(biofx.PlasticityError):

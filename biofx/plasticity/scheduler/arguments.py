@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -149,7 +149,8 @@ def refuse_strangers(attachments: Sequence[OptimizerHooks]) -> None:
     Muon takes the matrices of a model, AdamW the rest, which may have no synapse.
 
     Raises:
-        PlasticityError: none of them has any, or two have the same.
+        PlasticityError: none of them has any, two have the same, or one has a weight as it was
+            before it was split.
     """
     seen: dict[str, int] = {}
     for place, attachment in enumerate(attachments):
@@ -164,6 +165,29 @@ def refuse_strangers(attachments: Sequence[OptimizerHooks]) -> None:
             f"the optimizer ({names}) shares no weight with the model: make it from the parameters "
             "of the model that was transformed, after fully_shard"
         )
+    _refuse_outdated(attachments, seen)
+
+
+def _refuse_outdated(attachments: Sequence[OptimizerHooks], known: Container[str]) -> None:
+    """Refuse optimizers made before weights were expanded: those that compute would not learn."""
+    for attachment in attachments:
+        model = unwrap(attachment.engine.model)
+        own = {id(parameter) for parameter in model.parameters()}
+        foreign = {
+            parameter.numel()
+            for group in attachment.optimizer.param_groups
+            for parameter in group["params"]
+            if id(parameter) not in own
+        }
+        for name, synapses in attachment.engine.synapses.items():
+            wide = model.get_parameter(name)
+            outdated = synapses.split == "expand" and wide.numel() // synapses.gamma in foreign
+            if outdated and wide.requires_grad and name not in known:
+                raise PlasticityError(
+                    f"the optimizer ({type(attachment.optimizer).__name__}) was made before {name} "
+                    f"was split into {synapses.gamma} synapses per connection, and would not train "
+                    "it: make it after biofx.transform, from the parameters of its result"
+                )
 
 
 def warn_if_blind(optimizer: Optimizer) -> None:
