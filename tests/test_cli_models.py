@@ -98,20 +98,37 @@ def test_an_imported_instance_is_not_the_files_own() -> None:
     assert isinstance(load_model("model.py"), nn.Linear)
 
 
+def test_a_script_that_imports_its_model() -> None:
+    write("nets.py", NET)
+    write("train.py", "from nets import Net\nfrom torch.nn import Linear\n")
+    with pytest.raises(
+        CommandError,
+        match=r"train\.py defines no nn\.Module; it imports some, name one: train\.py:Net$",
+    ):
+        load_model("train.py")
+    assert type(load_model("train.py:Net")).__name__ == "Net"
+
+
 @pytest.mark.parametrize(
     ("code", "spec", "message"),
     [
         (NET, "nope.py", "there is no file nope.py"),
         (NET, "no/such/model.py", "there is no file no/such/model.py"),
         (NET, "nope.nope", "there is no module 'nope.nope'"),
+        (NET, "model.Net", "there is no module 'model.Net', nor a file of that name; did you mean"),
+        (
+            "from torch.nn import Linear\nfrom torch.ao.nn.qat import Linear as Q\n",
+            "model.py",
+            "model.py defines no nn.Module",
+        ),
         (NET, "..", ".. is a directory"),
         (NET, "model.py:", "'model.py:' ends in a colon; name the model"),
         (NET, "model.py:net", "model.py has no 'net'; did you mean 'Net'?"),
         (NET, "model.py:zebra", "model.py has no 'zebra'; it has Net"),
         (NET, "model.py:nn", "got an object of type module"),
         (NET, "model.py:torch.Tensor", "got the class Tensor"),
-        ("x = 3\n", "model.py", "model.py holds no nn.Module"),
-        ("", "model.py", "model.py holds no nn.Module"),
+        ("x = 3\n", "model.py", "model.py defines no nn.Module"),
+        ("", "model.py", "model.py defines no nn.Module"),
         ("def make():\n    return nn.ReLU()\n", "model.py", "name it: model.py:make"),
         (
             "def make():\n    return 3\n",

@@ -114,9 +114,14 @@ def _only(source: ModuleType, where: str) -> Any:
             f"no nn.Module class of {where} can be made without arguments ({needs}); write a "
             f"function that makes the model, and name it: {where}:FUNCTION"
         )
+    imported = _imported_classes(source)
     functions = _functions(source)
-    hint = f"; if a function makes it, name it: {where}:{functions[0]}" if functions else ""
-    raise CommandError(f"{where} holds no nn.Module{hint}")
+    hint = ""
+    if imported:
+        hint = f"; it imports some, name one: {', '.join(f'{where}:{name}' for name in imported)}"
+    elif functions:
+        hint = f"; if a function makes it, name it: {where}:{functions[0]}"
+    raise CommandError(f"{where} defines no nn.Module{hint}")
 
 
 def _instances(source: ModuleType) -> dict[str, nn.Module]:
@@ -139,6 +144,18 @@ def _classes(source: ModuleType) -> list[type[nn.Module]]:
         and value.__module__ == source.__name__
         and name == value.__name__
         and not name.startswith("_")
+    ]
+
+
+def _imported_classes(source: ModuleType) -> list[str]:
+    """Names of classes of modules that are defined elsewhere, other than those of PyTorch."""
+    return [
+        name
+        for name, value in vars(source).items()
+        if isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and value.__module__ != source.__name__
+        and value.__module__.partition(".")[0] != "torch"
     ]
 
 

@@ -33,8 +33,7 @@ def import_source(where: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is not None and f"{where}.".startswith(f"{error.name}."):
                 raise CommandError(
-                    f"there is no module {where!r}, nor a file of that name; give the path of the "
-                    "file, FILE.py[:NAME], or run it where the package is or is installed"
+                    f"there is no module {where!r}, nor a file of that name; {_instead(where)}"
                 ) from error
             raise
         except (ValueError, TypeError) as error:  # "", "..a"
@@ -44,6 +43,17 @@ def import_source(where: str) -> ModuleType:
     if path.is_dir():
         raise CommandError(f"{where} is a directory, not a Python file")
     return _import_file(path)
+
+
+def _instead(where: str) -> str:
+    """What to give instead of a dotted name that is no module."""
+    module, _, name = where.rpartition(".")
+    if hasattr(sys.modules.get(module), name):  # imported on the way
+        return f"did you mean {module}:{name}?"
+    return (
+        "give the path of the file, FILE.py[:NAME], or run it in the folder of the package, or "
+        "with a Python that has it"
+    )
 
 
 def _import_file(path: Path) -> ModuleType:
