@@ -204,6 +204,23 @@ def test_a_name_that_tells_no_format(capsys: Captured, name: str) -> None:
     assert Path(name).read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("m.pth", (), "does not tell the format; end it in .pt (torchscript), .pt2"),
+        ("m.pt", ("--format", "onnx"), "the suffix of 'm.pt' means --format torchscript, not onnx"),
+    ],
+)
+def test_a_format_is_refused_before_the_model_is_imported(
+    capsys: Captured, name: str, more: tuple[str, ...], message: str
+) -> None:
+    """A file that trains as it is imported takes an hour first."""
+    assert main(["export", "model.py", "-o", name, *more]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "the model says hello" not in said
+
+
 def test_settings_of_every_kind(capsys: Captured, folder: Path) -> None:
     (folder / "bio.toml").write_text(
         'fuzzy_learning_rate_factor_nu = 0.1\ncrystal_thresh = 0.5\nexclude = ["fc1"]\n',

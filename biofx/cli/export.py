@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+from typing import Any
 
-from biofx.cli.output import check_output, to_stdout
+from biofx.cli.output import check_output, format_of, to_stdout
 from biofx.cli.progress import steps
 
 
@@ -14,7 +15,10 @@ def export(arguments: argparse.Namespace) -> int:
     with steps() as step:
         step("loading torch")
         from biofx.cli.common import prepare
+        from biofx.export import SUFFIXES
+        from biofx.export import export as write
 
+        form: Any = format_of(arguments.output, SUFFIXES, arguments.format)
         _, bio, inputs = prepare(arguments, step)
         if arguments.weights:
             step(f"loading {arguments.weights}")
@@ -22,12 +26,10 @@ def export(arguments: argparse.Namespace) -> int:
 
             entry = load_weights(bio, arguments.weights)
         step(f"writing {arguments.output}")
-        from biofx.export import export as write
-
         done = write(
             bio.eval(),
             arguments.output,
-            format=arguments.format,
+            format=form,
             example_inputs=inputs,
             fold=arguments.fold,
         )

@@ -1,6 +1,6 @@
 """Export: a transformed model leaves as a file that needs no biofx."""
 
-from biofx.export.export import FORMATS, Exported, export
+from biofx.export.export import FORMATS, SUFFIXES, Exported, export
 from biofx.export.folding import FoldReport
 
-__all__ = ["FORMATS", "Exported", "FoldReport", "export"]
+__all__ = ["FORMATS", "SUFFIXES", "Exported", "FoldReport", "export"]
