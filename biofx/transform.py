@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def transform(
             layer.
     """
     config = BioConfig() if config is None else config
-    _check(model, config)
+    _check(model, config, inplace)
     arguments = arguments_of(example_inputs)
     # What is made here is to be trained.
     with torch.inference_mode(False), uncollected():
@@ -105,7 +106,7 @@ def _rewrite(target: nn.Module, config: BioConfig, captured: Captured) -> nn.Mod
     return target
 
 
-def _check(model: nn.Module, config: BioConfig) -> None:
+def _check(model: nn.Module, config: BioConfig, inplace: bool) -> None:
     if isinstance(model, type) and issubclass(model, nn.Module):
         raise ModelError(f"{model.__name__} is a class; pass an instance, e.g. {model.__name__}()")
     if not isinstance(model, nn.Module):
@@ -119,7 +120,13 @@ def _check(model: nn.Module, config: BioConfig) -> None:
         hint = ""
         if isinstance(config, torch.Tensor | tuple | list):
             hint = "; name what is no configuration: transform(model, example_inputs=...)"
+        elif isinstance(config, str | os.PathLike):
+            hint = "; a file is read by BioConfig.from_toml(path)"
+        elif isinstance(config, Mapping):
+            hint = "; give BioConfig(**settings)"
         raise ModelError(f"config must be a BioConfig, got {type(config).__name__}{hint}")
+    if not isinstance(inplace, bool):
+        raise ModelError(f"inplace must be True or False, got {type(inplace).__name__}")
     if hasattr(model, RECORD):
         raise ModelError(
             "this model was made by biofx.transform already; transform the original again, or "

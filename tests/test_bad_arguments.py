@@ -18,6 +18,10 @@ def bio() -> nn.Module:
     return biofx.transform(nn.Linear(2, 2))
 
 
+def recorder() -> biofx.Recorder:
+    return biofx.Recorder(biofx.GradScheduler(bio()))
+
+
 def scripted() -> Any:
     return torch.jit.script(nn.Sequential(nn.Linear(2, 2)))
 
@@ -36,6 +40,24 @@ def scripted() -> Any:
             biofx.ModelError,
             r"BioConfig, got Tensor; name .*: transform\(model, example_inputs=",
         ),
+        (lambda: biofx.transform(nn.Linear(2, 2), "b.toml"), biofx.ModelError, "from_toml"),  # type: ignore[arg-type]
+        (
+            lambda: biofx.transform(nn.Linear(2, 2), {"dale_axis": "pre"}),  # type: ignore[arg-type]
+            biofx.ModelError,
+            r"BioConfig, got dict; give BioConfig\(\*\*settings\)",
+        ),
+        (
+            lambda: biofx.transform(nn.Linear(2, 2), inplace="no"),  # type: ignore[arg-type]
+            biofx.ModelError,
+            "inplace must be True or False, got str",
+        ),
+        (
+            lambda: biofx.export(bio(), "m.pt", torch.ones(1, 2)),  # type: ignore[arg-type]
+            biofx.ExportError,
+            r"got Tensor; name what .*: export\(bio, path, example_inputs=\.\.\.\)$",
+        ),
+        (lambda: recorder().save(NOT_A_MODEL), biofx.ReportError, "path .*, got int"),
+        (lambda: recorder().save("run.html"), biofx.ReportError, "a history is JSON"),
         (lambda: biofx.transform(scripted()), biofx.ModelError, "compiled code.*Python model"),
         (
             lambda: biofx.BioConverter.set_last_module_token_for_module(NOT_A_MODEL),

@@ -102,16 +102,21 @@ def export(
     )
 
 
-def _format(path: Path, format: str | None) -> str:
+def _format(path: Path, format: Any) -> str:
     told = SUFFIXES.get(path.suffix.lower())
     if format is None:
         if told is None:
             known = ", ".join(f"{suffix} ({name})" for suffix, name in SUFFIXES.items())
             raise ExportError(
                 f"the name {path.name!r} does not tell the format; end it in {known}, or give "
-                "format (on the command line: --format)"
+                "format"
             )
         return told
+    if not isinstance(format, str):
+        raise ExportError(
+            f"format must be one of {', '.join(FORMATS)}, got {type(format).__name__}; name what "
+            "is no format: export(bio, path, example_inputs=...)"
+        )
     if format not in FORMATS:
         raise ExportError(f"unknown format {format!r}; available: {', '.join(FORMATS)}")
     if told is not None and told != format:

@@ -13,12 +13,19 @@ from biofx.report.history import FACTOR_BINS, FORMAT, KIND, UPDATE_BINS
 
 
 def write(path: str | Path, text: str) -> None:
-    """Write a text file as UTF-8; it appears whole or not at all.
+    """Write a history as UTF-8; the file appears whole or not at all.
 
     Raises:
-        ReportError: it cannot be written.
+        ReportError: it cannot be written, or its name says that it is a page.
     """
+    if not isinstance(path, str | Path):
+        raise ReportError(f"expected the path of the file to write, got {type(path).__name__}")
     target = Path(os.path.realpath(path))  # a link stays a link
+    if target.suffix.lower() in (".html", ".htm"):
+        raise ReportError(
+            f"cannot write {path}: a history is JSON; save it as .json and draw the page with "
+            "`biofx report`, or write what to_html() returns"
+        )
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         beside.write_text(text, encoding="utf-8")

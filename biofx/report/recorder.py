@@ -154,7 +154,7 @@ class Recorder(Observer):
         """Write the history as JSON, for `biofx report`; the file appears whole or not at all.
 
         Raises:
-            BiofxError: the file cannot be written.
+            ReportError: the file cannot be written, or its name ends in .html.
         """
         write(path, json.dumps(self._content(), separators=(",", ":")) + "\n")
 
