@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -77,7 +77,7 @@ class BioConfig(TupleLike):
         apply_dales_principle: one sign for all outgoing weights of a unit.
         base_lr, stability_factor, lr_variability: volume-dependent rate,
             f = |N(μ, (variability·μ)²)| with μ = base·exp(−stability·|w|/(1+|w|)).
-        fuzzy_lr_distribution: see `Distribution`.
+        fuzzy_lr_distribution: a `Distribution` or its value, such as "lognormal".
         fuzzy_lr_min, fuzzy_lr_max: clamp of the factors.
         fuzzy_lr_dynamic: redraw or evolve the factors while training.
         fuzzy_lr_decay: decay of TEMPORAL factors towards 1, per update.
@@ -109,7 +109,8 @@ class BioConfig(TupleLike):
         crystallize_every, rejuvenate_every, volume_dependent_every, unit_turnover_every: optimizer
             steps between applications by `GradScheduler`; 0 turns the rule off.
         overrides: {"glob over layer names": {field: value}} for single layers; later globs win.
-        include, exclude: globs over layer names that may / must not carry plasticity.
+        include, exclude: globs over layer names that may / must not carry plasticity; one string is
+            one glob.
         outputs: globs over the names of the output layers, which are then believed. Not needed
             where the model is transformed with example inputs, which show them.
 
@@ -128,7 +129,7 @@ class BioConfig(TupleLike):
     stability_factor: float = 2.0
     lr_variability: float = 0.2
 
-    fuzzy_lr_distribution: Distribution = Distribution.UNIFORM
+    fuzzy_lr_distribution: Distribution | str = Distribution.UNIFORM
     fuzzy_lr_min: float = 0.5
     fuzzy_lr_max: float = 2.0
     fuzzy_lr_dynamic: bool = False
@@ -157,9 +158,9 @@ class BioConfig(TupleLike):
 
     # Not hashed, as mappings cannot be; equal configurations have equal hashes all the same.
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
+    include: Sequence[str] = ("*",)
+    exclude: Sequence[str] = ()
+    outputs: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         try:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import fx, nn
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from biofx.diff import GraphDiff
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
 def transform(
-    model: nn.Module,
+    model: M,
     config: BioConfig | None = None,
     *,
     example_inputs: Any = None,
     inplace: bool = False,
-) -> nn.Module:
+) -> M:
     """Give a model the plasticity of synapses.
 
     The result runs the model's own forward. Its weight layers are replaced by bio-augmented ones
@@ -87,7 +90,7 @@ def transform(
         return bio
 
 
-def _rewrite(target: nn.Module, config: BioConfig, captured: Captured) -> nn.Module:
+def _rewrite(target: M, config: BioConfig, captured: Captured) -> M:
     context = TransformContext(config, captured, module_names(target))
     for make in PASSES:
         make(context)(target)  # type: ignore[arg-type]

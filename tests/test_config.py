@@ -125,7 +125,7 @@ def test_globs_that_match(fields: dict[str, Any]) -> None:
 
 
 def test_it_is_an_ordinary_dataclass() -> None:
-    config = BioConfig(base_lr=0.2, include="fc*")  # type: ignore[arg-type]
+    config = BioConfig(base_lr=0.2, include="fc*")
     assert config.include == ("fc*",)
     assert config == copy.deepcopy(config) == pickle.loads(pickle.dumps(config))
     assert "base_lr" in inspect.signature(BioConfig).parameters

@@ -4,7 +4,7 @@ import copy
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,17 @@ _RECORDS = frozenset(
 )
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
 def clone(
-    model: nn.Module,
+    model: M,
     *,
     tensor: Callable[[Tensor], Tensor] | None = None,
     strict: bool = True,
     apart: bool = False,
     shared: dict[str, str] | None = None,
-) -> nn.Module:
+) -> M:
     """Copy a model's modules and Python attributes, and share its parameters and buffers.
 
     That holds for modules that are not registered, too: a list of layers, a teacher that is to stay
@@ -63,17 +66,17 @@ def clone(
     clones.fill()
     if shared is not None:
         shared.update(clones.shared)
-    result: nn.Module = clones.memo[id(model)]
+    result: M = clones.memo[id(model)]
     return result
 
 
 def separate(
-    model: nn.Module,
+    model: M,
     *,
     tensor: Callable[[Tensor], Tensor] | None = None,
     strict: bool = True,
     shared: dict[str, str] | None = None,
-) -> nn.Module:
+) -> M:
     """A copy for runs that are to leave no trace: with tensors and with all else of its own.
 
     The arguments are those of `clone`.
