@@ -1,6 +1,7 @@
 """The architecture, read from the source: who imports whom, what loads torch, file lengths."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -226,6 +227,18 @@ def test_public_names_are_documented(name: str) -> None:
             and not (getattr(value, "__doc__", None) or "").strip()
         ]
         assert bare == [], name
+
+
+def test_results_are_not_taken_for_types() -> None:
+    """Of "Returns: a mask: it says …" Sphinx prints the words before the colon as a type."""
+    found = [
+        f"{path.name}: {node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        and re.search(r"^Returns:\n +[\w ,.']+: ", ast.get_docstring(node) or "", re.MULTILINE)
+    ]
+    assert found == []
 
 
 def test_the_face_names_the_same_things_three_times() -> None:

@@ -47,3 +47,10 @@ def test_it_is_committed_without_outputs(path: Path) -> None:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
     assert cells(path, "markdown")[0].startswith("# ")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_cell_is_cut_off_or_shows_a_generator(path: Path) -> None:
+    for code in cells(path, "code"):
+        assert max(map(len, code.splitlines())) <= 92, "the page has room for 92 columns"
+        assert not code.splitlines()[-1].startswith("torch.manual_seed(")

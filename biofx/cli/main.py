@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process if None.
 
     Returns:
-        Exit status: 0 done, 1 could not do it (one line on stderr says why), 2 wrong usage, 130
-        interrupted.
+        The exit status; 0 is done, 1 could not do it (one line on stderr says why), 2 wrong usage,
+        130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):

@@ -27,7 +27,7 @@ def diff(model: nn.Module) -> "GraphDiff":
         model: the result of `biofx.transform`, wrapped or not.
 
     Returns:
-        A snapshot: it does not change when the model does. `print` it, `rich.print` it for
+        A snapshot, which does not change when the model does. `print` it, `rich.print` it for
         colours, or take it apart with `.tree` and `.to_dict()`.
 
     Raises:

@@ -202,8 +202,8 @@ class Rule:
         """Change ``context.weight`` in place after the update.
 
         Returns:
-            None, or a boolean mask of synapses that were replaced by new ones: their optimizer
-            state is zeroed and every rule is told through `replaced`.
+            None, or a boolean mask, of the weight's shape, of synapses that were replaced by new
+            ones. Their optimizer state is zeroed, and every rule is told through `replaced`.
         """
         return None
 
