@@ -11,8 +11,10 @@ changes that:
                                     of theirs are not ours
 """
 
+import dataclasses
 import importlib
 import importlib.util
+import inspect
 import linecache
 import os
 import re
@@ -28,6 +30,8 @@ from types import ModuleType
 import pytest
 
 import biofx
+from biofx.plasticity import Rule
+from biofx.plasticity.scheduler.scheduler import configured_rules
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -187,6 +191,17 @@ def test_the_reference_has_every_public_name() -> None:
         if home.startswith("biofx.integrations"):
             continue  # they need packages that may not be installed
         assert hasattr(importlib.import_module(home), attribute), name
+
+
+@pytest.mark.parametrize("rule", configured_rules(), ids=lambda rule: rule.name)
+def test_each_setting_of_a_rule_names_that_of_the_configuration(rule: Rule) -> None:
+    known = {field.name for field in dataclasses.fields(biofx.BioConfig)}
+    told = re.split(r"\n    (\w+): ", (inspect.getdoc(rule) or "").partition("Args:")[2])
+    explained = dict(zip(told[1::2], told[2::2], strict=True))
+    for field in dataclasses.fields(rule):
+        if field.default is None and field.name != "schedule":
+            named = re.findall(r"`(\w+)`", explained[field.name])
+            assert known & set(named), field.name
 
 
 def test_readme_and_quickstart_have_something_to_run() -> None:

@@ -76,11 +76,12 @@ class UnitTurnover(Rule):
     unit and one of its synapses are replaced at one step, the unit's replacement stays.
 
     Args:
-        utility: "contribution" or "dormant", as above. None takes what the layer is configured
-            with, here as for the next three: `unit_turnover_utility` of `BioConfig` and so on.
-        rate: units replaced per mature unit and step, with "contribution".
-        threshold: τ, with "dormant".
-        maturity: steps for which a unit is left alone, after the start and when it is new.
+        utility: as `unit_turnover_utility` of `BioConfig`: "contribution" or "dormant", as above.
+            None takes the layer's configured value, here and for the next three.
+        rate: as `unit_turnover_rate`: units replaced per mature unit and step ("contribution").
+        threshold: as `unit_turnover_threshold`: τ ("dormant").
+        maturity: as `unit_turnover_maturity`: steps for which a unit is left alone, after the start
+            and when it is new.
         decay: η of the running averages of activity and utility.
     """
 
