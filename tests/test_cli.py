@@ -204,6 +204,21 @@ def test_a_name_that_tells_no_format(capsys: Captured, name: str) -> None:
     assert Path(name).read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_a_pipe_as_the_file_to_write() -> None:
+    """What /dev/stdout links to in a pipeline, pipe:[123], is no path."""
+    run = process("inspect", "model.py", "--format", "html", "-o", "/dev/stdout")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("<!doctype html>")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "biofx", "inspect", "model.py", "--format", "html"]
+    gone = subprocess.run(
+        [*command, "-o", "/dev/stdout"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert gone.returncode == 0, gone.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [

@@ -121,12 +121,14 @@ def write_text(path: str, text: str) -> None:
 
     Raises:
         CommandError: it cannot be written.
+        BrokenPipeError: it is a pipe, and whoever reads it has gone.
     """
-    target = Path(os.path.realpath(path))  # a link stays a link
+    target = Path(path)
     try:
         if target.exists() and not target.is_file():  # a device or a pipe has no other place
             target.write_text(text, encoding="utf-8")
             return
+        target = target.resolve()  # a link stays a link; that of a pipe leads nowhere
         beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             beside.write_text(text, encoding="utf-8")
@@ -135,5 +137,7 @@ def write_text(path: str, text: str) -> None:
             beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise CommandError(f"cannot write {path}: {error.strerror or error}") from error
