@@ -58,7 +58,7 @@ def _names_checked(cls: C) -> C:
 
 
 @_names_checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BioConfig(TupleLike):
     """The settings of a transformation and of the rules that train it.
 
@@ -214,6 +214,11 @@ class BioConfig(TupleLike):
                 raise ConfigError(f'overrides["{glob}"]: {error}') from None
         own = {glob: dict(fields) for glob, fields in self.overrides.items()}
         object.__setattr__(self, "overrides", own)
+
+    def __repr__(self) -> str:
+        """As it could be written: without the fields that have their defaults."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.to_dict().items())
+        return f"{type(self).__name__}({fields})"
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:

@@ -206,3 +206,11 @@ def test_a_field_is_suggested_by_a_word_of_it(name: str, field: str) -> None:
     settings: dict[str, Any] = {name: 0.5}
     with pytest.raises(ConfigError, match=f"no field '{name}'; did you mean '{field}'"):
         BioConfig(**settings)
+
+
+def test_it_is_shown_as_it_could_be_written() -> None:
+    assert repr(BioConfig()) == "BioConfig()"
+    config = BioConfig(fuzzy_lr_distribution="gamma", exclude="tok", crystallize_every=2)
+    shown = "BioConfig(fuzzy_lr_distribution='gamma', crystallize_every=2, exclude=['tok'])"
+    assert repr(config) == shown
+    assert eval(shown) == config

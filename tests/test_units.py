@@ -553,3 +553,13 @@ def test_populations_are_worked_out_when_somebody_asks(monkeypatch: pytest.Monke
     assert units == biofx.info(pickle.loads(pickle.dumps(bio))).wiring.units
     assert units == biofx.info(copy.deepcopy(bio)).wiring.units
     assert asked == [1]
+
+
+def test_wiring_and_units_are_shown_in_a_line_each() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5))
+    wiring = biofx.info(biofx.transform(model, example_inputs=torch.ones(1, 3, 4, 4))).wiring
+    shown = "<Wiring: known; layers: 2, edges: 1, outputs: 1, populations of units: 2>"
+    assert repr(wiring) == shown
+    conv, linear = wiring.units
+    assert repr(conv) == "<Population 0: 8 units; read by 3>"
+    assert repr(linear) == "<Population 3: 5 units; they are a result of the model>"

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from biofx.errors import printable
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entries:
@@ -63,7 +65,7 @@ class Reader:
 VECTORS = ("bias", "scale", "shift", "running_mean", "running_var")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Population:
     """The units of one layer, or of one named block of it, and where each is found.
 
@@ -93,6 +95,13 @@ class Population:
     readers: tuple[Reader, ...] = ()
     norms: tuple[str, ...] = ()
     reason: str | None = None
+
+    def __repr__(self) -> str:
+        readers = ", ".join(dict.fromkeys(reader.layer for reader in self.readers))
+        told = [f"{self.name}: {self.size:,} units"]
+        told += [f"read by {readers}"] if readers else []
+        told += [self.reason] if self.reason else []
+        return printable(f"<Population {'; '.join(told)}>")
 
     @property
     def carrier(self) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import networkx
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Wiring:
     """What feeds what.
 
@@ -27,6 +27,13 @@ class Wiring:
     outputs: tuple[str, ...] = ()
     units: Sequence[Population] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        known = "known" if self.known else f"unknown for {len(self.unknown):,}"
+        return (
+            f"<Wiring: {known}; layers: {len(self.order):,}, edges: {len(self.edges):,}, outputs: "
+            f"{len(self.outputs):,}, populations of units: {len(self.units):,}>"
+        )
 
     @property
     def known(self) -> bool:
