@@ -421,3 +421,18 @@ def test_a_graph_with_other_gradients_is_found() -> None:
         node.args = (bio.graph.call_method("detach", node.args),)
     with pytest.raises(VerificationError, match=r"graph does not compute .* gradient of 'first"):
         biofx.verify(bio, model, x())
+
+
+def test_an_expanded_model_that_was_trained() -> None:
+    """Its weights are no longer the original's, although the model is the right one."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    config = biofx.BioConfig(weight_splitting_Gamma=2, weight_splitting_mode="expand")
+    bio = biofx.transform(model, config)
+    x = torch.rand(3, 4)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    bio(x).sum().backward()
+    optimizer.step()
+    with pytest.raises(biofx.VerificationError, match="before training, which moves"):
+        biofx.verify(bio, model, x)
+    bio.load_state_dict(model.state_dict())  # as the message says
+    biofx.verify(bio, model, x)

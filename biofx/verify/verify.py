@@ -269,10 +269,15 @@ class _Bench:
                     other = other.unflatten(s.post_axis, (-1, s.gamma)).sum(s.post_axis + 1)
                 problem = difference(value.detach(), other, self.tolerance) or ""
             if problem:
+                remedy = "give it the model that was transformed, or load one state dict into both"
+                if name in self.expanded:
+                    remedy = (
+                        "verify before training, which moves the weights of a split layer alone, "
+                        "or bring those of the original in: bio.load_state_dict(model.state_dict())"
+                    )
                 raise VerificationError(
                     f"{name!r} of the two models is not the same ({problem}); verify compares the "
-                    "computation, so give it the model that was transformed, or load one state "
-                    "dict into both"
+                    f"computation, so {remedy}"
                 )
 
     def _compare(self, mode: str, original: Trial, trial: Trial) -> None:
