@@ -55,6 +55,29 @@ def test_an_optimizer_made_before_weights_were_expanded(inplace: bool) -> None:
     GradScheduler(model, sgd(model))
 
 
+def test_a_rule_that_does_nothing() -> None:
+    class Misspelt(Rule):
+        def after_stp(self, context: Context) -> None:
+            context.weight.zero_()
+
+    with pytest.raises(biofx.PlasticityError, match="calls no after_stp; is it to be after_step"):
+        GradScheduler(make(), rules=[Misspelt()])
+
+
+def test_a_report_that_is_no_dict() -> None:
+    class Told(Rule):
+        def report(self, context: Context) -> Any:
+            return 3
+
+    model = make()
+    optimizer = sgd(model)
+    scheduler = GradScheduler(model, optimizer, rules=[Told()])
+    sum(parameter.sum() for parameter in model.parameters()).backward()
+    optimizer.step()
+    with pytest.raises(biofx.PlasticityError, match=r"Told.report gave 3 for .*; give a dict"):
+        scheduler.metrics()
+
+
 def test_a_refused_optimizer_is_left_unhooked() -> None:
     optimizer = sgd(make())
     with pytest.raises(biofx.PlasticityError):

@@ -1,5 +1,6 @@
 """The arguments of `GradScheduler`, checked, and which schedulers act already."""
 
+import difflib
 import gc
 import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from biofx.errors import PlasticityError
 from biofx.fields import number_of
 from biofx.plasticity.rules.rule import Rule
+from biofx.plasticity.scheduler.binding import overrides
 from biofx.plasticity.scheduler.gradient_hooks import GradientHooks
 from biofx.plasticity.scheduler.optimizer_hooks import OptimizerHooks
 from biofx.plasticity.scheduler.optimizer_state import innermost
@@ -39,7 +41,7 @@ def rules_of(rules: Any) -> list[Rule]:
     """The rules as a list.
 
     Raises:
-        PlasticityError: it is no list of rules.
+        PlasticityError: it is no list of rules, or one misspells all that it is to do.
     """
     if isinstance(rules, Rule | str) or not isinstance(rules, Iterable):
         hint = f"; give [{rules.name}()]" if isinstance(rules, Rule) else ""
@@ -49,7 +51,34 @@ def rules_of(rules: Any) -> list[Rule]:
         if not isinstance(rule, Rule):
             hint = " (an instance is needed, not the class)" if isinstance(rule, type) else ""
             raise PlasticityError(f"rules: {rule!r} is not a biofx.plasticity.Rule{hint}")
+        if not overrides(rule, *_ACTING):
+            _refuse_misspelt(rule)
     return found
+
+
+# What a rule may do; the other functions of `Rule` say where and when.
+_ACTING = (
+    "observe",
+    "expression",
+    "factor",
+    "total",
+    "before_update",
+    "after_step",
+    "replaced",
+    "prepare",
+    "initialise",
+    "begin",
+    "report",
+)
+
+
+def _refuse_misspelt(rule: Rule) -> None:
+    for name in dir(rule):
+        close = difflib.get_close_matches(name, _ACTING, n=1)
+        if close and not hasattr(Rule, name):
+            raise PlasticityError(
+                f"{rule.name} does nothing: a scheduler calls no {name}; is it to be {close[0]}?"
+            )
 
 
 def check_arguments(seed: Any, apply: Any, compile: Any) -> None:

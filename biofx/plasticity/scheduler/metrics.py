@@ -32,7 +32,13 @@ def summarise(
         found[name] = float(number)
     for rule, context in binding.pairs:
         context.weight = weight  # of a parameter in an arena, what it was when it was bound
-        found.update(rule.report(context))
+        told = rule.report(context)
+        if not isinstance(told, Mapping):
+            raise PlasticityError(
+                f"{rule.name}.report gave {told!r} for {context.synapses.parameter}; give a dict "
+                "of names and numbers"
+            )
+        found.update(told)
     return found
 
 
