@@ -24,6 +24,8 @@ html_theme = "furo"
 pygments_dark_style = "github-dark"  # the theme's own underlines names of modules, as if links
 html_title = f"biofx {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_theme_options = {
     "light_css_variables": {
         "color-brand-primary": "#0b63a5",

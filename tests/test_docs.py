@@ -178,6 +178,13 @@ def test_no_cell_of_a_table_is_cut_off_by_a_bar(path: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_line_of_code_is_wider_than_the_page(path: Path) -> None:
+    blocks = re.findall(r"^```.*?\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.M)
+    wide = [line for block in blocks for line in block.splitlines() if len(line) > 98]
+    assert wide == []
+
+
 def test_the_reference_has_every_public_name() -> None:
     pages = "".join(
         path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md")
