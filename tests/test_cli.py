@@ -851,11 +851,16 @@ def test_a_very_narrow_terminal(capsys: Captured, monkeypatch: pytest.MonkeyPatc
     assert capsys.readouterr().out == narrow
 
 
+GIVE = "give one for each argument of forward(x), in order, or by its name: --input NAME=SHAPE"
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
         (["y=4,10"], "--input y=4,10: forward(x) takes no 'y'; say --input x=4,10"),
         (["4,10", "y=4,10"], "--input y=4,10: forward(x) takes no 'y'"),
+        (["4,10", "4"], "--input: too many positional arguments; " + GIVE),
+        (["4,10", "x=4,10"], "--input: multiple values for argument 'x'; " + GIVE),
     ],
 )
 def test_an_input_that_the_forward_does_not_take(

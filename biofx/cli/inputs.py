@@ -50,29 +50,38 @@ def inputs_of(texts: Sequence[str]) -> Any:
 
 
 def check_names(model: nn.Module, texts: Sequence[str]) -> None:
-    """Refuse a name that is no argument of the model's forward.
+    """Refuse shapes that are no arguments of the model's forward.
 
     Raises:
-        UsageError: a text has such a name; it says which to give.
+        UsageError: a text has a name that forward does not take, or there are too few or too many;
+            it says which to give.
     """
     try:
-        parameters = inspect.signature(model.forward).parameters
+        signature = inspect.signature(model.forward)
     except (TypeError, ValueError):
         return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    if not texts or any(Path(text).suffix in _SUFFIXES for text in texts):
         return
+    parameters = signature.parameters
     named = [text.partition("=")[::2] for text in texts if "=" in text]
-    free = list(parameters)[len(texts) - len(named) :]
-    free = [name for name in free if name not in {given.strip() for given, _ in named}]
+    names = [given.strip() for given, _ in named]
+    unnamed = len(texts) - len(named)
+    free = [name for name in list(parameters)[unnamed:] if name not in names]
+    takes = f"forward({', '.join(parameters)})"
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for given, rest in named:
-        if given.strip() in parameters:
+        if anything or given.strip() in parameters:
             continue
         near = difflib.get_close_matches(given.strip(), free, n=1) or free[:1]
         say = f"; say --input {near[0]}={rest}" if near else ""
+        raise UsageError(f"--input {given}={rest}: {takes} takes no {given.strip()!r}{say}")
+    try:
+        signature.bind(*[None] * unnamed, **dict.fromkeys(names))
+    except TypeError as error:
         raise UsageError(
-            f"--input {given}={rest}: forward({', '.join(parameters)}) takes no "
-            f"{given.strip()!r}{say}"
-        )
+            f"--input: {error}; give one for each argument of {takes}, in order, or by its name: "
+            "--input NAME=SHAPE"
+        ) from error
 
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
