@@ -86,3 +86,19 @@ def test_arguments(
     with pytest.raises(error, match=message):
         call()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_detached_scheduler_says_so_and_is_not_watched() -> None:
+    model = bio()
+    for optimizer in (torch.optim.SGD(model.parameters()), None):
+        scheduler = biofx.GradScheduler(model, optimizer)
+        assert not scheduler.detached
+        assert "detached" not in repr(scheduler)
+        scheduler.detach()
+        assert scheduler.detached
+        assert repr(scheduler).endswith("steps taken: 0, detached>")
+        assert "steps taken: 0, detached</caption>" in scheduler._repr_html_()
+        with pytest.raises(biofx.PlasticityError, match="is detached and takes no steps"):
+            biofx.Recorder(scheduler)
+        with pytest.raises(biofx.PlasticityError, match="was detached"):
+            scheduler.step()

@@ -52,7 +52,7 @@ class Recorder(Observer):
 
     Raises:
         PlasticityError: `every` is no whole number from 1 on, a parameter is sharded, or the
-            scheduler has a recorder.
+            scheduler has a recorder, or is detached.
     """
 
     key = "Recorder"
@@ -63,6 +63,10 @@ class Recorder(Observer):
             raise PlasticityError(f"Recorder: every={every!r} must be a whole number of at least 1")
         if not isinstance(scheduler, GradScheduler):
             raise PlasticityError(f"Recorder: expected a GradScheduler, got {scheduler!r}")
+        if scheduler.detached:
+            raise PlasticityError(
+                "Recorder: the scheduler is detached and takes no steps; give the one that acts"
+            )
         self.every = every
         self._scheduler = scheduler
         self._synapses = dict(synapses_of(scheduler.model))

@@ -37,7 +37,6 @@ class GradientHooks:
         self.steps = 0
         self._sites: dict[str, ParameterStep] = {}
         self._handles: dict[str, tuple[int, RemovableHandle]] = {}
-        self.detached = False
         self.refresh()
 
     def refresh(self) -> None:
@@ -107,4 +106,3 @@ class GradientHooks:
         for _, handle in self._handles.values():
             handle.remove()
         self._handles = {}
-        self.detached = True

@@ -168,10 +168,10 @@ class GradScheduler:
         advise(self._engine)
 
     def __repr__(self) -> str:
-        return show.line(self._engine, self.steps)
+        return show.line(self._engine, self.steps, detached=self.detached)
 
     def _repr_html_(self) -> str:
-        return show.table(self._engine, self.steps)
+        return show.table(self._engine, self.steps, detached=self.detached)
 
     @property
     def steps(self) -> list[int]:
@@ -179,6 +179,11 @@ class GradScheduler:
         if self._hooks is not None:
             return [self._hooks.steps]
         return [attachment.steps for attachment in self._attachments]
+
+    @property
+    def detached(self) -> bool:
+        """Whether it acts no more, because `detach` was called."""
+        return not any(counter in ACTING for counter in self._counters())
 
     @property
     def model(self) -> nn.Module:
@@ -207,10 +212,10 @@ class GradScheduler:
             PlasticityError: there is an optimizer, whose own `step()` does this, or the scheduler
                 was detached.
         """
-        if self._hooks is None or self._hooks.detached:
+        if self._hooks is None or self.detached:
             raise PlasticityError(
                 "step() is for a GradScheduler without an optimizer; this one "
-                + ("acts in optimizer.step()" if self._attachments else "was detached")
+                + ("was detached" if self.detached else "acts in optimizer.step()")
             )
         self._hooks.step()
 

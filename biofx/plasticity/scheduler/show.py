@@ -23,28 +23,30 @@ def _model(engine: Engine) -> str:
     return _said(original_class(unwrap(engine.model)).__name__)
 
 
-def _steps(steps: Sequence[int]) -> str:
-    return "steps taken: " + (", ".join(f"{count:,}" for count in steps) or "none, it is detached")
+def _steps(steps: Sequence[int], *, detached: bool) -> str:
+    return f"steps taken: {', '.join(f'{count:,}' for count in steps)}" + ", detached" * detached
 
 
-def line(engine: Engine, steps: Sequence[int]) -> str:
+def line(engine: Engine, steps: Sequence[int], *, detached: bool) -> str:
     """``<GradScheduler of Net: fuzzy on 4 parameters; steps taken: 120>``."""
     rules = ", ".join(
         f"{_said(name)} on {count:,} parameter{'s' if count != 1 else ''}"
         for name, count in _serving(engine).items()
     )
-    return f"<GradScheduler of {_model(engine)}: {rules or 'no rule acts'}; {_steps(steps)}>"
+    told = _steps(steps, detached=detached)
+    return f"<GradScheduler of {_model(engine)}: {rules or 'no rule acts'}; {told}>"
 
 
-def table(engine: Engine, steps: Sequence[int]) -> str:
+def table(engine: Engine, steps: Sequence[int], *, detached: bool) -> str:
     """The same as a fragment of HTML: a row for each rule that acts."""
     rows = "".join(
         f"<tr><td style='text-align:left'>{escape(_said(name))}</td><td>{count:,}</td></tr>"
         for name, count in _serving(engine).items()
     )
+    told = _steps(steps, detached=detached)
     return (
         f"<table><caption style='text-align:left; white-space:nowrap'><b>GradScheduler</b> of "
-        f"{escape(_model(engine))}, {_steps(steps)}</caption><thead><tr>"
+        f"{escape(_model(engine))}, {told}</caption><thead><tr>"
         "<th style='text-align:left'>rule</th><th>parameters</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>"
     )
