@@ -1,5 +1,6 @@
 """Training loops as people write them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -462,6 +463,34 @@ def test_without_an_optimizer_gradients_accumulate() -> None:
         by_hand(hand)
         scheduler.step()
     close(hooked, hand, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_an_optimizer_gradients_can_be_differentiated(dtype: torch.dtype) -> None:
+    """A step within a step, as MAML takes one: factors are constants of it."""
+    model = make({"crystallize_every": 1, "fuzzy_learning_rate_factor_nu": 0.4}).to(dtype)
+    scheduler = GradScheduler(model)
+    x, y = (part.to(dtype) for part in batches(1)[0])
+    parameters = dict(model.named_parameters())
+
+    def outer(scale: Callable[[str, Tensor], Tensor]) -> list[Tensor]:
+        found = torch.autograd.grad(
+            nn.functional.mse_loss(model(x), y), list(parameters.values()), create_graph=True
+        )
+        fast = {
+            name: parameter - 0.5 * scale(name, gradient)
+            for (name, parameter), gradient in zip(parameters.items(), found, strict=True)
+        }
+        loss = nn.functional.mse_loss(torch.func.functional_call(model, fast, (x,)), y)
+        return list(torch.autograd.grad(loss, list(parameters.values())))
+
+    given = outer(lambda name, gradient: gradient)
+    factors = {name: scheduler.factors(name).to(dtype) for name in biofx.info(model).synapses}
+    scheduler.detach()
+    expected = outer(lambda name, gradient: gradient * factors.get(name, 1.0))
+    for name, own, other in zip(parameters, given, expected, strict=True):
+        torch.testing.assert_close(own, other * factors.get(name, 1.0), rtol=1e-4, atol=1e-6)
+        assert name not in factors or not torch.equal(own, other)
 
 
 def test_without_an_optimizer_layers_unfreeze() -> None:

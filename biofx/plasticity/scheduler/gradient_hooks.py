@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.shards import is_sharded
 from biofx.plasticity.numerics.uncompiled import uncompiled
-from biofx.plasticity.scheduler.apply import Applier
+from biofx.plasticity.scheduler.apply import Applier, scaled
 from biofx.plasticity.scheduler.binding import ParameterStep
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.synapses import unwrap
@@ -73,23 +73,32 @@ class GradientHooks:
 
     def _hook(self, name: str, parameter: nn.Parameter) -> Callable[[Tensor], Tensor | None]:
         @uncompiled
-        @torch.no_grad()
         def scale(grad: Tensor) -> Tensor | None:
-            site = self._sites.get(name)
-            if site is None:
-                self.engine.kernels.begin(self.steps + 1)
-                site = self.engine.site(name, parameter, step=self.steps + 1, grad=grad)
-                self.engine.observe([site])
-                self.engine.collect([site])
-                self._sites[name] = site
-            if site.resting:
-                return None
-            site.grad = grad.clone()
-            self.applier.scale(site)
-            scaled, site.grad = site.grad, None
-            return scaled
+            with torch.no_grad():
+                site = self._site(name, parameter, grad.detach())
+                if site.resting:
+                    return None
+                if not grad.requires_grad:
+                    site.grad = grad.clone()
+                    self.applier.scale(site)
+                    found, site.grad = site.grad, None
+                    return found
+                factors = self.applier.factors(site, site.weight).clone()
+            # create_graph=True: somebody differentiates the gradient itself, as MAML does.
+            return scaled(grad, factors).to(grad.dtype)
 
         return scale
+
+    def _site(self, name: str, parameter: nn.Parameter, grad: Tensor) -> ParameterStep:
+        """The parameter at this step, whose first gradient is the one that is judged."""
+        site = self._sites.get(name)
+        if site is None:
+            self.engine.kernels.begin(self.steps + 1)
+            site = self.engine.site(name, parameter, step=self.steps + 1, grad=grad)
+            self.engine.observe([site])
+            self.engine.collect([site])
+            self._sites[name] = site
+        return site
 
     @torch.no_grad()
     def step(self) -> None:
