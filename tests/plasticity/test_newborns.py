@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, RAdam
 
 import biofx
-from biofx.plasticity import Context, FuzzyLearningRates, GradScheduler, Rule
+from biofx.plasticity import (
+    Context,
+    FuzzyLearningRates,
+    GradScheduler,
+    Rejuvenate,
+    Rule,
+    Schedule,
+)
 from biofx.plasticity.numerics.shards import shard_of
 from biofx.plasticity.scheduler import newborns
 from biofx.plasticity.scheduler.copies import Copies
@@ -151,6 +158,38 @@ def test_a_parameter_that_rests_stays_young() -> None:
         step(made, weight, number)
         step(fresh, expected, number)
         torch.testing.assert_close(weight[:3], expected[:3], rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2])  # two share an arena
+@pytest.mark.parametrize("optimizer", ["adam", "adamw-fused", "amsgrad", "nadam", "radam"])
+def test_where_the_optimizer_begins_anew_all_synapses_do(optimizer: str, layers: int) -> None:
+    """People reset its state between tasks; what was born before has no age of its own then."""
+    make = functools.partial(OPTIMIZERS[optimizer], lr=0.01)
+    rule = Rejuvenate(
+        law="initial", choose="random", max_share=0.3, schedule=Schedule(every=20, stop=BIRTH)
+    )
+    bio = biofx.transform(
+        nn.Sequential(*[nn.Linear(5, 6 - 5 * place, bias=False) for place in range(layers)])
+    )
+    weights = list(bio.parameters())
+    made = make(weights)
+    GradScheduler(bio, made, rules=[rule])
+
+    def forth(optimizer: Any, weights: list[nn.Parameter], numbers: range) -> None:
+        for number in numbers:
+            for weight in weights:
+                weight.grad = gradient(number, weight.dtype)[: len(weight)].clone()
+            optimizer.step()
+
+    forth(made, weights, range(BIRTH + 5))
+    made.state.clear()
+    expected = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    fresh = make(expected)
+    for start in range(0, 4 * BIRTH, 10):
+        for one, own in ((made, weights), (fresh, expected)):
+            forth(one, own, range(start, start + 10))
+        for weight, other in zip(weights, expected, strict=True):
+            assert torch.equal(weight, other), start
 
 
 @pytest.mark.parametrize("optimizer", [Adam, NAdam, RAdam, Adamax])

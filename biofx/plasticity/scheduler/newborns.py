@@ -214,6 +214,11 @@ def _due(
     if known and min(known) - births[NEWEST] >= _horizon(float(max(group["betas"]))):
         births[NEWEST] = 0
         return None
+    count = site.each(counts if known is None else known)
+    if known is None or min(known) <= births[NEWEST]:
+        _forget_lost_past(births, count, known)
+        if not births[NEWEST]:
+            return None
     site.load()
     second = "max_exp_avg_sq" if group.get("amsgrad") else law.second
     device = site.weight.device
@@ -229,7 +234,7 @@ def _due(
         "born": births[BORN],
     }
     inputs = {**(_known_settings if fixed else _settings)(device, *settings)}
-    inputs["count"] = site.each(counts if known is None else known)
+    inputs["count"] = count
     if law.update is nadam_update:
         site.see(gradient=True)
         grad = site.grad
@@ -242,6 +247,16 @@ def _due(
         grad = -grad if group["maximize"] else grad
         tensors["grad"] = grad if decoupled or not wd else grad + wd * before
     return KernelCall.of(_aged(law.update), tensors, ("weight",), inputs)
+
+
+def _forget_lost_past(births: dict[str, Any], count: Tensor, known: Sequence[int] | None) -> None:
+    """Births at a step that is not over yet: the optimizer's state was made anew since.
+
+    People reset it between tasks. All synapses of a parameter are then of its own age.
+    """
+    births[BORN].masked_fill_(births[BORN] >= count, 0)
+    if known is not None:
+        births[NEWEST] = min(births[NEWEST], max(known) - 1)
 
 
 def _settings(
