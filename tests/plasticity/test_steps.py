@@ -280,6 +280,30 @@ def test_steps_that_are_never_seen() -> None:
         assert scheduler.steps == [0]
 
 
+def test_gradients_that_are_never_seen() -> None:
+    """Those of torch.func reach no parameter, so that nothing is scaled without an optimizer."""
+    bio = make()
+    scheduler = GradScheduler(bio)
+    weights = {name: parameter.detach() for name, parameter in bio.named_parameters()}
+
+    def loss(values: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(bio, values, (batches(1)[0][0],)).square().mean()
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            for name, gradient in torch.func.grad(loss)(weights).items():
+                weights[name] -= 0.1 * gradient
+            scheduler.step()
+    (warning,) = said
+    assert "no gradient has come to any weight" in str(warning.message)
+    assert warning.filename == __file__
+    scheduler.detach()
+    resting = GradScheduler(bio.requires_grad_(False))
+    for _ in range(5):
+        resting.step()  # as expected, while all is frozen
+
+
 def test_nothing_is_said_of_gradients_that_lead_to_no_step() -> None:
     """Accumulation, a skipped step, a model that is only looked at."""
     bio = make()

@@ -1,5 +1,6 @@
 """`GradientHooks`: factors without an optimizer, applied to each gradient as it arrives."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,14 @@ from biofx.plasticity.scheduler.apply import Applier, scaled
 from biofx.plasticity.scheduler.binding import ParameterStep
 from biofx.plasticity.scheduler.engine import Engine
 from biofx.synapses import unwrap
+
+PATIENCE = 2  # first steps that may pass without a gradient
+UNSEEN = (
+    "GradScheduler.step was called, but no gradient has come to any weight of the model: "
+    "plasticity has not acted. Gradients that torch.func computes, or those of copies of the "
+    "weights, pass the model's parameters by: write them to their .grad and pass the optimizer "
+    "that takes the step to GradScheduler"
+)
 
 
 class GradientHooks:
@@ -35,6 +44,7 @@ class GradientHooks:
         self.engine = engine
         self.applier = applier
         self.steps = 0
+        self._reached = False  # whether any gradient has come
         self._sites: dict[str, ParameterStep] = {}
         self._handles: dict[str, tuple[int, RemovableHandle]] = {}
         self.refresh()
@@ -106,6 +116,9 @@ class GradientHooks:
         sites = list(self._sites.values())
         self._sites = {}
         self.steps += 1
+        self._reached = self._reached or bool(sites)
+        if self._handles and not self._reached and self.steps == PATIENCE:
+            warnings.warn(UNSEEN, UserWarning, stacklevel=4)
         self.engine.settle(sites)
         self.engine.observers.stepped()
         self.refresh()
