@@ -5,6 +5,7 @@ import io
 import itertools
 import pickle
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,19 @@ def test_weak_references_lead_to_the_copy() -> None:
     bio = biofx.transform(model)
     assert bio.child.parent() is bio
     assert model.child.parent() is model
+
+
+def test_weak_references_in_functions_and_proxies_lead_to_the_copy() -> None:
+    seed()
+    model = BY_NAME["weak_parent_proxy"].make()
+    reference = weakref.ref(model)
+    model.child.later = lambda: reference().shared  # type: ignore[union-attr]
+    bio = biofx.transform(model)
+    for one in (bio, model):
+        assert one.child.parent[0].shared is one.shared
+        assert one.child.later() is one.shared
+        (cell,) = one.child.shift.__closure__
+        assert cell.cell_contents.shared is one.shared
 
 
 @without("no_pickle", "lossy_copy")

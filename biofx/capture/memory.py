@@ -1,5 +1,6 @@
 """Which results share memory with an argument: views, and what is changed in place."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ def kept_tensors(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Tenso
     waiting = [*held.items(), *module._buffers.items()]
     while waiting:
         key, value = waiting.pop()
+        if type(value) in weakref.ProxyTypes:
+            continue  # it passes for what it refers to, and raises where that is gone
         if isinstance(value, Tensor):
             yield key, value
         elif not isinstance(value, _PLAIN) and id(value) not in seen:

@@ -80,7 +80,7 @@ class SymbolicTracer(fx.Tracer):
 
     def _note_kept(self, module: nn.Module, key: str, value: Any) -> Any:
         """Say of a value that an attribute of the model holds it."""
-        if isinstance(value, fx.Proxy):
+        if issubclass(type(value), fx.Proxy):
             name = next(name for name, other in self.model.named_modules() if other is module)
             value.node.meta[KEPT] = f"{name}.{key}" if name else key
         return value

@@ -197,8 +197,9 @@ def _held_by(module: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
 def _copy_references(module: nn.Module, fresh: nn.Module, memo: dict[int, Any]) -> None:
     """Let the copies of weak references to a module refer to its copy."""
     for reference in weakref.getweakrefs(module):
-        if type(reference) is weakref.ref and reference.__callback__ is None:
-            memo[id(reference)] = weakref.ref(fresh)
+        proxy = type(reference) in weakref.ProxyTypes
+        if proxy or (type(reference) is weakref.ref and reference.__callback__ is None):
+            memo[id(reference)] = weakref.proxy(fresh) if proxy else weakref.ref(fresh)
             memo.setdefault(id(memo), []).append(reference)  # alive, so that its id stays its own
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -17,6 +18,8 @@ SHARED = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, nn.Mo
 
 def parts(value: Any) -> list[tuple[Step, Any]] | None:
     """What a container or object holds, one level down; None for a plain value."""
+    if type(value) in weakref.ProxyTypes:
+        return []  # it passes for what it refers to, and holds nothing of it
     if isinstance(value, (Tensor, *SHARED)):
         return None
     if isinstance(value, Mapping):

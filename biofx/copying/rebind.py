@@ -25,6 +25,8 @@ _IMMUTABLE = (
     type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctionType, ModuleType,
     torch.dtype, torch.device, torch.layout, torch.Size, Enum, slice, range, weakref.ref,
 )  # fmt: skip
+# They pass for what they refer to, and raise where that is gone: only their type may be asked.
+_PROXIES = frozenset(weakref.ProxyTypes)
 _CONTAINERS = (dict, list, tuple, set, deque, OrderedDict, defaultdict, Counter)
 _DEEP = 12
 
@@ -92,7 +94,7 @@ class Rebinder:
         known = self.memo.get(id(value), self)
         if known is not self:
             return known
-        if isinstance(value, _IMMUTABLE):
+        if type(value) in _PROXIES or isinstance(value, _IMMUTABLE):
             return value
         if isinstance(value, Tensor):
             return self.tensor(value)
@@ -233,10 +235,10 @@ class Rebinder:
         """Whether a value leads to a module or a tensor of the model."""
         if id(value) in self.names:
             return True
+        if type(value) in _PROXIES or isinstance(value, weakref.ref | Tensor):
+            return id(value) in self.memo and self.memo[id(value)] is not value
         if depth == 0 or isinstance(value, _IMMUTABLE):
             return False
-        if isinstance(value, Tensor):
-            return id(value) in self.memo and self.memo[id(value)] is not value
         known = self._leads.get(id(value))
         if known is None:
             self._leads[id(value)] = False  # while it is being asked

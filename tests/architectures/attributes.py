@@ -246,6 +246,34 @@ class WeakParent(nn.Module):
         return self.child(self.shared(x))
 
 
+@architecture(
+    "weak_parent_proxy",
+    floats((4, 8)),
+    tags={"back-reference", "captured", "no_deepcopy", "no_pickle"},
+)
+class ProxyParent(nn.Module):
+    """Weak proxies of the parent, in a list and in a function, and one of what is gone."""
+
+    class Child(nn.Module):
+        def __init__(self, parent):
+            super().__init__()
+            known = weakref.proxy(parent)
+            self.fc, self.parent = nn.Linear(8, 8), [known]
+            self.shift = lambda x: x + known.shared.bias
+            self.gone = [weakref.proxy(threading.Event())]
+
+        def forward(self, x):
+            return self.shift(self.parent[0].shared(self.fc(x)))
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Linear(8, 8)
+        self.child = self.Child(self)
+
+    def forward(self, x):
+        return self.child(self.shared(x))
+
+
 @architecture("hidden_parent_reference", floats((4, 8)), tags={"captured", "back-reference"})
 class HiddenParent(nn.Module):
     """A child that holds its parent in a list, unregistered: a cycle."""
