@@ -79,6 +79,22 @@ def test_a_deep_copy_trains_itself(architecture: Architecture) -> None:
     assert biofx.info(copied).synapses == biofx.info(bio).synapses
 
 
+def test_classes_can_be_derived_from_transformed_ones() -> None:
+    """As `higher` does, whose modules of a step within a step have no parameters of their own."""
+    bio = biofx.transform(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
+    cls: Any = type(bio[0])
+
+    class Patched(cls):  # type: ignore[misc]
+        def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+            nn.Module.__init__(self)
+            self.weight, self.bias = weight, bias
+
+    x = torch.randn(2, 4)
+    weight, bias = (2 * parameter.detach() for parameter in bio[0].parameters())
+    assert torch.equal(Patched(weight, bias)(x), F.linear(x, weight, bias))
+    assert type(bio[:1]) is nn.Sequential
+
+
 def test_weak_references_lead_to_the_copy() -> None:
     seed()
     model = BY_NAME["weak_parent_reference"].make()

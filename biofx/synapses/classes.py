@@ -31,6 +31,8 @@ class Derived(nn.Module):
         pass
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if "_base" not in vars(cls):
+            return super().__new__(cls)  # somebody has derived a class from this one
         # `self.__class__(…)`, as slicing a Sequential does: a plain module of the user's class.
         return cls._base(*args, **kwargs)
 
