@@ -3,6 +3,7 @@
 And what a graph is: flat, standard FX, whole with example inputs, valid whatever names it holds.
 """
 
+import contextlib
 import copy
 import functools
 import gc
@@ -1283,3 +1284,36 @@ def test_data_in_globals_are_no_burden(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         tracemalloc.stop()
     assert before == SEEN
+
+
+class Meeting(nn.Module):
+    """Its forward waits until another thread is in one, too, or has given up."""
+
+    def __init__(self, barrier: threading.Barrier) -> None:
+        super().__init__()
+        self.fc, self.barrier = nn.Linear(2, 2), [barrier]
+
+    def forward(self, x: Tensor) -> Tensor:
+        print("in the model")  # noqa: T201
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.barrier[0].wait(0.5)
+        return self.fc(x)
+
+
+def test_threads_that_capture_leave_the_streams_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    barrier = threading.Barrier(2)
+    streams = sys.stdout, sys.stderr
+    first, second = (
+        threading.Thread(target=biofx.transform, args=(Meeting(barrier),)) for _ in range(2)
+    )
+    first.start()
+    second.start()
+    printed = 0
+    while first.is_alive() or second.is_alive():
+        print("beside it")  # noqa: T201
+        printed += 1
+        first.join(0.02)
+    assert (sys.stdout, sys.stderr) == streams
+    said = capfd.readouterr().out
+    assert said.count("beside it") == printed > 2
+    assert "in the model" not in said

@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("fields",),
     ("errors",),
-    ("garbage",),
+    ("garbage", "quiet"),
 )
 FLOOR = {name: depth for depth, names in enumerate(FLOORS) for name in names}
 

@@ -1,10 +1,8 @@
 """Leaves the process as it was: what running a model once may move besides the model."""
 
 import contextlib
-import io
 import random
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from biofx.capture.namespaces import namespaces_kept
+from biofx.quiet import quietly
 
 
 @contextlib.contextmanager
@@ -22,19 +21,19 @@ def isolated(model: nn.Module) -> Iterator[None]:
     Random generators, global modes of PyTorch, and what the model's code keeps in globals and class
     attributes. Nothing is printed or warned.
     """
+    # What is printed and warned of belongs to the user's own runs.
+    with quietly(), _modes_kept(), namespaces_kept(model), generators_kept():
+        yield
+
+
+@contextlib.contextmanager
+def _modes_kept() -> Iterator[None]:
+    """Leaves PyTorch's global modes as they were."""
     default, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        with (
-            namespaces_kept(model),
-            generators_kept(),
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")  # they belong to the user's own runs
-            yield
+        yield
     finally:
         torch.set_default_dtype(default)
         torch.set_grad_enabled(gradients)

@@ -9,10 +9,8 @@ pulled together again, the state holds positions.
 """
 
 import inspect
-import io
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch.optim import Optimizer
 
 from biofx.plasticity.scheduler import averaging
 from biofx.plasticity.scheduler.entries import is_near, per_synapse
+from biofx.quiet import quietly
 
 SIZE = (16, 16)  # of the parameter on trial: some optimizers take matrices only
 STEPS = 24
@@ -100,7 +99,7 @@ def tried(optimizer: Optimizer, group: Mapping[str, Any], parameter: Tensor) -> 
     if make is None:
         return UNKNOWN
     try:
-        with _quietly(parameter.device):
+        with _alone(parameter.device):
             return _Trial(make, parameter.dtype, parameter.device).traits()
     except Exception:  # whatever an optimizer raises that is not made for such a parameter
         return UNKNOWN
@@ -289,15 +288,13 @@ def _maker(optimizer: Optimizer, group: Mapping[str, Any]) -> Callable[..., Opti
 
 
 @contextmanager
-def _quietly(device: torch.device) -> Iterator[None]:
+def _alone(device: torch.device) -> Iterator[None]:
     """No trace of the trial in random generators or on the screen; nothing is compiled."""
     devices = [device] if device.type == "cuda" else []
     with (
-        warnings.catch_warnings(),
-        redirect_stdout(io.StringIO()),
+        quietly(),
         torch.random.fork_rng(devices=devices),
         torch.compiler.set_stance("force_eager"),
         torch.enable_grad(),
     ):
-        warnings.simplefilter("ignore")
         yield
