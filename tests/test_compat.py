@@ -209,6 +209,21 @@ def test_dales_principle_of_one_layer() -> None:
             call()
 
 
+def test_methods_act_at_every_call_whatever_the_schedulers_interval_is() -> None:
+    fields = {f"{name}_every": 5 for name in ("crystallize", "rejuvenate", "volume_dependent")}
+    model = converted(**fields, rejuvenate_before_step=True, crystal_thresh=1.0)
+    weight, rates = model.first.weight, model.first.bio_mod.fuzzy_learning_rate_parameters
+    for method, changed in (
+        ("rejuvenate_weights", weight),
+        ("crystallize", rates),
+        ("volume_dependent_lr", weight.grad),
+    ):
+        for _ in range(2):
+            before = changed.detach().clone()
+            getattr(model, method)()
+            assert not torch.equal(changed, before), method
+
+
 def test_l1_may_be_part_of_a_loss() -> None:
     own = layer()
     own.zero_grad()

@@ -13,6 +13,7 @@ from biofx.plasticity.rules.dale import DalesPrinciple
 from biofx.plasticity.rules.fuzzy import FuzzyLearningRates
 from biofx.plasticity.rules.rejuvenate import Rejuvenate
 from biofx.plasticity.rules.rule import STATIC, Rule
+from biofx.plasticity.rules.schedule import Schedule
 from biofx.plasticity.rules.volume import VolumeDependentRates
 from biofx.plasticity.scheduler import checkpoint
 from biofx.plasticity.scheduler.activity import counters
@@ -301,10 +302,12 @@ def _parameter(engine: Engine, name: str) -> nn.Parameter:
 
 
 def _rules() -> list[Rule]:
+    """The rules, without a scheduler's intervals and its place of acting in a step."""
+    now = Schedule()
     return [
         FuzzyLearningRates(),
-        Crystallize(),
-        VolumeDependentRates(),
-        Rejuvenate(),
+        Crystallize(schedule=now),
+        VolumeDependentRates(schedule=now),
+        Rejuvenate(schedule=now, before_step=False),
         DalesPrinciple(configured=True, initialisation="signs"),
     ]
