@@ -90,6 +90,13 @@ def test_mean_is_one_and_spread_is_nu(distribution: str, nu: float) -> None:
     assert factors.std() == pytest.approx(spread, rel=0.02)
 
 
+@pytest.mark.parametrize(("nu", "mean"), [(1e-30, 1.0), (1e-20, 1.0), (1e20, 0.5), (1e30, 0.5)])
+def test_gamma_factors_of_any_spread_are_numbers(nu: float, mean: float) -> None:
+    model = make({"fuzzy_lr_distribution": "gamma", "fuzzy_learning_rate_factor_nu": nu})
+    factors = factors_of(FuzzyLearningRates(), model, shape=(40, 50))
+    assert factors.mean() == pytest.approx(mean)
+
+
 def factors_of(rule: Rule, model: torch.nn.Module, *, shape: tuple[int, ...]) -> np.ndarray:
     """The factors of a rule for the first parameter of a model, made larger."""
     from dataclasses import replace

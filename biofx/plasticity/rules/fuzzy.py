@@ -120,6 +120,8 @@ def _lognormal(
 def _gamma(
     weight: Tensor, index: Tensor, *, key: Tensor, nu: Tensor, low: Tensor, high: Tensor
 ) -> Tensor:
+    # Beyond these, float32 has no ν² and no 1/ν². Below, all factors are 1; above, nearly all 0.
+    nu = nu.clamp(1e-9, 1e9)
     draw = random.gamma(key, index, 1 / (nu * nu))
     return fuzzy_factors(draw, nu, low=low, high=high, distribution=Distribution.GAMMA)
 
