@@ -433,10 +433,17 @@ def test_weights_whose_sum_is_not_finite(layers: int) -> None:
     assert all(bool((parameter == 3e38).all()) for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("law", ["uniform", "lognormal"])
-def test_rejuvenation_of_weights_that_are_not_finite(law: str) -> None:
+@pytest.mark.parametrize("choose", ["paper", "random", "weak"])
+@pytest.mark.parametrize("law", ["uniform", "lognormal", "initial"])
+def test_rejuvenation_of_weights_that_are_not_finite(law: str, choose: str) -> None:
     model = make(
-        {"fuzzy_lr_distribution": "baseline", "rejuvenate_every": 1, "rejuvenate_law": law}
+        {
+            "fuzzy_lr_distribution": "baseline",
+            "rejuvenate_every": 1,
+            "rejuvenate_law": law,
+            "rejuvenate_choose": choose,
+            "rejuvenate_max_share": 0.1,
+        }
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     GradScheduler(model, optimizer)

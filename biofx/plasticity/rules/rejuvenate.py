@@ -216,7 +216,8 @@ class Rejuvenate(Rule):
         plan = self._known(context)
         if plan.law == "lognormal":
             return ("max_abs", "log_mean", "log_std")
-        return () if plan.law == "initial" and plan.choose == "random" else ("max_abs",)
+        # New weights would hide that training has failed, where none is read.
+        return ("finite" if plan.law == "initial" and plan.choose == "random" else "max_abs",)
 
     @override
     def elementwise(self, synapses: Synapses) -> bool:
