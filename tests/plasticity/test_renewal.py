@@ -323,6 +323,30 @@ def test_the_row_of_padding_stays_as_it_is(config: dict[str, Any], compiled: boo
     assert not torch.equal(bio.words.weight, before)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rejuvenate(choose="weak", law="initial", max_share=0.04),
+        Rejuvenate(d=20.0, max_share=0.04),
+        Rejuvenate(choose="weak", before_step=True, max_share=0.04),
+    ],
+    ids=["weak", "paper", "before the step"],
+)
+def test_the_row_of_padding_takes_no_part_of_the_share(rule: Rejuvenate) -> None:
+    torch.manual_seed(0)
+    bio = biofx.transform(nn.Sequential(nn.Embedding(25, 40, padding_idx=0)), OFF)
+    weight = bio.get_parameter("0.weight")
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    GradScheduler(bio, optimizer, rules=[rule])
+    replaced, start = 0, weight.detach().clone()
+    for _ in range(50):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        replaced += int((weight != start).sum())
+        weight.data.copy_(start)
+    assert replaced / 50 == pytest.approx(40, rel=0.1)
+
+
 class Guesses(Sentences):
     """The next word: what is the row of padding for one layer is a unit of the other."""
 

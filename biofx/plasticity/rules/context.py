@@ -106,6 +106,8 @@ class Context:
         statistics: what `Rule.needs` asked for, tensors of shape (): "mean_abs" is mean|w|,
             "max_abs" is max|w|, "finite" is for those who read no value,
             "log_mean" and "log_std" are the moments of ln|w| over w ≠ 0.
+        padding: the local row of an embedding's padding index, which stays as it is whatever a
+            rule does to it; else None.
         total: what `Rule.total` gave, summed over all shards, or None.
         events: numbers of this step for `GradScheduler.metrics`: tensors of shape (), or `count`s.
         counts: those that are to be settled when the step is over.
@@ -130,6 +132,7 @@ class Context:
     wiring: Neighbours = NOBODY
     lookup: Callable[[str], tuple[Tensor, Shard]] = _nowhere
     fresh: Tensor | None = None
+    padding: int | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     total: Tensor | None = None
     events: dict[str, "Tensor | Count"] = field(default_factory=dict)

@@ -232,7 +232,10 @@ class Rejuvenate(Rule):
             return None
         weight = context.weight
         inputs = {"d": scalar(plan.d, weight.device), "max_abs": context.statistics["max_abs"]}
-        return context.sum(_probability, inputs)
+        total = context.sum(_probability, inputs)
+        if context.padding is not None:
+            total = total - _probability(weight[context.padding], inputs).double().sum()
+        return total
 
     @override
     def before_update(self, context: Context) -> Tensor:
@@ -259,6 +262,8 @@ class Rejuvenate(Rule):
         elif plan.choose == "weak":
             context.finish()
             ranks = _weakness(context.index, weight, inputs)
+            if context.padding is not None:  # its zeros would be the weakest for ever
+                ranks[context.padding] = torch.iinfo(torch.int32).max
             # Rounded by chance, the same on all shards: 1 % of 60 synapses is not none for ever.
             chance = random.uniform(context.key("share"), random.counters(1, weight.device))
             most = int(plan.max_share * shard.numel + float(chance))

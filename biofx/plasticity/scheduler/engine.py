@@ -128,6 +128,7 @@ class Engine:
         binding = Binding(name, shard, pairs, layout_of(parameter))
         binding.padding = padding_of(self.model, entry, shard)
         for rule, context in pairs:
+            context.padding = binding.padding
             if rule.needs_activity(entry):
                 binding.watched = True
                 counters(self.model, entry)
