@@ -69,6 +69,15 @@ def test_an_initialisation_of_ones_own_is_kept() -> None:
     assert stats.normaltest(after.flatten()).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_the_initial_law_of_weights_of_any_size(size: float) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(40, 50)
+    nn.init.normal_(layer.weight, std=size)
+    _, after, _ = replaced(layer, "weight", ALL)
+    assert float(after.double().std()) / size == pytest.approx(1, rel=0.1)
+
+
 def test_layers_of_other_types_go_by_their_weights() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biofx.plasticity.kernels.base import Tensors, wide
+from biofx.plasticity.kernels.base import Tensors
 from biofx.plasticity.numerics import random
 from biofx.plasticity.numerics.shards import all_sum
 from biofx.plasticity.rules.rule import Context, scalar
@@ -45,7 +45,8 @@ def remember_law(context: Context) -> None:
     """
     weight, shard = context.weight, context.shard
     wide_type = torch.float32 if weight.device.type == "mps" else torch.float64
-    squares = all_sum(wide(weight).square().sum(dtype=wide_type), shard)
+    # In that type from the start: the square of a large or small float32 is none.
+    squares = all_sum(torch.linalg.vector_norm(weight, dtype=wide_type).square(), shard)
     variance = float(squares) / max(shard.numel, 1)
     law = context.initial
     context.state[LAW], context.state[SCALE] = "normal", math.sqrt(variance)
