@@ -316,3 +316,19 @@ def test_a_unit_has_one_sign_in_all_layers_that_read_it() -> None:
     signs = bio.next.weight.detach()[0, :, 0, 0].sign()
     assert torch.equal(bio.next.weight.sign(), signs.view(1, 5, 1, 1).expand(3, 5, 1, 1))
     assert torch.equal(bio.out.weight.sign(), signs.repeat_interleave(4).expand(2, 20))
+
+
+@pytest.mark.parametrize("gamma", [0, 2])
+def test_a_unit_has_one_sign_in_all_rows_of_a_depthwise_convolution(gamma: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(16, 2, 1)
+    )
+    config = biofx.BioConfig(weight_splitting_Gamma=gamma, weight_splitting_mode="expand")
+    bio = biofx.transform(net, config, example_inputs=torch.randn(2, 3, 6, 6))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    GradScheduler(bio, optimizer, rules=[DalesPrinciple(initialisation="signs")])
+    rows = bio.get_parameter("2.weight").detach().sign().flatten(1)
+    each = rows.view(8, -1)
+    assert torch.equal(each, each[:, :1].expand_as(each))
+    assert set(each[:, 0].tolist()) == {-1.0, 1.0}

@@ -313,6 +313,8 @@ class DalesPrinciple(Rule):
             unit = random.counters(population.size, device)
             own = dale_signs(random.uniform(random.key_tensor(key, device), unit))
             columns = _all(population, entries, signs)
+            if entries.axis != axis:  # rows of a depthwise convolution: several may read one unit
+                columns = columns // (context.shard.shape[entries.axis] // synapses.groups)
             signs[columns] = own.view(-1, *[1] * (columns.dim() - 1)).expand(columns.shape)
         return context.per_unit(signs, axis)
 
