@@ -2,7 +2,7 @@
 
 from biofx.synapses.classes import Derived, become, mixins_of, original_class, rebuild, revert
 from biofx.synapses.layers import BioLayer, augment, track_activity, wants_activity
-from biofx.synapses.neighbours import Followed, Neighbours
+from biofx.synapses.neighbours import Belonging, Followed, Neighbours
 from biofx.synapses.population import Entries, Population, Reader
 from biofx.synapses.record import (
     Layer,
@@ -18,6 +18,7 @@ from biofx.synapses.wiring import Wiring
 
 __all__ = [
     "Axes",
+    "Belonging",
     "BioLayer",
     "Derived",
     "Entries",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from biofx.synapses.population import Entries, Population
 from biofx.synapses.record import Synapses
 
-Read = tuple[Population, Entries, Synapses | None]
+Belonging = tuple[Population, Entries]
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,21 @@ class Followed:
         return found
 
     @functools.cached_property
-    def read(self) -> Mapping[str, list[Read]]:
+    def rows(self) -> Mapping[str, list[Belonging]]:
+        """{parameter: units that it holds incoming weights of, and which}."""
+        found = defaultdict(list)
+        for population in self._followed():
+            for entries in population.incoming:
+                found[entries.name].append((population, entries))
+        return found
+
+    @functools.cached_property
+    def read(self) -> Mapping[str, list[Belonging]]:
         """{parameter: what its layer reads}; see `Neighbours.read`."""
         found = defaultdict(list)
         for population in self._followed():
-            source = self.synapses.get(population.carrier)
             for reader in population.readers:
-                found[reader.weight.name].append((population, reader.weight, source))
+                found[reader.weight.name].append((population, reader.weight))
         return found
 
     def _followed(self) -> list[Population]:
@@ -73,9 +81,13 @@ class Neighbours:
         return self.followed.made.get(self.parameter, ())
 
     @property
-    def read(self) -> Sequence[Read]:
-        """Units that the parameter's layer reads, their columns, and the synapses that hold their
-        incoming weights (None if they carry none)."""
+    def rows(self) -> Sequence[Belonging]:
+        """Units that the parameter holds incoming weights of, alone or with others, and which."""
+        return self.followed.rows.get(self.parameter, ())
+
+    @property
+    def read(self) -> Sequence[Belonging]:
+        """Units that the parameter's layer reads, and their columns."""
         return self.followed.read.get(self.parameter, ())
 
     @property

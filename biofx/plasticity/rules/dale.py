@@ -1,6 +1,5 @@
 """Dale's principle: all outgoing synapses of a unit have one sign."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -11,9 +10,19 @@ from typing_extensions import override
 from biofx.plasticity.kernels.base import Tensors, wide
 from biofx.plasticity.numerics import random
 from biofx.plasticity.numerics.shards import gathered
+from biofx.plasticity.rules.pairs import (
+    drifted,
+    entries_of,
+    mirrored,
+    obey,
+    paired,
+    pairs_of,
+    read_by,
+    same_inputs,
+)
 from biofx.plasticity.rules.rule import STATIC, Context, Rule, pick
 from biofx.plasticity.rules.validation import require
-from biofx.synapses import Entries, Neighbours, Population, Reader, Synapses
+from biofx.synapses import Belonging, Entries, Neighbours, Population, Reader, Synapses
 
 
 def dale_signs(draw: Tensor) -> Tensor:
@@ -52,62 +61,6 @@ def _resigned(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]
 def _signed(weight: Tensor, signs: Tensor, mask: Tensor) -> Tensor:
     """The masked weights with their unit's sign, if it has one (it is 0 where weights are free)."""
     return torch.where(mask & (signs != 0), weight.abs() * signs, weight)
-
-
-def paired(values: Tensor, index: Tensor, axis: int) -> Tensor:
-    """The second of each pair of units becomes the first's equal.
-
-    Args:
-        values: a tensor with entries per unit.
-        index: indices along `axis` of each unit's entries, int64 of shape (units, count).
-        axis: axis of `values` that the units run along.
-
-    Returns:
-        Of the shape of `values`.
-    """
-    first = values.index_select(axis, index[0::2].flatten())
-    return values.index_copy(axis, index[1::2].flatten(), first)
-
-
-def mirrored(weight: Tensor, index: Tensor, axis: int) -> Tensor:
-    """Exciting and inhibiting synapses of pairs of units, from one free weight for each pair.
-
-    With v = w·√2 of the first unit, the first gets max(v, 0) and the second min(v, 0). Where both
-    units say the same, that is a free synapse of weight v: the network computes what one with half
-    of the units and no principle does, and weights have the size that they were drawn with.
-
-    Args:
-        weight: w.
-        index: indices along `axis` of each unit's synapses, int64 of shape (units, count).
-        axis: the pre-synaptic axis.
-
-    Returns:
-        Of the weight's shape.
-    """
-    first, second = index[0::2].flatten(), index[1::2].flatten()
-    free = weight.index_select(axis, first) * math.sqrt(2)
-    weight = weight.index_copy(axis, first, free.clamp(min=0))
-    return weight.index_copy(axis, second, free.clamp(max=0))
-
-
-def pairs_of(weight: Tensor, index: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """The synapses of the exciting and of the inhibiting units, of equal shapes.
-
-    Args:
-        weight, index, axis: as for `mirrored`.
-    """
-    first, second = (index[half::2].flatten() for half in (0, 1))
-    return weight.index_select(axis, first), weight.index_select(axis, second)
-
-
-def obey(exciting: Tensor, inhibiting: Tensor) -> bool:
-    """Whether all synapses of pairs of units have their units' signs (or are 0)."""
-    return bool((exciting >= 0).all() & (inhibiting <= 0).all())
-
-
-def drifted(exciting: Tensor, inhibiting: Tensor) -> bool:
-    """Whether synapses that obey were trained: `mirrored` leaves a 0 in each pair."""
-    return bool(((exciting != 0) & (inhibiting != 0)).any())
 
 
 class _Plan(NamedTuple):
@@ -171,22 +124,23 @@ class DalesPrinciple(Rule):
 
     @override
     def initialise(self, context: Context) -> None:
-        plan = self.plan(context)
+        plan, pairs = self.plan(context), self._pairs(context)
         if plan.way == "signs":
             context.weight.abs_().mul_(self.signs(context).to(context.weight.dtype))
+        if plan.way != "mirrored" and not pairs:
             return
         synapses, shard = context.synapses, context.shard
         whole = gathered(context.weight, shard)
-        for population in self._paired(context):
+        for population, entries in pairs:
             if self._begun(context, population):
                 continue
-            for entries in population.incoming:
-                whole = paired(whole, _all(population, entries, whole), entries.axis)
-            for entries in (e for kind in population.vectors.values() for e in kind):
-                self._pair(context, population, entries)
+            whole = paired(whole, entries_of(population, entries, whole), entries.axis)
+            if population.carrier == synapses.parameter:
+                for vector in (e for kind in population.vectors.values() for e in kind):
+                    self._pair(context, population, vector)
         if plan.way == "mirrored":
-            for population, entries, _ in context.wiring.read:
-                index = _all(population, entries, whole)
+            for population, entries in read_by(synapses, context.wiring):
+                index = entries_of(population, entries, whole)
                 if not obey(*pairs_of(whole, index, synapses.pre_axis)):
                     whole = mirrored(whole, index, synapses.pre_axis)
         context.weight.copy_(shard.part(whole))
@@ -243,26 +197,32 @@ class DalesPrinciple(Rule):
             return _Plan("signs")
         if not wiring.known:
             return _Plan("signs", "the graph is not known: give biofx.transform example_inputs=…")
-        read = wiring.read
+        read = read_by(synapses, wiring)
         if not read and synapses.depth == 0:
             return _Plan("free", "inputs are no units of the network")
-        columns = sum(p.size * entries.count for p, entries, _ in read)
+        columns = sum(p.size * entries.count for p, entries in read)
         if synapses.groups > 1 or columns != synapses.shape[synapses.pre_axis]:
             return _Plan("signs", "not all units that it reads can be followed")
-        for population, _, source in read:
+        for population, _ in read:
             if population.size % 2:
                 return _Plan("signs", f"{population.name} has an odd number of units")
-            if source is None or not self.serves(source):
+            sources = [wiring.followed.synapses.get(own.name) for own in population.incoming]
+            if not sources or not all(s is not None and self._pairs_rows(s) for s in sources):
                 return _Plan("signs", f"{population.name} does not obey the principle")
+            if not same_inputs(population, wiring.followed.synapses):
+                return _Plan("signs", f"pairs of {population.name} read different inputs")
         return _Plan("mirrored")
 
-    def _paired(self, context: Context) -> list[Population]:
-        """The units whose incoming weights the parameter holds, if they come in pairs."""
+    def _pairs_rows(self, source: Synapses) -> bool:
+        """Whether rows of a parameter may be equal in pairs: none of its own signs forbid it."""
+        return self.serves(source) and self._axis(source) == "pre"
+
+    def _pairs(self, context: Context) -> list[Belonging]:
+        """The units that the parameter holds incoming weights of, if they come in pairs."""
         return [
-            population
-            for population in context.wiring.made
+            (population, entries)
+            for population, entries in context.wiring.rows
             if population.size % 2 == 0
-            and len(population.incoming) == 1
             and any(self._mirrored(context, reader) for reader in population.readers)
         ]
 
@@ -282,7 +242,7 @@ class DalesPrinciple(Rule):
             entries = reader.weight
             if entries.name in context.wiring.held:
                 whole = gathered(*context.lookup(entries.name))
-                pairs = pairs_of(whole, _all(population, entries, whole), entries.axis)
+                pairs = pairs_of(whole, entries_of(population, entries, whole), entries.axis)
                 if obey(*pairs) and drifted(*pairs):
                     return True
         return False
@@ -290,7 +250,7 @@ class DalesPrinciple(Rule):
     def _pair(self, context: Context, population: Population, entries: Entries) -> None:
         values, shard = context.lookup(entries.name)
         whole = gathered(values, shard)
-        whole = paired(whole, _all(population, entries, whole), entries.axis)
+        whole = paired(whole, entries_of(population, entries, whole), entries.axis)
         values.copy_(shard.part(whole))
 
     def signs(self, context: Context) -> Tensor:
@@ -300,19 +260,19 @@ class DalesPrinciple(Rule):
         plan = self.plan(context)
         if plan.way == "free":
             return torch.zeros([1] * context.weight.dim(), dtype=torch.float32, device=device)
-        if plan.way == "mirrored":
-            signs = torch.ones(context.units(axis), dtype=torch.float32, device=device)
-            for population, entries, _ in context.wiring.read:
-                signs[_all(population, entries, signs)[1::2].flatten()] = -1.0
-            return context.per_unit(signs, axis)
         unit = random.counters(context.units(axis), device)
         signs = dale_signs(random.uniform(context.key("signs", step=STATIC), unit))
         # Units that are known have the same sign in each layer that reads them.
-        for population, entries, _ in context.wiring.read if axis == synapses.pre_axis else ():
-            key = random.stream_key(context.seed, STATIC, population.name, f"{context.rule}.signs")
+        known = read_by(synapses, context.wiring) if axis == synapses.pre_axis else ()
+        for population, entries in known:
             unit = random.counters(population.size, device)
-            own = dale_signs(random.uniform(random.key_tensor(key, device), unit))
-            columns = _all(population, entries, signs)
+            if any(self._mirrored(context, reader) for reader in population.readers):
+                own = 1.0 - 2.0 * (unit % 2)
+            else:
+                name, stream = population.name, f"{context.rule}.signs"
+                key = random.key_tensor(random.stream_key(context.seed, STATIC, name, stream))
+                own = dale_signs(random.uniform(key.to(device), unit))
+            columns = entries_of(population, entries, signs)
             if entries.axis != axis:  # rows of a depthwise convolution: several may read one unit
                 columns = columns // (context.shard.shape[entries.axis] // synapses.groups)
             signs[columns] = own.view(-1, *[1] * (columns.dim() - 1)).expand(columns.shape)
@@ -325,7 +285,3 @@ class DalesPrinciple(Rule):
     def _initialisation(self, synapses: Synapses) -> str:
         chosen: str = pick(self.initialisation, synapses.config.dale_initialisation)
         return chosen
-
-
-def _all(population: Population, entries: Entries, like: Tensor) -> Tensor:
-    return entries.index(torch.arange(population.size, device=like.device))
