@@ -74,6 +74,7 @@ class Augment(PassBase):
                     layers=(layer.name,),
                     groups=axes.groups,
                     bundles=axes.bundles,
+                    fed=layer.fed or axes.inner,
                     depth=layer.depth,
                     rank=layer.rank,
                     ranks=len(context.weights),

@@ -45,6 +45,7 @@ class WeightLayer:
         nodes: graph nodes that apply it.
         depth, rank, output: as in `Synapses`.
         reached: data was seen to flow in.
+        fed: units of weight layers, or its own, were seen to flow in.
         returned: what it gives is a result of the model as it stands.
         unknown: why it is not known what it feeds or what feeds it, or None.
     """
@@ -58,6 +59,7 @@ class WeightLayer:
     rank: int = 0
     output: bool = False
     reached: bool = False
+    fed: bool = False
     returned: bool = False
     unknown: str | None = None
 

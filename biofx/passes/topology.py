@@ -177,6 +177,7 @@ class Topology(PassBase):
 
     def _reach(self, layer: WeightLayer, sources: Sources, node: fx.Node | None) -> Sources:
         layer.reached = True
+        layer.fed = layer.fed or bool(self._read(layer, sources, node))
         if node is not None:
             layer.nodes.append(node)
         self.flow.order[layer.name] = None
@@ -184,6 +185,13 @@ class Topology(PassBase):
             ((name, layer.name), None) for name in sorted(sources - {layer.name})
         )
         return frozenset({layer.name})
+
+    def _read(self, layer: WeightLayer, sources: Sources, node: fx.Node | None) -> Sources:
+        """Of what a layer comes from, what its input weights read: not its states."""
+        if node is None or not isinstance(layer.module, nn.RNNBase | nn.RNNCellBase):
+            return sources
+        given = [*node.args[:1], node.kwargs.get("input")]
+        return _union(self.flow.sources.get(n, _NOTHING) for n in given if isinstance(n, fx.Node))
 
     def _keep(self, name: str, node: fx.Node) -> None:
         self.flow.state[name] = self.flow.state.get(name, _NOTHING) | self.flow.sources[node]
@@ -200,6 +208,7 @@ class Topology(PassBase):
                 node = waiting.pop()
                 if node in layers:
                     name = layers[node]
+                    self.context.weights[name].fed = True
                     self.flow.edges.update(((one, name), None) for one in sorted(sources - {name}))
                 elif node not in seen:
                     seen.add(node)

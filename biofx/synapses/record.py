@@ -31,6 +31,8 @@ class Synapses:
             ``("q", "k", "v")`` of a packed attention projection, gates of an LSTM.
         layers: qualified names of the modules that use the parameter; the first one owns it.
         config: effective configuration (overrides applied).
+        fed: its input units are units of the network (those of weight layers, its own too), and no
+            inputs of the model.
         depth: longest path of weight layers before this one, 0 for the first.
         rank: position in topological order among the weight layers, from 0 to `ranks` − 1.
         ranks: number of weight layers ranked.
@@ -48,6 +50,7 @@ class Synapses:
     layers: tuple[str, ...]
     groups: int = 1
     bundles: tuple[str, ...] = ()
+    fed: bool = False
     depth: int = 0
     rank: int = 0
     ranks: int = 1

@@ -34,6 +34,7 @@ class Axes:
         groups: connection groups (grouped convolutions).
         bundles: names of the equal blocks along `post` that serve different functions.
         units: axis of the layer's output that runs over output units (negative), if there is one.
+        inner: whether the input units are units of the layer itself, as of recurrent weights.
         whole: why the layer cannot be split, or None if it can.
     """
 
@@ -44,6 +45,7 @@ class Axes:
     groups: int = 1
     bundles: tuple[str, ...] = ()
     units: int | None = None
+    inner: bool = False
     whole: str | None = None
 
 
@@ -243,14 +245,22 @@ _GATES = {
 }
 
 
+# Weights of recurrent layers whose input is the layer's; that of the others are its own units.
+_FROM_OUTSIDE = ("weight_ih", "weight_ih_l0", "weight_ih_l0_reverse")
+
+
 @known(nn.RNNBase, nn.RNNCellBase)
 def _recurrent(module: nn.Module) -> list[Axes]:
     gates = next((names for types, names in _GATES.items() if isinstance(module, types)), ())
     return [
-        Axes(name, "recurrent", post=0, pre=1, bundles=() if "_hr" in name else gates)
+        Axes(
+            name, "recurrent", post=0, pre=1,
+            bundles=() if "_hr" in name else gates,
+            inner=name not in _FROM_OUTSIDE,
+        )
         for name in module._parameters
         if name.startswith("weight_")
-    ]
+    ]  # fmt: skip
 
 
 @known("transformers.pytorch_utils.Conv1D")

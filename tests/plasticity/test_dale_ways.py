@@ -105,6 +105,62 @@ def test_units_of_a_depthwise_convolution_read_different_inputs() -> None:
     assert ways(scheduler)["5.weight"] == "signs: pairs of 2 read different inputs"
 
 
+class Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.out = nn.GRUCell(5, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 8)
+        for step in x.unbind(1):
+            h = self.cell(step, h)
+        return self.out(h)
+
+
+class Stateful(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.out = nn.RNN(5, 8, 2, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, h = self.rnn(x)
+        return self.out(y), h
+
+
+class Own(nn.Module):
+    """A layer that reads its own units, beside the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop, self.out = nn.Linear(13, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 8)
+        for step in x.unbind(1):
+            h = self.loop(torch.cat([step, h], -1)).tanh()
+        return self.out(h)
+
+
+@pytest.mark.filterwarnings("ignore:Dale's principle starts as")
+@pytest.mark.parametrize(
+    ("make", "free"),
+    [(Cell, ["cell.weight_ih"]), (Stateful, ["rnn.weight_ih_l0"]), (Own, [])],
+)
+def test_only_what_reads_no_units_is_free(make: Any, free: list[str]) -> None:
+    torch.manual_seed(0)
+    bio = biofx.transform(make(), OFF, example_inputs=sequences)
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    told = ways(GradScheduler(bio, optimizer, rules=[DalesPrinciple()]))
+    assert [name for name, way in told.items() if way.startswith("free")] == free
+    for _ in range(5):
+        out = bio(sequences)
+        (out[0] if isinstance(out, tuple) else out).square().mean().backward()
+        optimizer.step()
+    for name in told.keys() - free:
+        weight = bio.get_parameter(name).detach()
+        assert not ((weight > 0).any(0) & (weight < 0).any(0)).any(), name
+
+
 class Tied(nn.Module):
     def __init__(self, words: int, width: int) -> None:
         super().__init__()

@@ -198,7 +198,7 @@ class DalesPrinciple(Rule):
         if not wiring.known:
             return _Plan("signs", "the graph is not known: give biofx.transform example_inputs=…")
         read = read_by(synapses, wiring)
-        if not read and synapses.depth == 0:
+        if not read and not synapses.fed:
             return _Plan("free", "inputs are no units of the network")
         columns = sum(p.size * entries.count for p, entries in read)
         if synapses.groups > 1 or columns != synapses.shape[synapses.pre_axis]:
