@@ -162,6 +162,22 @@ def test_continual_backprop_chooses_as_its_paper_does() -> None:
     assert sorted(found) == sorted(expected)
 
 
+def test_units_that_wait_for_the_start_do_not_all_go_then() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rule = UnitTurnover(rate=0.04, maturity=5, only="0.weight", schedule=Schedule(start=40))
+    scheduler = GradScheduler(model, optimizer, rules=[rule])
+    counts = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(torch.randn(7, 6)).square().mean().backward()
+        optimizer.step()
+        counts.append(scheduler.metrics(factors=False)["0.weight"]["units_replaced"])
+    assert not any(counts[:40])
+    assert max(counts) == 1
+    assert sum(counts) > 2
+
+
 def test_dormant_units_are_those_of_redo() -> None:
     model = mlp()
     with torch.no_grad():  # two units that are off, and one that is nearly so

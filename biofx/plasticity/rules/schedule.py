@@ -39,6 +39,8 @@ class Schedule:
 
     def due(self, step: int) -> bool:
         """Whether the rule acts at this step (the first step is 1)."""
-        if step <= self.start or (self.stop is not None and step > self.stop):
-            return False
-        return (step - self.start) % self.every == 0
+        return self.runs(step) and (step - self.start) % self.every == 0
+
+    def runs(self, step: int) -> bool:
+        """Whether a step lies between `start` and `stop`."""
+        return self.start < step and (self.stop is None or step <= self.stop)

@@ -64,9 +64,9 @@ class UnitTurnover(Rule):
 
     Two settings of it have names:
 
-    - *continual backprop*: ``UnitTurnover(rate=1e-4)``. Each step, every unit older than
-      `maturity` adds `rate` to what is owed; when that reaches 1, the unit of the lowest
-      mean|h|·Σ|w_out| goes.
+    - *continual backprop*: ``UnitTurnover(rate=1e-4)``. Each step from the start of its schedule
+      on, every unit older than `maturity` adds `rate` to what is owed; when that reaches 1, the
+      unit of the lowest mean|h|·Σ|w_out| goes.
     - *ReDo*: ``UnitTurnover(utility="dormant", threshold=0.1, schedule=Schedule(every=100))``: all
       units older than `maturity` with mean|h| at most `threshold` times their layer's mean go.
 
@@ -165,7 +165,8 @@ class UnitTurnover(Rule):
         owed = key_of(population, "owed")
         due = context.timing.due(context.step)
         if by_use:
-            state[owed] += plan.rate * int(mature.sum())
+            if context.timing.runs(context.step):  # else all would fall due at the first step
+                state[owed] += plan.rate * int(mature.sum())
             if not due or state[owed] < 1:
                 return None
             count = int(state[owed])
