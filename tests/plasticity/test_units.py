@@ -162,6 +162,30 @@ def test_continual_backprop_chooses_as_its_paper_does() -> None:
     assert sorted(found) == sorted(expected)
 
 
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.value, self.gate, self.out = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.value(x) * self.gate(x).sigmoid())
+
+
+def test_units_with_rows_in_a_layer_that_the_rule_does_not_serve() -> None:
+    torch.manual_seed(0)
+    model = biofx.transform(Gated(), OFF, example_inputs=torch.randn(2, 6))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    rule = UnitTurnover(rate=0.2, maturity=0, only="value.*")
+    GradScheduler(model, optimizer, rules=[rule])
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    model(torch.randn(7, 6)).square().mean().backward()
+    optimizer.step()
+    for name in ("value.weight", "gate.weight"):
+        new = (model.get_parameter(name) != before[name]).all(1)
+        assert new.sum() == 1
+        assert (model.out.weight[:, new] == 0).all()
+
+
 def test_units_that_wait_for_the_start_do_not_all_go_then() -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

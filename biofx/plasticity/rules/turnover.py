@@ -119,9 +119,11 @@ class UnitTurnover(Rule):
 
     @override
     def prepare(self, context: Context) -> None:
-        if not self.serves(context.synapses):
-            return  # it reads units that others hold
-        remember_law(context)
+        served = self.serves(context.synapses)
+        if served or context.wiring.rows:  # units may have rows in several parameters
+            remember_law(context)
+        if not served:
+            return
         device = context.weight.device
         for population in context.wiring.made:
             for name in ("utility", "mean"):
