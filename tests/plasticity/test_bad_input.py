@@ -239,6 +239,8 @@ def test_arguments(options: Any, message: str) -> None:
         (FuzzyLearningRates(high=0.5), r"high=0\.5"),
         (FuzzyLearningRates(decay=0.0), r"decay=0\.0"),
         (FuzzyLearningRates(update_every=0), "update_every=0"),
+        (FuzzyLearningRates(nu=[0.1]), r"nu=\[0\.1\] must be a number"),  # type: ignore[arg-type]
+        (FuzzyLearningRates(decay=np.ones(2)), "decay=.* must be a number"),  # type: ignore[arg-type]
         (FuzzyLearningRates(update_every=1.5), "whole number"),  # type: ignore[arg-type]
         (VolumeDependentRates(base=0.0), r"base=0\.0 must be a number in \(0, 1\]"),
         (VolumeDependentRates(stability=-1), "stability=-1"),
@@ -287,6 +289,7 @@ def test_schedules(options: Any, message: str) -> None:
         ({"only": None}, "only=None must be one or more globs"),
         ({"only": 3}, "only=3 must be"),
         ({"only": ("fc", 3)}, "must be one or more globs"),
+        ({"configured": "no"}, "configured='no' must be True or False"),
     ],
 )
 def test_rules_are_refused_when_they_are_made(options: Any, message: str) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -368,8 +368,7 @@ class _Plan:
     update_every: int
 
 
-@functools.lru_cache(maxsize=4096)
-def _plan(*fields: Any) -> _Plan:
+def _valid(*fields: Any) -> _Plan:
     plan = _Plan(*fields)
     rule = FuzzyLearningRates.__name__
     within("[0, inf)", rule, nu=plan.nu)
@@ -383,6 +382,9 @@ def _plan(*fields: Any) -> _Plan:
         f"update_every={plan.update_every!r} must be a whole number",
     )
     return plan
+
+
+_plan = functools.lru_cache(maxsize=4096)(_valid)
 
 
 def _resolve(rule: FuzzyLearningRates, synapses: Synapses) -> _Plan:
@@ -401,7 +403,7 @@ def _resolve(rule: FuzzyLearningRates, synapses: Synapses) -> _Plan:
         "FuzzyLearningRates",
         f"dynamic={dynamic!r} must be True or False",
     )
-    return _plan(
+    fields = (
         pick(rule.nu, config.fuzzy_learning_rate_factor_nu),
         distribution,
         pick(rule.low, config.fuzzy_lr_min),
@@ -410,6 +412,8 @@ def _resolve(rule: FuzzyLearningRates, synapses: Synapses) -> _Plan:
         pick(rule.decay, config.fuzzy_lr_decay),
         pick(rule.update_every, config.fuzzy_lr_update_freq),
     )
+    hashable = all(isinstance(field, Hashable) for field in fields)
+    return (_plan if hashable else _valid)(*fields)  # a list, say, is refused there
 
 
 def _layer_nu(synapses: Synapses, nu: float) -> float:

@@ -83,6 +83,11 @@ class Rule:
             self.name,
             f"only={self.only!r} must be one or more globs over parameter names (strings)",
         )
+        require(
+            isinstance(number_of(self.configured), bool),
+            self.name,
+            f"configured={self.configured!r} must be True or False",
+        )
         for name, value in vars(self).items():
             object.__setattr__(self, name, number_of(value))  # checkpoints hold plain numbers
 
