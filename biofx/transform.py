@@ -67,7 +67,7 @@ def transform(
 
     Warns:
         UserWarning: a glob of `overrides`, `include`, `exclude` or `outputs` matches no weight
-            layer.
+            layer, or what is set for a layer does not act, as its weight is that of another.
     """
     config = BioConfig() if config is None else config
     _check(model, config, inplace)
@@ -85,6 +85,8 @@ def transform(
                 UserWarning,
                 stacklevel=2,
             )
+        for message in _shared(bio, config):
+            warnings.warn(message, UserWarning, stacklevel=2)
         if graph is not None:  # errors have left `model` as it was
             return _rewrite(model, config, dataclasses.replace(captured, graph=graph))
         return bio
@@ -153,6 +155,25 @@ def _check(model: nn.Module, config: BioConfig, inplace: bool) -> None:
             + (f" and {len(lazy) - 5} more" if len(lazy) > 5 else "")
             + "; run the model once on real input, then transform it"
         )
+
+
+def _shared(bio: nn.Module, config: BioConfig) -> Iterator[str]:
+    """What is set for layers whose weights go by the settings of others, in words."""
+    record = record_of(bio)
+    owners = {id(bio.get_parameter(name)): entry for name, entry in record.synapses.items()}
+    for name in record.layers:
+        for key, parameter in bio.get_submodule(name)._parameters.items():
+            entry = owners.get(id(parameter))
+            if entry is None or entry.layers[0] == name:
+                continue
+            which, first = f"the {key} of {name} is that of {entry.layers[0]}", entry.layers[0]
+            if not config.selects(name):
+                yield f"{name} is excluded, but {which}, which carries plasticity; exclude both"
+            # Each layer is split by its own Γ.
+            elif entry.config != config.for_layer(name).replace(
+                weight_splitting_Gamma=entry.config.weight_splitting_Gamma
+            ):
+                yield f"{which}, so the settings of {first} hold and those of {name} do not"
 
 
 def _unmatched(context: TransformContext) -> Iterator[str]:

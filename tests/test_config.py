@@ -82,6 +82,31 @@ class Net(nn.Module):
         return self.classify(self.norm(self.encoder(x)))
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"exclude": "1"}, "1 is excluded, but the weight of 1 is that of 0, which carries"),
+        ({"exclude": "0"}, "0 is excluded, but the weight of 0 is that of 1, which carries"),
+        (
+            {"overrides": {"1": {"crystallize_every": 5}}},
+            "the weight of 1 is that of 0, so the settings of 0 hold and those of 1 do not",
+        ),
+        ({"overrides": {"1": {"weight_splitting_Gamma": 2}}}, None),
+        ({"overrides": {"*": {"crystallize_every": 5}}}, None),
+        ({"exclude": "*"}, None),
+    ],
+)
+def test_layers_that_share_a_weight(fields: dict[str, Any], said: str | None) -> None:
+    model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8, bias=False))
+    model[1].weight = model[0].weight
+    if said is None:
+        biofx.transform(model, BioConfig(**fields))
+        return
+    with pytest.warns(UserWarning, match=said) as warned:
+        biofx.transform(model, BioConfig(**fields))
+    assert [warning.filename for warning in warned] == [__file__]
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize(
     ("fields", "said"),
