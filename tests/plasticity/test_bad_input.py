@@ -375,6 +375,13 @@ def test_dale_on_a_parameter_without_two_sides() -> None:
         GradScheduler(model, sgd(model), rules=[DalesPrinciple()])
 
 
+def test_dale_on_a_layer_with_two_inputs() -> None:
+    model = biofx.transform(torch.nn.Bilinear(4, 4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(biofx.PlasticityError, match="weight is of a layer with two inputs"):
+        GradScheduler(model, optimizer, rules=[DalesPrinciple()])
+
+
 def test_of_many_parameters_at_fault_a_few_are_named() -> None:
     layers = [nn.Linear(2, 2) for _ in range(40)]
     config = biofx.BioConfig(rejuvenate_every=1)

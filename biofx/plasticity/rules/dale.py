@@ -115,6 +115,12 @@ class DalesPrinciple(Rule):
             f"initialisation={initialisation!r} must be 'mirrored' or 'signs'",
         )
         require(
+            synapses.kind != "bilinear",
+            self.name,
+            f"{synapses.parameter} is of a layer with two inputs, for which the principle is not "
+            "defined; leave it out with only=… or the configuration's overrides",
+        )
+        require(
             len(synapses.shape) > 1 and synapses.pre_axis != synapses.post_axis,
             self.name,
             f"{synapses.parameter} ({synapses.kind}) of shape {synapses.shape} does not connect "
