@@ -62,7 +62,7 @@ class Reader:
 
 
 # What a unit has besides its incoming and outgoing weights.
-VECTORS = ("bias", "scale", "shift", "running_mean", "running_var")
+VECTORS = ("bias", "scale", "shift", "running_mean", "running_var", "other", "constant")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -77,7 +77,8 @@ class Population:
         size: number of units.
         incoming: each unit's own part of the layer's weights, along the post-synaptic axis.
         vectors: entries per unit of the layer's "bias", of norms between the layer and its readers
-            ("scale", "shift") and of their statistics ("running_mean", "running_var").
+            ("scale", "shift") and of their statistics ("running_mean", "running_var"); of what else
+            is trained for each unit ("other": slopes, thresholds) and of buffers ("constant").
         readers: every weight layer that reads the units; empty if they cannot be followed.
         norms: norms between the layer and its readers whose statistics are taken over the units (a
             layer norm). They keep units apart element by element: a unit that is silenced at its

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import biofx
-from biofx.plasticity import Context, GradScheduler, Rule, Schedule, UnitTurnover
+from biofx.plasticity import Context, DalesPrinciple, GradScheduler, Rule, Schedule, UnitTurnover
 from biofx.synapses import Entries, Population, Reader, record_of
 from biofx.synapses.record import RECORD
 from tools.trials.populations import populate
@@ -428,3 +428,39 @@ def test_each_of_two_optimizers_renews_its_own_units() -> None:
             replaced[name] += scheduler.metrics(factors=False)[name]["units_replaced"]
     first, second = replaced.values()
     assert first == second > 0
+
+
+class Signed(nn.Module):
+    """Units with constants, and slopes, of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.slopes = nn.Linear(6, 8), nn.PReLU(8, init=0.1)
+        self.out = nn.Linear(8, 2)
+        self.register_buffer("sign", torch.tensor([1.0] * 6 + [-1.0] * 2))
+        self.register_buffer("offset", torch.arange(8.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.slopes(self.first(x)) * self.sign + self.offset)
+
+
+@pytest.mark.parametrize("rule", [UnitTurnover(rate=0.5, maturity=0), DalesPrinciple()])
+@pytest.mark.filterwarnings("ignore:Dale's principle starts as")
+def test_constants_of_units_stay(rule: Rule) -> None:
+    torch.manual_seed(0)
+    model = biofx.transform(Signed(), OFF, example_inputs=torch.randn(2, 6))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    scheduler = GradScheduler(model, optimizer, rules=[rule])
+    model(torch.randn(7, 6)).square().mean().backward()
+    optimizer.step()
+    told = scheduler.metrics()
+    for name, buffer in before.items():
+        assert torch.equal(model.get_buffer(name), buffer)
+    assert (model.slopes.weight == 0.1).all()
+    if isinstance(rule, UnitTurnover):
+        assert told["first.weight"]["units_replaced"] > 0
+    else:
+        assert told["out.weight"]["dale"] == (
+            "signs: constants of the model differ by units of first"
+        )

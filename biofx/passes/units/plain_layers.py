@@ -29,7 +29,7 @@ def call_plain(step: Step, module: nn.Module, args: Sequence[Any], kwargs: dict[
         return operations.layer_norm(step, value, m.normalized_shape)
     if isinstance(module, nn.PReLU):
         if m.weight.numel() > 1:
-            step.claim_vector("scale", step.names.of(m.weight, f"{prefix}weight"), m.weight,
+            step.claim_vector("other", step.names.of(m.weight, f"{prefix}weight"), m.weight,
                               step.ids(value), 1)  # fmt: skip
         return step.ids(value)
     function = _MODULES.get(kind) or next(

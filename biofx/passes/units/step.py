@@ -196,6 +196,8 @@ class Step:
         """Note the entries of a tensor that belong to units; whether they do."""
         if not held.is_floating_point():
             return False
+        if role in ("scale", "shift", "other") and not isinstance(held, nn.Parameter):
+            role = "constant"
         layer = name.rpartition(".")[0]
         if axis is not None and held.dim() == 1:
             column = self.flow.columns(ids, axis, held.shape[0], self.what)

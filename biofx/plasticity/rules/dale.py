@@ -215,6 +215,10 @@ class DalesPrinciple(Rule):
             sources = [wiring.followed.synapses.get(own.name) for own in population.incoming]
             if not sources or not all(s is not None and self._pairs_rows(s) for s in sources):
                 return _Plan("signs", f"{population.name} does not obey the principle")
+            if "constant" in population.vectors:
+                return _Plan(
+                    "signs", f"constants of the model differ by units of {population.name}"
+                )
             if not same_inputs(population, wiring.followed.synapses):
                 return _Plan("signs", f"pairs of {population.name} read different inputs")
         return _Plan("mirrored")

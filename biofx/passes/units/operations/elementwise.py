@@ -36,6 +36,8 @@ _SUMS = words("""
     logical_xor bitwise_or bitwise_xor clamp clamp_min clamp_max clip heaviside hypot
     copysign logaddexp xlogy masked_scatter
 """)
+_SCALES = frozenset(words("mul multiply imul div divide true_divide truediv itruediv"))
+_SHIFTS = frozenset(words("add sub subtract rsub iadd isub"))
 _FRESH = words("""
     zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros
     new_ones new_full new_empty new_tensor size dim shape ndim numel device dtype stride is_cuda
@@ -77,8 +79,10 @@ def _elementwise(step: Step, arguments: Sequence[Any], *, added: bool) -> Ids:
     values = [step.ids(node) for node in nodes]
     result = step.flow.combine(values, step.shape(), step.what, added=added)
     if isinstance(result, Tensor):
+        kinds = {"scale": _SCALES, "shift": _SHIFTS}
+        role = next((role for role, names in kinds.items() if step.name in names), "other")
         for node in nodes:
-            step.claim_parameter("shift" if added else "scale", node, result)
+            step.claim_parameter(role, node, result)
     return result
 
 
