@@ -56,8 +56,9 @@ def transform(
 
     Returns:
         A `torch.fx.GraphModule` of the model's own class with the same state-dict keys, which
-        shares the model's parameters and buffers. (No GraphModule where the class has an attribute
-        `graph` or `code` of its own; `info(bio).graph` has the graph then too.)
+        shares the model's parameters and buffers. (No GraphModule where the class or the model
+        has an attribute of its own that a GraphModule uses, `graph`, `code` or `meta`, say;
+        `info(bio).graph` has the graph then too.)
 
     Raises:
         ModelError: not a module, nothing to transform, un-materialised lazy layers, already

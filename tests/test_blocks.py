@@ -224,7 +224,7 @@ def test_packed_layers_copy_pickle_and_leave_biofx(name: str, mode: str) -> None
     assert torch.equal(pickle.loads(pickle.dumps(bio))(x), expected)
     bio.graph.lint()
     shown = [node for node in bio.graph.nodes if node.target is group_sum]
-    own = bio.get_submodule(layer)._layer_graph.nodes
+    own = bio.get_submodule(layer)._biofx_layer_graph.nodes
     assert len(shown) == sum(node.target is group_sum for node in own) > 0
     ordinary = plain(bio)
     assert not any(type(module).__module__.startswith("biofx") for module in ordinary.modules())

@@ -120,7 +120,7 @@ class GraphWriter:
             return node
         name = self._attributes.get(id(tensor))
         if name is None:
-            name = self._constant(self.originals.get(id(tensor), tensor), "_tensor_constant")
+            name = self._constant(self.originals.get(id(tensor), tensor), "_biofx_tensor")
         node = self.graph.create_node("get_attr", name)
         if name in self.constants:
             self._fixed.add(node)
@@ -189,11 +189,11 @@ class GraphWriter:
             except Exception as error:
                 return self._made_anew(value, error)
             nodes = [self._node_of(tensor) for tensor in template.tensors(value)]
-            name = self._constant(template, "_object_constant")
+            name = self._constant(template, "_biofx_object")
             made = self.graph.create_node("get_attr", name)
             return self.graph.call_function(rebuild, (made, nodes))
         kept = self._as_it_is(value)
-        made = self.graph.create_node("get_attr", self._constant(kept, "_object_constant"))
+        made = self.graph.create_node("get_attr", self._constant(kept, "_biofx_object"))
         anew = isinstance(kept, Template)
         return self.graph.call_function(rebuild, (made, [])) if anew else made
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from biofx.compat.module import BioModule
 from biofx.errors import ConfigError
 from biofx.plasticity import ManualPlasticity
-from biofx.synapses import BioLayer, Derived, record_of, wants_activity
+from biofx.synapses import COUNTS, BioLayer, Derived, record_of, synapses_at, wants_activity
 
 
 class Converted(Derived):
@@ -103,9 +103,9 @@ class Converted(Derived):
         never call `update_fuzzy_learning_rates`.
         """
         for _, layer in _with_bio_mod(self):
-            entries = layer.synapses if isinstance(layer, BioLayer) else ()
+            entries = synapses_at(layer) if isinstance(layer, BioLayer) else ()
             follows = entries and wants_activity(entries[0]) and entries[0].config.fuzzy_lr_dynamic
-            counts = getattr(layer, "activity", None)
+            counts = layer._buffers.get(COUNTS)
             if follows and isinstance(counts, Tensor) and bool(counts.any()):
                 layer.bio_mod.update_fuzzy_learning_rates()
 

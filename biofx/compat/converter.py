@@ -12,7 +12,15 @@ from biofx.compat.module import BioModule
 from biofx.config import BioConfig
 from biofx.errors import ConfigError, ModelError
 from biofx.plasticity import ManualPlasticity
-from biofx.synapses import BioLayer, become, original_class, record_of, wants_activity
+from biofx.synapses import (
+    COUNTS,
+    BioLayer,
+    become,
+    original_class,
+    record_of,
+    synapses_at,
+    wants_activity,
+)
 from biofx.synapses.classes import mixins_of
 from biofx.synapses.record import RECORD
 from biofx.transform import transform
@@ -183,16 +191,16 @@ class BioConverter:
         }
         for entry in synapses.values():
             layer = bio.get_submodule(entry.layers[0])
-            if wants_activity(entry) and not hasattr(layer, "activity"):
+            if wants_activity(entry) and COUNTS not in layer._buffers:
                 raise ConfigError(
                     f"{entry.layers[0]} does not count the activity of its units, for it was "
                     "converted without ACTIVITY; convert the original model"
                 )
         bio.__dict__[RECORD] = dataclasses.replace(record, config=config, synapses=synapses)
         for layer in bio.modules():
-            if isinstance(layer, BioLayer) and layer.synapses:
-                own = tuple(synapses[entry.parameter] for entry in layer.synapses)
-                layer.__dict__["_synapses"] = own
+            if isinstance(layer, BioLayer) and synapses_at(layer):
+                own = tuple(synapses[entry.parameter] for entry in synapses_at(layer))
+                layer.__dict__["_biofx_synapses"] = own
         self._give_plasticity(bio)
         return bio
 
@@ -200,7 +208,7 @@ class BioConverter:
         plasticity = bio.__dict__["_plasticity"] = ManualPlasticity()
         plasticity.owner = bio
         for layer in bio.modules():
-            if isinstance(layer, BioLayer) and layer.synapses:
+            if isinstance(layer, BioLayer) and synapses_at(layer):
                 layer.__dict__.pop("bio_mod", None)
                 layer.__dict__["_plasticity"] = plasticity
                 self._bio_modulize(layer)

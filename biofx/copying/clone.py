@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from biofx.copying.nested import leaves
 from biofx.copying.rebind import Rebinder
@@ -20,9 +20,9 @@ _USUAL = frozenset(name for name, value in _BARE.items() if type(value) in (Orde
 _REGULAR = _USUAL.union(REGISTRIES)
 _ATOMS = frozenset({type(None), bool, int, float, str})  # the most frequent ones
 # What biofx keeps on a module and never changes in place.
-_RECORDS = frozenset(
-    {"_biofx", "_synapses", "_graph", "_layer_graph", "_layer_forward", "_tracer_cls", REPLACED}
-)
+_RECORDS = frozenset({
+    "_biofx", "_biofx_synapses", "_biofx_graph", "_biofx_layer_graph", "_biofx_forward", REPLACED
+})  # fmt: skip
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -172,7 +172,7 @@ class _Clones:
             kind = type(value)
             if name in _USUAL and not value:
                 fresh[name] = kind()
-            elif kind in _ATOMS or name in _RECORDS:
+            elif kind in _ATOMS or name in _RECORDS or kind is fx.Graph:
                 fresh[name] = value
             elif name in REGISTRIES:
                 items = [(key, self.memo.get(id(item), item)) for key, item in value.items()]

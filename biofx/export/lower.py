@@ -1,9 +1,6 @@
 """Lower: a traced graph becomes a module that TorchScript compiles."""
 
-import functools
-import keyword
 import operator
-import re
 import typing
 from typing import Any
 
@@ -15,10 +12,8 @@ from biofx.capture import Arguments, Captured
 from biofx.export.attempt import Impossible
 from biofx.export.export_signature import give_types
 from biofx.modules import graphs
-from biofx.modules.lowering import lower
+from biofx.modules.lowering import lower, safe_target
 from biofx.synapses import original_class
-
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def graph_module(
@@ -50,7 +45,7 @@ def graph_module(
     for node in graph.nodes:
         if node.op in ("get_attr", "call_module"):
             value = _held(model, captured, str(node.target))
-            node.target = ".".join(map(_safe, str(node.target).split(".")))
+            node.target = safe_target(str(node.target))
             held[node.target] = value
         elif node.op == "call_method" and node.target == "norm":
             # a Python function behind the method fills in its defaults; compilers see neither
@@ -75,20 +70,6 @@ def _held(model: nn.Module, captured: Captured, target: str) -> Any:
     if not isinstance(value, torch.Tensor | nn.Module):
         raise Impossible(f"the graph reads {target}, a {type(value).__name__}")
     return value
-
-
-def _safe(part: str) -> str:
-    """A part of a name as an identifier that no GraphModule has: users may take any."""
-    free = _PLAIN.fullmatch(part) and part not in _taken()
-    if part.isdigit() or (free and not keyword.iskeyword(part)):
-        return part
-    return "quoted_" + part.encode().hex()
-
-
-@functools.cache
-def _taken() -> frozenset[str]:
-    """Names of a GraphModule's own attributes, those of objects included."""
-    return frozenset(dir(fx.GraphModule({}, fx.Graph())))
 
 
 def _adds_vector(held: dict[str, Any], node: fx.Node) -> bool:

@@ -12,29 +12,33 @@ from biofx.capture.symbolic import SymbolicTracer
 from biofx.modules import graphs
 from biofx.synapses import Derived, become, mixins_of
 
-_GRAPH, _FORWARD = "_layer_graph", "_layer_forward"
+_GRAPH, _FORWARD = "_biofx_layer_graph", "_biofx_forward"
 
 
 class GraphLayer(Derived):
     """A layer that keeps its class, parameters and hooks and runs a graph for its forward."""
 
-    _private = (_GRAPH, _FORWARD)
+    _biofx_private = (_GRAPH, _FORWARD)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the graph of the layer computes."""
         for value in (*args, *kwargs.values()):
             if isinstance(value, Tensor) and value.is_nested and value.layout is torch.strided:
                 return _of_parts(self, args, kwargs, value.size(0))
-        return self._layer_forward(self, *args, **kwargs)  # type: ignore[operator]
+        return self._biofx_forward(self, *args, **kwargs)  # type: ignore[operator]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         fresh: Any = object.__new__(type(self))
         memo[id(self)] = fresh
-        fresh.__setstate__(copy.deepcopy(self._state(), memo))
+        fresh.__setstate__(copy.deepcopy(self._biofx_state(), memo))
         return fresh  # type: ignore[no-any-return]
 
-    def _state(self) -> tuple[Any, ...]:
-        return (*super()._state(), graphs.to_data(layer_graph(self)), layer_graph(self)._codegen)
+    def _biofx_state(self) -> tuple[Any, ...]:
+        return (
+            *super()._biofx_state(),
+            graphs.to_data(layer_graph(self)),
+            layer_graph(self)._codegen,
+        )
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         *rest, nodes, codegen = state

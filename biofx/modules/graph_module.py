@@ -1,7 +1,7 @@
 """A transformed model: the user's own class and forward, with a graph that describes them."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,17 +15,19 @@ from biofx.errors import ModelError
 from biofx.modules import graphs
 from biofx.modules.plain import plain
 from biofx.synapses import Derived, become, mixins_of, original_class, record_of
-from biofx.synapses.classes import REPLACED, derive, rebuild
+from biofx.synapses.classes import REPLACED, derive, has_any, rebuild
 
-_CONSTANTS = "_graph_constants"
-_RUNS = "_graph_runs"
+_GRAPH = "_biofx_graph"
+_CONSTANTS = "_biofx_constants"
+_RUNS = "_biofx_runs"
+# What FX keeps of a graph on its GraphModule.
 _GRAPH_NAMES = ("_graph", "_code", "_lineno_map", "_prologue_start")
 
 
 class Described(Derived):
-    """A model with a graph in ``_graph``, whose class has other uses for GraphModule's names."""
+    """A model with a graph, whose class or attributes have GraphModule's names for other things."""
 
-    _private = (*_GRAPH_NAMES, _CONSTANTS, _RUNS, REPLACED)
+    _biofx_private: tuple[str, ...] = (_GRAPH, _CONSTANTS, _RUNS, REPLACED)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         fresh = clone(self, tensor=lambda tensor: copy.deepcopy(tensor, memo))
@@ -45,10 +47,10 @@ class Described(Derived):
         name = original_class(self).__name__
         return _rebuild, (name, nodes, own._codegen, mixins_of(self)), state
 
-    def _state(self) -> tuple[Any, ...]:
+    def _biofx_state(self) -> tuple[Any, ...]:
         graph = graph_of(self)
         held = {name: self.__dict__.get(name) for name in (_CONSTANTS, _RUNS)}
-        return (*super()._state(), graphs.to_data(graph), graph._codegen, held)
+        return (*super()._biofx_state(), graphs.to_data(graph), graph._codegen, held)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         *rest, nodes, codegen, held = state
@@ -70,6 +72,7 @@ class Transformed(Described, fx.GraphModule):  # type: ignore[misc]
     `graph` describes that forward. `recompile` makes the graph the forward, as in FX.
     """
 
+    _biofx_private = (*Described._biofx_private, *_GRAPH_NAMES)
     # What `torch.compile` asks every GraphModule for.
     _lineno_map: Mapping[int, int | None] = MappingProxyType({})
     _prologue_start = 0
@@ -100,38 +103,30 @@ class Transformed(Described, fx.GraphModule):  # type: ignore[misc]
         return nn.Module.__repr__(self)
 
 
-# What `torch.fx.GraphModule` adds to a module. Where the user's class or object has one of these
-# names for something else, the user's meaning stays.
-_NAMES = frozenset(
-    name
-    for name in vars(fx.GraphModule)
-    if not name.startswith("_") and name not in vars(nn.Module)
-)
+# What a `torch.fx.GraphModule` has besides what every module has: attributes of its class, and of
+# each object. Where the user's class or object has one of these names for something else, the
+# user's meaning stays.
+_OF_OBJECTS: Mapping[str, Callable[[], Any]] = {
+    "_tracer_cls": lambda: None, "_tracer_extras": dict, "meta": dict, "shape_env": lambda: None,
+    "_replace_hooks": list, "_create_node_hooks": list, "_erase_node_hooks": list,
+    "_deepcopy_hooks": list,
+}  # fmt: skip
+_NAMES = {*vars(fx.GraphModule), *_OF_OBJECTS, *_GRAPH_NAMES} - set(dir(nn.Module))
 
 
 def install(model: nn.Module, captured: Captured) -> None:
     """Give a model its graph, in place."""
-    kind = original_class(model)
-    taken = not issubclass(kind, fx.GraphModule) and (
-        any(hasattr(kind, name) for name in _NAMES)
-        or any(
-            name in registry
-            for registry in (model.__dict__, model._modules, model._parameters, model._buffers)
-            for name in _NAMES
-        )
-    )
+    taken = not issubclass(original_class(model), fx.GraphModule) and has_any(model, _NAMES)
     held = vars(model)
-    held[REPLACED] = {name: held[name] for name in _GRAPH_NAMES if name in held}
     kept = [mixin for mixin in mixins_of(model) if not issubclass(mixin, Described)]
     become(model, Described if taken else Transformed, *kept)
-    model.__dict__.update(captured.constants)
-    model.__dict__[_CONSTANTS] = tuple(captured.constants)
-    model.__dict__[_RUNS] = False
+    held.update(captured.constants)
+    held[_CONSTANTS] = tuple(captured.constants)
+    held[_RUNS] = False
     if not taken:
-        model.__dict__.update(
-            _tracer_cls=None, _tracer_extras={}, meta={}, shape_env=None, _replace_hooks=[],
-            _create_node_hooks=[], _erase_node_hooks=[], _deepcopy_hooks=[],
-        )  # fmt: skip
+        held[REPLACED] = {name: held[name] for name in _GRAPH_NAMES if name in held}
+        for name, make in _OF_OBJECTS.items():
+            held.setdefault(name, make())
     graphs.call_forwards(captured.graph)
     set_graph(model, captured.graph)
 
@@ -148,13 +143,15 @@ def _rebuild(name: str, nodes: graphs.Nodes, codegen: Any, mixins: Any) -> Any:
 
 def graph_of(model: nn.Module) -> fx.Graph:
     """The graph of a transformed model."""
-    graph: fx.Graph = model.__dict__["_graph"]
+    graph: fx.Graph = model.__dict__[_GRAPH]
     return graph
 
 
 def set_graph(model: nn.Module, graph: fx.Graph) -> None:
     """Give a model another graph, without running it."""
-    model.__dict__["_graph"] = graph
+    model.__dict__[_GRAPH] = graph
+    if isinstance(model, Transformed):
+        model.__dict__["_graph"] = graph  # where FX looks for it
     graph.owning_module = model  # type: ignore[assignment]
 
 
@@ -181,12 +178,17 @@ def recompile(model: nn.Module) -> PythonCode:
     """Make the graph of a transformed model its forward."""
     forward, code = graphs.compiled(graph_of(model))
     shared: Any = derive(original_class(model), mixins_of(model))
-    names = {"_base": shared._base, "_mixins": shared._mixins, "__module__": shared.__module__}
+    names = {
+        "_biofx_base": shared._biofx_base,
+        "_biofx_mixins": shared._biofx_mixins,
+        "__module__": shared.__module__,
+    }
     kind: Any = type(shared)(shared.__name__, (shared,), names)  # its forward is the graph's
     model.__class__ = kind
     kind.forward = forward
-    model.__dict__.update(
-        {_RUNS: True}, _code=code.src, _lineno_map=code._lineno_map,
-        _prologue_start=code._prologue_start,
-    )  # fmt: skip
+    model.__dict__[_RUNS] = True
+    if isinstance(model, Transformed):
+        model.__dict__.update(
+            _code=code.src, _lineno_map=code._lineno_map, _prologue_start=code._prologue_start
+        )
     return code

@@ -1,5 +1,9 @@
 """Operations of biofx written in PyTorch's own, so that a graph runs where biofx is not."""
 
+import functools
+import keyword
+import re
+
 from torch import Tensor, fx
 
 
@@ -30,3 +34,25 @@ def lower(graph: fx.Graph) -> None:
         fresh.meta.update(node.meta)
         node.replace_all_uses_with(fresh)
         graph.erase_node(node)
+
+
+def safe_target(target: str) -> str:
+    """A target of a graph in names that a GraphModule can hold: users may take any."""
+    return ".".join(map(_safe, target.split(".")))
+
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _safe(part: str) -> str:
+    """A part of a name as an identifier that no GraphModule has."""
+    free = _PLAIN.fullmatch(part) and part not in _taken()
+    if part.isdigit() or (free and not keyword.iskeyword(part)):
+        return part
+    return "quoted_" + part.encode().hex()
+
+
+@functools.cache
+def _taken() -> frozenset[str]:
+    """Names of a GraphModule's own attributes, those of objects included."""
+    return frozenset(dir(fx.GraphModule({}, fx.Graph())))

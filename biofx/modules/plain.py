@@ -7,7 +7,7 @@ from torch import fx, nn
 from biofx.copying.clone import clone
 from biofx.modules import graphs
 from biofx.modules.graph_layer import GraphLayer, PackedGraphLayer, layer_graph
-from biofx.modules.lowering import group_repeat, group_sum, lower
+from biofx.modules.lowering import group_repeat, group_sum, lower, safe_target
 from biofx.synapses import Derived, mixins_of, original_class, revert, unwrap
 from biofx.synapses.classes import SAVED, private_names
 from biofx.synapses.layers import stop_tracking
@@ -93,6 +93,10 @@ def graph_module(layer: nn.Module, graph: fx.Graph, held: dict[str, object]) -> 
     """
     graph.set_codegen(fx.graph.CodeGen())
     lower(graph)
+    for node in graph.nodes:
+        if node.op in ("get_attr", "call_module"):
+            node.target = safe_target(str(node.target))
+    held = {safe_target(target): value for target, value in held.items()}
     made = fx.GraphModule(held, graph, original_class(layer).__name__)
     made.train(layer.training)
     for name, value in vars(layer).items():  # code above may ask for these: `self.fc.in_features`

@@ -9,6 +9,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from biofx.errors import ModelError
 from biofx.passes.context import Provenance, TransformContext, WeightLayer, join
 from biofx.synapses import (
+    COUNTS,
     Axes,
     BioLayer,
     Layer,
@@ -115,9 +116,9 @@ class Augment(PassBase):
             if layer.registered:
                 augment(layer.module, synapses)
             else:  # a module of the user's that multiplies by its own parameter keeps its class
-                layer.module.__dict__["_synapses"] = synapses
+                layer.module.__dict__["_biofx_synapses"] = synapses
             if _track(layer.module, layer.axes[0], synapses[0]):
-                self.counters.append(join(layer.name, "activity"))
+                self.counters.append(join(layer.name, COUNTS))
         new = type(layer.module).__name__
         self.context.layers[layer.name] = Layer(
             name=layer.name,

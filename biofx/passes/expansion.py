@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from biofx.modules.lowering import group_repeat
 from biofx.synapses import Entries, Population, Synapses
 
-_BUNDLES = "_bundles"  # {parameter: (Γ, axis)}
+_BUNDLES = "_biofx_bundles"  # {parameter: (Γ, axis)}
 
 
 def expand_parameter(module: nn.Module, name: str, axis: int, synapses: Synapses) -> Synapses:

@@ -192,7 +192,7 @@ class Split(PassBase):
         """Write down that a layer is split, and show its graph in the model's."""
         module = layer.module
         _forbid_fusing(root, layer.name)
-        module.__dict__["_synapses"] = tuple(split)
+        module.__dict__["_biofx_synapses"] = tuple(split)
         self.context.synapses.update({entry.parameter: entry for entry in split})
         record = self.context.layers[layer.name]
         new = f"{type(module).__name__} ×{gamma}"

@@ -4,7 +4,7 @@ A transformed module keeps its class as a base: `isinstance`, methods, attribute
 name go on working. What biofx adds comes as a mixin in front of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import new_class
 from typing import Any
 
@@ -12,57 +12,58 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 # What biofx puts into the `__dict__` of a module and saves with it.
-SAVED = ("_biofx", "_synapses", "_unit_axis", "_bundles")
+SAVED = ("_biofx", "_biofx_synapses", "_biofx_unit_axis", "_biofx_bundles")
 
 # Where a transformed `torch.fx.GraphModule` keeps what its own graph was, {attribute: value}.
-REPLACED = "_graph_replaced"
+REPLACED = "_biofx_replaced"
 
 
 class Derived(nn.Module):
     """Base of the mixins. Pickles as (user's class, mixins, state)."""
 
-    _base: type[nn.Module]
-    _mixins: tuple[type["Derived"], ...] = ()
-    # What else a mixin keeps in the `__dict__` of a module; it saves that itself.
-    _private: tuple[str, ...] = ()
+    _biofx_base: type[nn.Module]
+    _biofx_mixins: tuple[type["Derived"], ...] = ()
+    # What else a mixin keeps in the `__dict__` of a module; it saves that itself. All that is
+    # biofx's has names that begin so, for any other may be one of the user's.
+    _biofx_private: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # A derived class is none of the user's: it must not enter a registry of theirs.
         pass
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if "_base" not in vars(cls):
+        if "_biofx_base" not in vars(cls):
             return super().__new__(cls)  # somebody has derived a class from this one
         # `self.__class__(…)`, as slicing a Sequential does: a plain module of the user's class.
-        return cls._base(*args, **kwargs)
+        return cls._biofx_base(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if is_parametrized(self):
             self.__getstate__()  # type: ignore[no-untyped-call]  # torch refuses, and says why
-        return rebuild, (type(self)._base, type(self)._mixins), self._state()
+        return rebuild, (type(self)._biofx_base, type(self)._biofx_mixins), self._biofx_state()
 
     def __copy__(self) -> "Derived":
-        fresh: Derived = rebuild(type(self)._base, type(self)._mixins)
-        fresh.__setstate__(self._state())
+        fresh: Derived = rebuild(type(self)._biofx_base, type(self)._biofx_mixins)
+        fresh.__setstate__(self._biofx_state())
         return fresh
 
-    def _state(self) -> tuple[Any, ...]:
+    def _biofx_state(self) -> tuple[Any, ...]:
         """The state that the user's class saves, its slots, and what biofx has added."""
-        base: Any = type(self)._base
+        base: Any = type(self)._biofx_base
         # A parametrized class gives no state, so that nobody pickles it; torch copies its __dict__.
         theirs = dict(self.__dict__) if is_parametrized(self) else base.__getstate__(self)
         slots = {}
         if base.__getstate__ is nn.Module.__getstate__:  # which leaves them out
             slots = {name: getattr(self, name) for name in slots_of(base) if hasattr(self, name)}
         if isinstance(theirs, dict):
-            ours = {*SAVED, *private_names(type(self)._mixins)}
+            ours = {*SAVED, *private_names(type(self)._biofx_mixins)}
             theirs = {name: value for name, value in theirs.items() if name not in ours}
         saved = {name: self.__dict__[name] for name in SAVED if name in self.__dict__}
         return theirs, slots, saved
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         theirs, slots, saved = state[:3]
-        type(self)._base.__setstate__(self, theirs)
+        type(self)._biofx_base.__setstate__(self, theirs)
         for name, value in slots.items():
             object.__setattr__(self, name, value)
         self.__dict__.update(saved)
@@ -71,7 +72,7 @@ class Derived(nn.Module):
 def private_names(mixins: tuple[type[Derived], ...]) -> Iterator[str]:
     """The attributes that mixins keep in the `__dict__` of a module for themselves."""
     for mixin in mixins:
-        yield from mixin._private
+        yield from mixin._biofx_private
 
 
 def slots_of(cls: type) -> Iterator[str]:
@@ -86,19 +87,27 @@ def slots_of(cls: type) -> Iterator[str]:
 
 def original_class(module: nn.Module) -> type[nn.Module]:
     """The user's own class of a module, derived or not."""
-    cls: type[nn.Module] = getattr(type(module), "_base", type(module))
+    cls: type[nn.Module] = getattr(type(module), "_biofx_base", type(module))
     return cls
 
 
 def mixins_of(module: nn.Module) -> tuple[type[Derived], ...]:
     """What biofx has put in front of a module's class so far."""
-    mixins: tuple[type[Derived], ...] = getattr(type(module), "_mixins", ())
+    mixins: tuple[type[Derived], ...] = getattr(type(module), "_biofx_mixins", ())
     return mixins
+
+
+def has_any(module: nn.Module, names: Iterable[str]) -> bool:
+    """Whether a module or its own class has an attribute of one of these names."""
+    kind = original_class(module)
+    held = (module.__dict__, module._modules, module._parameters, module._buffers)
+    return any(hasattr(kind, name) or any(name in part for part in held) for name in names)
 
 
 def become(module: nn.Module, *mixins: type[Derived]) -> None:
     """Give a module the class (mixins…, its own class), in place."""
-    module.__class__ = derive(original_class(module), mixins)
+    kind = derive(original_class(module), mixins)
+    object.__setattr__(module, "__class__", kind)  # the user's class may guard its attributes
 
 
 def revert(module: nn.Module) -> None:
@@ -107,7 +116,7 @@ def revert(module: nn.Module) -> None:
     for name in (*SAVED, *private_names(mixins_of(module))):
         module.__dict__.pop(name, None)
     module.__dict__.update(replaced)
-    module.__class__ = original_class(module)
+    object.__setattr__(module, "__class__", original_class(module))
 
 
 def rebuild(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> Any:
@@ -119,12 +128,12 @@ def derive(base: type[nn.Module], mixins: tuple[type[Derived], ...]) -> type[nn.
     """The class (mixins…, base), named after the user's class: one for all of its modules."""
     # Found by the weak references that Python keeps: a class goes with its modules.
     for known in base.__subclasses__():
-        if vars(known).get("_base") is base and vars(known).get("_mixins") == mixins:
+        if vars(known).get("_biofx_base") is base and vars(known).get("_biofx_mixins") == mixins:
             return known
-    prefix = "".join(getattr(mixin, "_prefix", "") for mixin in mixins)
+    prefix = "".join(getattr(mixin, "_biofx_prefix", "") for mixin in mixins)
     names = {
-        "_base": base,
-        "_mixins": mixins,
+        "_biofx_base": base,
+        "_biofx_mixins": mixins,
         "__module__": base.__module__,
         "__qualname__": prefix + base.__qualname__,
     }

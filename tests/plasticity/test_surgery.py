@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import biofx
 from biofx.plasticity import GradScheduler
+from biofx.synapses import COUNTS
 
 
 def transformed(config: biofx.BioConfig | None = None) -> nn.Module:
@@ -170,7 +171,7 @@ def test_units_of_a_resized_layer_are_not_counted() -> None:
     bio(torch.ones(2, 8)).sum().backward()
     optimizer.step()
     assert scheduler.steps == [1]
-    assert not bio[2].activity.any()
+    assert not bio[2].get_buffer(COUNTS).any()
 
 
 def test_nothing_is_left() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn, optim
 
 import biofx
 from biofx.plasticity import GradScheduler
+from biofx.synapses import COUNTS
 
 from .table import make
 
@@ -118,7 +119,7 @@ def test_activity_of_tied_weights(words: int) -> None:
     scheduler = GradScheduler(bio, optimizer)
     x = torch.randint(words, (3, 5))
     expected = (bio.get_submodule("embedding")(x).abs() > 0.01).sum((0, 1)).float()
-    bio.get_buffer("embedding.activity").zero_()
+    bio.get_buffer(f"embedding.{COUNTS}").zero_()
     bio(x).square().mean().backward()
     optimizer.step()
     state = scheduler.state_dict()["state"]["FuzzyLearningRates"][synapses.parameter]

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from biofx.export.folding.layout import Layout, Rep, Unfoldable
 from biofx.modules.graph_layer import GraphLayer, layer_graph
 from biofx.modules.lowering import group_repeat
+from biofx.synapses import original_class, synapses_at
 
 Rule = Callable[["Analysis", fx.Node], Rep | None]
 
@@ -214,14 +215,14 @@ def split_layer(analysis: Analysis, node: fx.Node) -> Rep | None:
     layer: Any = analysis.layers[name]
     if name not in analysis.split:
         analysis.split.append(name)
-    rank = columns(analysis, node, layer._base)
+    rank = columns(analysis, node, original_class(layer))
     result = layer_graph(layer).output_node().args[0]
     if not isinstance(result, fx.Node) or result.target is not group_repeat:
         return None  # its weight alone is summed
     gamma: Any
     axis: Any
     _, gamma, axis = result.args
-    synapses = layer.synapses[0]
+    synapses = synapses_at(layer)[0]
     units = synapses.shape[synapses.post_axis]
     if synapses.kind.startswith("conv_transpose"):
         units *= synapses.groups

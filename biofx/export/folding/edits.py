@@ -13,6 +13,7 @@ from biofx.modules import graphs
 from biofx.modules.graph_layer import PackedGraphLayer, layer_graph
 from biofx.modules.lowering import group_repeat, group_sum
 from biofx.modules.plain import graph_module, turn_into
+from biofx.synapses import synapses_at
 
 
 def apply(bio: nn.Module, model: nn.Module, found: Analysis, kept: Mapping[str, str]) -> None:
@@ -95,7 +96,7 @@ def _smaller(layer: Any, module: Any, edit: Edit | None, repeats: bool) -> nn.Mo
             held[str(node.target)] = value = getattr(module, str(node.target))
             if isinstance(value, Tensor):
                 held[str(node.target)] = _summed(graph, node, value)
-    weight = layer.synapses[0].parameter.rpartition(".")[2]
+    weight = synapses_at(layer)[0].parameter.rpartition(".")[2]
     if edit is not None:
         held[weight] = sum_columns(held[weight], edit.layout, edit.axis)
     for name, value in held.items():

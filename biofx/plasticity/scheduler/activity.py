@@ -10,7 +10,7 @@ from biofx.errors import PlasticityError
 from biofx.plasticity.numerics.shards import replicas
 from biofx.plasticity.rules.rule import Context
 from biofx.plasticity.scheduler.undo import Undo
-from biofx.synapses import Synapses, unwrap
+from biofx.synapses import COUNTS, Synapses, unwrap
 
 
 def collect_activity(model: nn.Module, users: Sequence[Context], undo: Undo | None) -> None:
@@ -49,7 +49,7 @@ def counters(model: nn.Module, synapses: Synapses) -> list[Tensor]:
     axis = synapses.post_axis
     units = synapses.shape[axis] * (1 if axis == 0 else synapses.groups)
     modules = [unwrap(model).get_submodule(layer) for layer in synapses.layers]
-    counts = [getattr(module, "activity", None) for module in modules]
+    counts = [module._buffers.get(COUNTS) for module in modules]
     buffers = [c for c in counts if isinstance(c, Tensor) and tuple(c.shape) == (units,)]
     if not buffers:
         raise PlasticityError(
