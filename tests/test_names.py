@@ -117,3 +117,21 @@ def test_a_graph_module_keeps_its_meta() -> None:
     model = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
     model.meta["from"] = "elsewhere"
     assert biofx.transform(model).meta["from"] == "elsewhere"
+
+
+def test_an_attribute_is_no_global_variable_of_its_name() -> None:
+    class Holds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.GLOBAL = nn.Linear(4, 4)
+            self.act = lambda x: self.GLOBAL(x).relu()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(x)
+
+    x = torch.randn(2, 4)
+    globals()["GLOBAL"] = model = Holds()  # as in a script: `model = Model()`, and `self.model`
+    try:
+        assert torch.equal(biofx.transform(model)(x), model(x))
+    finally:
+        del globals()["GLOBAL"]

@@ -6,6 +6,7 @@ a bound method would go on working on the modules of the original.
 
 import copy
 import copyreg
+import dis
 import functools
 import weakref
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
@@ -29,6 +30,7 @@ _IMMUTABLE = (
 _PROXIES = frozenset(weakref.ProxyTypes)
 _CONTAINERS = (dict, list, tuple, set, deque, OrderedDict, defaultdict, Counter)
 _DEEP = 12
+_LOOKS_UP = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
 
 
 class Rebinder:
@@ -316,8 +318,9 @@ def _set_state(fresh: Any, state: Any, update: Callable[[Any, Any], Any] | None)
 
 @functools.lru_cache(maxsize=4096)
 def _globals_of(code: CodeType) -> tuple[str, ...]:
-    """Names that a function's code, and functions inside it, may look up globally."""
-    names = list(code.co_names)
+    """Names that a function's code, and functions inside it, look up globally."""
+    # `co_names` has the names of attributes, too: `self.net` beside a global variable `net`.
+    names = [step.argval for step in dis.get_instructions(code) if step.opname in _LOOKS_UP]
     for part in code.co_consts:
         if isinstance(part, CodeType):
             names += _globals_of(part)
