@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from biofx.capture.call import CapturedCodeGen
-from biofx.capture.inputs import Arguments
+from biofx.capture.inputs import Arguments, signature_of
 from biofx.capture.isolation import generator_state, isolated, restore_generators, same_state
 from biofx.capture.recorder import Recorder
 from biofx.capture.shared_weights import SharedWeights, WeightWritten
@@ -75,14 +75,6 @@ def capture(
     return found
 
 
-def _signature(model: nn.Module) -> inspect.Signature:
-    try:
-        return inspect.signature(model.forward)
-    except (TypeError, ValueError):
-        variable = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
-        return inspect.Signature([variable])
-
-
 # --- without example inputs -----------------------------------------------------------------------
 
 
@@ -91,7 +83,7 @@ def _traced(model: nn.Module, training: bool | None) -> Captured:
     twin = separate(model, tensor=_weightless, strict=False, shared=shared)
     if training is not None:
         twin.train(training)
-    tracer = SymbolicTracer(twin, _signature(model))
+    tracer = SymbolicTracer(twin, signature_of(model))
     graph = tracer.run()
     graph.set_codegen(CapturedCodeGen(tracer.call.kept(), training=twin.training))
     constants = {
@@ -133,7 +125,7 @@ def _weightless(tensor: Tensor) -> Tensor:
 
 
 def _recorded(model: nn.Module, arguments: Arguments, training: bool | None) -> Captured:
-    signature = _signature(model)
+    signature = signature_of(model, arguments)
     try:
         signature.bind(*arguments.args, **arguments.kwargs)
     except TypeError as error:

@@ -1,8 +1,11 @@
-"""The forms in which example inputs may be given."""
+"""The forms in which example inputs may be given, and the parameters that take them."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from biofx.copying.nested import leaves, own, replaced, written
 from biofx.errors import ModelError
@@ -51,3 +54,29 @@ def arguments_of(example: Any) -> Arguments | None:
     if isinstance(example, tuple | list):
         return Arguments(tuple(example), {})
     return Arguments((example,), {})
+
+
+def signature_of(module: nn.Module, arguments: Arguments | None = None) -> inspect.Signature:
+    """The parameters of a module's forward, without ``self``.
+
+    A decorator may show the signature of the function that it wraps (`functools.wraps`) and take
+    other arguments: one more, or one less that it gives itself. Where the arguments do not fit what
+    is shown, the signature is that of the decorator's own function.
+    """
+    try:
+        shown = inspect.signature(module.forward)
+        own = inspect.signature(module.forward, follow_wrapped=False)
+    except (TypeError, ValueError):
+        variable = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
+        return inspect.Signature([variable])
+    if arguments is None or _takes(shown, arguments) or not _takes(own, arguments):
+        return shown
+    return own
+
+
+def _takes(signature: inspect.Signature, arguments: Arguments) -> bool:
+    try:
+        signature.bind(*arguments.args, **arguments.kwargs)
+    except TypeError:
+        return False
+    return True

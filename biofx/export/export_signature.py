@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from torch import Tensor, fx, nn
 
-from biofx.capture import Arguments
+from biofx.capture import Arguments, signature_of
 from biofx.capture.call import Call
 from biofx.copying.clone import REGISTRIES
 from biofx.copying.nested import leaves, parts
@@ -45,7 +45,10 @@ def give_types(
         Impossible: the example inputs give a parameter another value than its default, or one that
             has no type in TorchScript.
     """
-    given = {} if arguments is None else call.bind(arguments.args, arguments.kwargs)
+    try:
+        given = {} if arguments is None else call.bind(arguments.args, arguments.kwargs)
+    except TypeError as error:  # a decorator takes them, and the graph is for those that it shows
+        raise Impossible(f"the graph of the model takes other arguments: {error}") from error
     kept = []
     for node in list(graph.find_nodes(op="placeholder")):
         name = str(node.target).lstrip("*")
@@ -126,7 +129,7 @@ class TensorCall:
 
 def tensor_call(model: nn.Module, arguments: Arguments) -> TensorCall:
     """The call of a model with these arguments, as a function of tensors that gives such."""
-    signature = inspect.signature(model.forward)
+    signature = signature_of(model, arguments)
     by_place = signature.bind_partial(*arguments.args).arguments
     values: dict[str, Any] = {}
     fixed: list[str] = []

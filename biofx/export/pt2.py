@@ -1,6 +1,5 @@
 """PT2: the archive of `torch.export`, for AOTInductor, ExecuTorch and `torch.export.load`."""
 
-import inspect
 import io
 import re
 import sys
@@ -17,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, is_concrete_int
 from torch.utils import _pytree as pytree
 
-from biofx.capture import Arguments
+from biofx.capture import Arguments, signature_of
 from biofx.capture.isolation import generators_kept
 from biofx.copying import separate
 from biofx.export.attempt import Attempt, DataDependent, Impossible, doubled, one_line, without_logs
@@ -165,5 +164,5 @@ def _free_sizes(module: nn.Module, given: Arguments, fixed: Container[str]) -> A
         name = f"L{pytree.keystr(path)}.size()"
         return {d: Dim.STATIC if f"{name}[{d}]" in fixed else Dim.AUTO for d in range(value.dim())}
 
-    bound = inspect.signature(module.forward).bind(*given.args, **given.kwargs)
+    bound = signature_of(module, given).bind(*given.args, **given.kwargs)
     return pytree.tree_map_with_path(free, dict(bound.arguments))
