@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -177,8 +176,6 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
     def _wrap_modules(self, signature: inspect.Signature) -> None:
         for module, name in self._names.items():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
             inner = getattr(module, "_orig_mod", None)  # torch.compile would run graphs of its own
             forward = inner if isinstance(inner, nn.Module) else module.forward
             if not name:

@@ -118,7 +118,7 @@ class _Clones:
         if id(module) in self.memo:
             return
         if isinstance(module, torch.jit.ScriptModule):
-            self.memo[id(module)] = module if self._tensor is None else copy.deepcopy(module)
+            self.memo[id(module)] = module if self._tensor is None else _copy_script(module)
             return
         self._rebinder.note(module, name, registered=registered)
         self.memo[id(module)] = fresh = object.__new__(type(module))
@@ -182,6 +182,15 @@ class _Clones:
         for slot in slots:
             if hasattr(module, slot):
                 object.__setattr__(copied, slot, rebinder.copied(getattr(module, slot), slot))
+
+
+def _copy_script(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """A copy of compiled code with leaf tensors: else its gradients would reach the original's."""
+    with torch.no_grad():
+        fresh: torch.jit.ScriptModule = copy.deepcopy(module)
+    for mine, theirs in zip(fresh.parameters(), module.parameters(), strict=True):
+        mine.requires_grad_(theirs.requires_grad)
+    return fresh
 
 
 def _held_by(module: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
