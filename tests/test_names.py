@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +136,27 @@ def test_an_attribute_is_no_global_variable_of_its_name() -> None:
         assert torch.equal(biofx.transform(model)(x), model(x))
     finally:
         del globals()["GLOBAL"]
+
+
+class Dual(fx.GraphModule):
+    """One graph in training and one in evaluation, as torchvision's feature extractors have."""
+
+    def __init__(self, model: nn.Module, training: fx.Graph, evaluation: fx.Graph) -> None:
+        super().__init__(model, training)
+        self.graphs = {True: training, False: evaluation}
+
+    def train(self, mode: bool = True) -> "Dual":
+        if mode is not self.training:
+            self.graph = self.graphs[mode]
+        return super().train(mode)
+
+
+def test_a_graph_module_may_change_its_graph(tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    whole, first = fx.Tracer().trace(layers), fx.Tracer().trace(layers[:1])
+    model, x = Dual(layers, whole, first), torch.randn(3, 4)
+    bio = biofx.transform(model, example_inputs=x)
+    for mode in (True, False, True):
+        assert torch.equal(bio.train(mode)(x), model.train(mode)(x))
+    biofx.verify(bio, model, x)
+    assert biofx.export(bio, tmp_path / "model.pt2", example_inputs=x).difference == 0.0

@@ -143,15 +143,18 @@ def _rebuild(name: str, nodes: graphs.Nodes, codegen: Any, mixins: Any) -> Any:
 
 def graph_of(model: nn.Module) -> fx.Graph:
     """The graph of a transformed model."""
-    graph: fx.Graph = model.__dict__[_GRAPH]
+    graph: fx.Graph = model.__dict__[_graph_name(model)]
     return graph
+
+
+def _graph_name(model: nn.Module) -> str:
+    """Where a model keeps its graph: in FX's place if it is a GraphModule: code may set that."""
+    return "_graph" if isinstance(model, Transformed) else _GRAPH
 
 
 def set_graph(model: nn.Module, graph: fx.Graph) -> None:
     """Give a model another graph, without running it."""
-    model.__dict__[_GRAPH] = graph
-    if isinstance(model, Transformed):
-        model.__dict__["_graph"] = graph  # where FX looks for it
+    model.__dict__[_graph_name(model)] = graph
     graph.owning_module = model  # type: ignore[assignment]
 
 
