@@ -175,7 +175,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
     # --- modules -----------------------------------------------------------------------------
 
     def _wrap_modules(self, signature: inspect.Signature) -> None:
-        for module, name in self._names.items():
+        for name, module in self._by_name.items():
             inner = getattr(module, "_orig_mod", None)  # torch.compile would run graphs of its own
             forward = inner if isinstance(inner, nn.Module) else module.forward
             if not name:
@@ -202,9 +202,9 @@ class Recorder(GraphWriter, TorchFunctionMode):
                 return forward(*args, **kwargs)
             self._modules.append((name, module))
             try:
-                if not self._holds_its_own(module):
+                if not self._holds_its_own(module, name):
                     return forward(*args, **kwargs)
-                if module.training is not self._training[module]:
+                if module.training is not self._training[name]:
                     mode = "training" if module.training else "evaluation"
                     self._assume("state", f"runs {name} in {mode} mode, as its code sets it")
                 with self._inside():
@@ -218,12 +218,12 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
         return run
 
-    def _holds_its_own(self, module: nn.Module) -> bool:
+    def _holds_its_own(self, module: nn.Module, name: str) -> bool:
         """Whether a leaf computes with the tensors that its names stand for.
 
         Not so in `torch.func.functional_call`, or where a hook computes its weight.
         """
-        return self._tensors[module] == tensor_ids(module)
+        return self._tensors[name] == tensor_ids(module)
 
 
 def _short(value: Any) -> str:

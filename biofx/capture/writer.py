@@ -73,7 +73,9 @@ class GraphWriter:
         self._results: dict[int, fx.Node] = {}  # tuples that a node gives, as they are
         self._modes = current_modes()
         self._finishing = False
-        self._names = {module: name for name, module in root.named_modules()}
+        # By name and by id, for the hash of a module may change as it runs (torchmetrics).
+        self._by_name = dict(root.named_modules())
+        self._names = {id(module): name for name, module in self._by_name.items()}
 
     # --- nodes -------------------------------------------------------------------------------
 
@@ -181,8 +183,8 @@ class GraphWriter:
         """An object as an argument: built anew at each run if it holds tensors."""
         if id(value) in self._attributes:
             return self.graph.create_node("get_attr", self._attributes[id(value)])
-        if isinstance(value, nn.Module) and self._names.get(value):
-            return self.graph.create_node("get_attr", self._names[value])
+        if isinstance(value, nn.Module) and self._names.get(id(value)):
+            return self.graph.create_node("get_attr", self._names[id(value)])
         if any(isinstance(leaf, Tensor) for _, leaf in leaves(value)):
             try:
                 template = Template(value)
@@ -255,7 +257,7 @@ class GraphWriter:
 
     def _find_attributes(self) -> None:
         """The tensors of the model, by qualified name."""
-        for module, name in self._names.items():
+        for name, module in self._by_name.items():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
             prefix = f"{name}." if name else ""
@@ -267,15 +269,15 @@ class GraphWriter:
                         # What could not be copied computes with the model's own tensors.
                         original = self.originals.get(id(value), value)
                         self._attributes.setdefault(id(original), prefix + key)
-        self._tensors = {module: tensor_ids(module) for module in self._names}
-        self._training = {module: module.training for module in self._names}
-        self._numbers = {module: _numbers(module) for module in self._names}
+        self._tensors = {name: tensor_ids(module) for name, module in self._by_name.items()}
+        self._training = {name: module.training for name, module in self._by_name.items()}
+        self._numbers = {name: _numbers(module) for name, module in self._by_name.items()}
 
     def _note_assigned(self) -> None:
         """Say which tensors and numbers the forward has assigned, and which results are kept."""
         seen: set[int] = set()
-        for module, name in self._names.items():
-            was = {**self._tensors[module], **self._numbers[module]}
+        for name, module in self._by_name.items():
+            was = {**self._tensors[name], **self._numbers[name]}
             for key, now in {**tensor_ids(module), **_numbers(module)}.items():
                 if key not in was or was[key] != now:
                     path = f"{name}.{key}" if name else key
