@@ -90,6 +90,8 @@ def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
                 raise Impossible(one_line(error)) from error
             # The run may have changed what the trace holds.
             for mine, theirs in zip(_tensors(twin), _tensors(model), strict=True):
+                if mine.shape != theirs.shape:
+                    raise Impossible("a run gives a buffer another shape, which a trace would keep")
                 mine.copy_(theirs)
         return _saved(module)
 
