@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -510,3 +512,27 @@ def test_no_kernel_is_given_a_subclass_of_tensors() -> None:
         kernels.map(_doubled, {"w": weight}, writes=("w",), shard=shard)
         assert (weight == 2).all()
         assert len(shard.ready) == 1
+
+
+def test_threads_that_need_a_kernel_take_turns_at_compiling() -> None:
+    """What one sets for the compiler would be the other's, and what it puts back too."""
+    made: list[str] = []
+
+    def make(arguments: tuple[Tensor, ...]) -> Callable[[list[Tensor]], None]:
+        made.append("begun")
+        time.sleep(0.05)
+        made.append("done")
+        return lambda parts: None
+
+    def work() -> None:
+        CompiledKernels()._call("turns", make, ())
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        KERNELS.pop("turns", None)
+    assert made == ["begun", "done"]

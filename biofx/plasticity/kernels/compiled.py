@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -42,7 +43,7 @@ COMPILING, SLOWER, SLOWER_EACH = 5.0, 5e-4, 3e-8
 
 # All that this process has compiled, for any scheduler.
 KERNELS: dict[Hashable, Kernel] = {}
-
+_COMPILING = threading.Lock()
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
@@ -220,8 +221,9 @@ class CompiledKernels(Kernels):
             kernel([*arguments])
             return True
         try:
-            with _status(), uncollected():
-                kernel = make(arguments)
+            # The compiler's settings are those of all threads: they take turns.
+            with _COMPILING, _status(), uncollected():
+                kernel = KERNELS.get(key) or make(arguments)
                 kernel([*arguments])
         except Exception as error:
             self.compiled, self.after = False, math.inf
