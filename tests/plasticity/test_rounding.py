@@ -60,6 +60,15 @@ def test_what_can_be_stored_is_kept(dtype: torch.dtype) -> None:
     assert torch.signbit(stored[1])
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_nothing_overflows_that_rounding_keeps_finite(dtype: torch.dtype) -> None:
+    share = torch.linspace(0.99, 1.01, 2001, dtype=torch.float64)
+    values = (torch.finfo(dtype).max * torch.cat([share, -share])).float()
+    stored = stochastic(values, key(), random.counters(values.shape), dtype).to(dtype)
+    assert torch.equal(stored.isinf(), values.to(dtype).isinf())
+    assert 100 < int(stored.isinf().sum()) < 3900
+
+
 def test_other_types_are_refused() -> None:
     with pytest.raises(TypeError, match="float8"):
         stochastic(torch.ones(2), key(), random.counters(2), torch.float8_e4m3fn)

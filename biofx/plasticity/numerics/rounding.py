@@ -18,7 +18,8 @@ def stochastic(value: Tensor, key: Tensor, index: Tensor, dtype: torch.dtype) ->
     """A value of type `dtype` next to each element, above or below it, equal to it in the mean.
 
     Args:
-        value: float32; what `dtype` can hold, infinities and NaN among them, stays as it is.
+        value: float32; what `dtype` can hold, infinities and NaN among them, stays as it is. What
+            rounds to its largest number or to infinity, as `Tensor.to` does it, always does so.
         key, index: of the random bits, as `random.bits` takes them.
         dtype: bfloat16 or float16.
 
@@ -36,7 +37,10 @@ def stochastic(value: Tensor, key: Tensor, index: Tensor, dtype: torch.dtype) ->
         found = torch.where(small, even, _cut(value, noise, 13))
     else:
         raise TypeError(f"there is no stochastic rounding to {dtype}")
-    return torch.where(value.isfinite(), found, value)
+    # Halfway between the largest number and the next, if there were one.
+    kind = torch.finfo(dtype)
+    end = kind.max * (2 - kind.eps / 2) / (2 - kind.eps)
+    return torch.where(value.abs() < end, found.clamp(-kind.max, kind.max), value)
 
 
 def _cut(value: Tensor, noise: Tensor, bits: int) -> Tensor:
