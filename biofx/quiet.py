@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 _TURN = threading.RLock()
 
@@ -18,22 +18,35 @@ _TURN = threading.RLock()
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """One thread at a time; what it prints or warns of is dropped, what others print is not."""
-    with (
-        _TURN,
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(_Muted(sys.stdout)),
-        contextlib.redirect_stderr(_Muted(sys.stderr)),
-    ):
+    with _TURN, warnings.catch_warnings(), _OUT.instead("stdout"), _ERR.instead("stderr"):
         warnings.simplefilter("ignore")
         yield
 
 
 class _Muted:
-    """A stream that drops what the thread writes that has made it."""
+    """A stream that drops what one thread writes. Both of them last for as long as Python runs.
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    `print` of another thread may hold one without counting as its owner, and would crash if it were
+    gone by the time that it is written to.
+    """
+
+    def __init__(self) -> None:
+        self._stream: Any = None
+        self._thread: int | None = None
+
+    @contextlib.contextmanager
+    def instead(self, name: Literal["stdout", "stderr"]) -> Iterator[None]:
+        """Stand for a stream of the process, and drop what this thread writes to it."""
+        stream, thread = getattr(sys, name), self._thread
+        if stream is not self:
+            self._stream = stream
         self._thread = threading.get_ident()
+        setattr(sys, name, self)
+        try:
+            yield
+        finally:
+            setattr(sys, name, stream)
+            self._thread = thread
 
     def write(self, text: str) -> int:
         if self._stream is None or threading.get_ident() == self._thread:
@@ -46,3 +59,6 @@ class _Muted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+_OUT, _ERR = _Muted(), _Muted()
