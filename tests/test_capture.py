@@ -1317,3 +1317,38 @@ def test_threads_that_capture_leave_the_streams_alone(capfd: pytest.CaptureFixtu
     said = capfd.readouterr().out
     assert said.count("beside it") == printed > 2
     assert "in the model" not in said
+
+
+class Cast(Tensor):
+    """A class of tensors, as libraries have them to tell images from masks."""
+
+
+class Casting(nn.Module):
+    """Its activations are of another class for a while."""
+
+    def __init__(self, cast: Callable[[Tensor, Any], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.cast = nn.Linear(4, 6), nn.Linear(6, 3), [cast]
+
+    def forward(self, x: Tensor) -> Tensor:
+        (cast,) = self.cast
+        return cast(self.b(cast(self.a(x).relu(), Cast)), Tensor)
+
+
+def test_casts_to_other_classes_of_tensors_are_recorded() -> None:
+    model, x = Casting(lambda tensor, kind: tensor.as_subclass(kind)), torch.randn(2, 4)
+    bio = biofx.transform(model, example_inputs=(x,))
+    found = biofx.info(bio)
+    assert (found.wiring.outputs, list(found.wiring.edges)) == (("b",), [("a", "b")])
+    assert [unit.reason for unit in found.wiring.units] == [None, "they are a result of the model"]
+    biofx.verify(bio, model, (x,))
+    assert "as_subclass" not in vars(Tensor)
+
+
+def test_what_was_computed_unseen_may_come_from_anywhere() -> None:
+    """Under whatever name, the base class's own method is shown to nobody."""
+    model, x = Casting(torch._C.TensorBase.as_subclass), torch.randn(2, 4)
+    found = biofx.info(biofx.transform(model, example_inputs=(x,)))
+    assert set(found.wiring.unknown) == {"a", "b"}
+    assert all("unseen" in reason for reason in found.wiring.unknown.values())
+    assert all(unit.reason for unit in found.wiring.units)

@@ -103,6 +103,32 @@ def autograd_functions_seen(
         torch.autograd.Function.apply = original  # type: ignore[method-assign]
 
 
+@contextlib.contextmanager
+def casts_seen(see: Callable[..., Any]) -> Iterator[None]:
+    """Let ``see(call, tensor, kind)`` make each call of `Tensor.as_subclass`.
+
+    PyTorch shows it to no mode. Where it cannot be replaced, its results are tensors of nowhere.
+    """
+    original = getattr(torch.Tensor, "as_subclass", None)
+    own = "as_subclass" in vars(torch.Tensor)
+
+    def as_subclass(tensor: Any, cls: Any) -> Any:
+        return see(original, tensor, cls)
+
+    try:
+        torch.Tensor.as_subclass = as_subclass  # type: ignore[assignment,method-assign]
+    except (AttributeError, TypeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        if own:
+            torch.Tensor.as_subclass = original  # type: ignore[assignment,method-assign]
+        else:
+            del torch.Tensor.as_subclass
+
+
 def memory_of(value: Any) -> int | None:
     """Which memory a tensor has, a number that its views have too; None if that is not known."""
     try:

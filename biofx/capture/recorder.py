@@ -21,6 +21,7 @@ from biofx.capture.leaves import has_hooks, is_leaf
 from biofx.capture.private import (
     AutogradCall,
     autograd_functions_seen,
+    casts_seen,
     dispatch_seen,
     inside_transform,
     without_functions,
@@ -62,6 +63,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         self._wrap_modules(signature)
         with (
             autograd_functions_seen(self._autograd, self._passed_on),
+            casts_seen(self._cast),
             dispatch_seen(self.beneath),
             self,
         ):
@@ -131,6 +133,14 @@ class Recorder(GraphWriter, TorchFunctionMode):
         with self._inside():
             result = call(*args)
         self._emit("call_function", AutogradCall(function), given, {}, result)
+        return result
+
+    def _cast(self, call: Any, tensor: Tensor, kind: Any) -> Any:
+        if self._depth or threading.get_ident() != self._thread or inside_transform():
+            return call(tensor, kind)
+        with self._inside():
+            result = call(tensor, kind)
+        self._emit("call_method", "as_subclass", (tensor, kind), {}, result)
         return result
 
     def _passed_on(self, call: Any, args: tuple[Any, ...]) -> Any:

@@ -22,6 +22,8 @@ from biofx.copying.template import Template, rebuild
 
 # Key of `node.meta`: Python went on with values of the node's result.
 READ_BY_PYTHON = "biofx_read_by_python"
+# Key of `node.meta`: the constant was computed in the run, by something that was not recorded.
+UNSEEN = "biofx_unseen"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ class GraphWriter:
         node = self.graph.create_node("get_attr", name)
         if name in self.constants:
             self._fixed.add(node)
+            if tensor.grad_fn is not None:
+                node.meta[UNSEEN] = True
         locate(node, self._modules, None)
         self._describe(node, tensor)
         self._hold(node, tensor)

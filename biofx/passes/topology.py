@@ -10,6 +10,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from biofx.capture import Assumption
 from biofx.capture.leaves import is_leaf
 from biofx.capture.memory import KEPT
+from biofx.capture.writer import UNSEEN
 from biofx.copying.template import rebuild
 from biofx.passes.context import TransformContext, WeightLayer
 from biofx.passes.functional_weights import ELEMENTWISE, functional_weights
@@ -17,6 +18,8 @@ from biofx.passes.views import bases, changed_by
 from biofx.synapses import Wiring, axes_of, original_class
 
 REMEDY = "unknown without example_inputs"
+
+_HIDDEN = "a tensor that was computed by something unseen"
 
 # Names of the weight layers that a value comes from.
 Sources = frozenset[str]
@@ -108,6 +111,8 @@ class Topology(PassBase):
             if layer is not None and layer.name != "" and is_leaf(layer.module):
                 self.context.read_directly.add(layer.name)
             flow.weights[node] = _NOTHING
+            for name in flow.order if UNSEEN in node.meta else ():
+                flow.into.setdefault(name, f"its output may go into {_HIDDEN}")
             if layer is not None and parameter in {axes.parameter for axes in layer.axes}:
                 flow.weights[node] = frozenset({layer.name})
         elif node.op == "call_module":

@@ -16,7 +16,7 @@ UNARY = (
     "expm1", "log", "log1p", "log2", "log10", "sin", "cos", "tan", "sinh", "cosh", "asin", "acos",
     "atan", "erf", "square", "reciprocal", "neg", "abs", "sign", "floor", "ceil", "round",
     "trunc", "nan_to_num", "clamp", "clamp_min", "clamp_max", "clip", "to", "float", "half",
-    "double", "bfloat16", "contiguous", "clone", "detach", "logit", "sgn",
+    "double", "bfloat16", "contiguous", "clone", "detach", "as_subclass", "logit", "sgn",
 )  # fmt: skip
 BINARY = (
     "add", "sub", "mul", "div", "true_divide", "pow", "maximum", "minimum", "where", "eq", "ne",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from biofx.capture.memory import KEPT
-from biofx.capture.writer import READ_BY_PYTHON
+from biofx.capture.writer import READ_BY_PYTHON, UNSEEN
 from biofx.copying.template import rebuild
 from biofx.passes.context import WeightLayer
 from biofx.passes.units.flow import Flow
@@ -54,6 +54,8 @@ def follow(
         if READ_BY_PYTHON in node.meta:
             flow.note(flow.values[node], "Python reads their values")
             flow.use(flow.weights.get(node, ()), "Python reads their weights")
+        for value in list(flow.values.values()) if UNSEEN in node.meta else ():
+            flow.note(value, "something that was not seen may read them")
         if KEPT in node.meta:
             _keep(step, node.meta[KEPT])
     flow.settle_uses()

@@ -13,8 +13,8 @@ from biofx.passes.units.step import Step
 
 # Of one tensor.
 _UNARY = words("""
-    abs absolute acos asin atan ceil celu clone contiguous cos cosh cpu cuda deg2rad detach
-    detach_ digamma double dropout dropout1d dropout2d dropout3d alpha_dropout
+    abs absolute acos as_subclass asin atan ceil celu clone contiguous cos cosh cpu cuda deg2rad
+    detach detach_ digamma double dropout dropout1d dropout2d dropout3d alpha_dropout
     feature_alpha_dropout feature_dropout elu erf erfc erfinv exp exp2 expand_as expm1 float
     floor frac gelu half bfloat16 hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan
     int leaky_relu lgamma log log10 log1p log2 logical_not logit logsigmoid log_sigmoid long
