@@ -238,14 +238,30 @@ def test_functional_call(architecture: Architecture) -> None:
     values = {name: value * 0.5 for name, value in twin.state_dict().items() if value.ndim >= 2}
     seed(1)
     args, kwargs = architecture.inputs()
-    outputs = []
-    for model in (twin, bio):
-        seed(2)
-        outputs.append(torch.func.functional_call(model, values, args, kwargs))
-    assert_equal(*outputs, "functional call")
+    seed(2)
+    try:
+        expected = torch.func.functional_call(twin, values, args, kwargs)
+    except Exception:
+        pytest.skip("the original cannot be called so")
+    seed(2)
+    found = torch.func.functional_call(bio, values, args, kwargs)
+    assert_equal(expected, found, "functional call")
 
 
-def check_compile(architecture: Architecture) -> None:
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=[pytest.mark.slow] * bool(i % 12)) for i, a in enumerate(CAPTURED)],
+    ids=str,
+)
+def test_compile_without_graph_breaks(architecture: Architecture) -> None:
+    twin, _ = pair(architecture)
+    torch._dynamo.reset()
+    seed(1)
+    args, kwargs = architecture.inputs()
+    try:
+        torch.compile(twin, fullgraph=True, backend="eager")(*args, **kwargs)
+    except Exception:
+        pytest.skip("the original does not compile")
     twin, bio = pair(architecture)
     torch._dynamo.reset()
     compiled = torch.compile(bio, fullgraph=True, backend="eager")
@@ -256,25 +272,6 @@ def check_compile(architecture: Architecture) -> None:
             "compiled",
         )
     assert biofx.info(compiled).synapses
-
-
-@pytest.mark.parametrize("architecture", CAPTURED[::12], ids=str)
-def test_compile_without_graph_breaks(architecture: Architecture) -> None:
-    check_compile(architecture)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", CAPTURED, ids=str)
-def test_compile_every_captured_model(architecture: Architecture) -> None:
-    twin, _ = pair(architecture)
-    torch._dynamo.reset()
-    seed(1)
-    args, kwargs = architecture.inputs()
-    try:
-        torch.compile(twin, fullgraph=True, backend="eager")(*args, **kwargs)
-    except Exception:
-        pytest.skip("the original does not compile")
-    check_compile(architecture)
 
 
 def test_aot_autograd() -> None:
