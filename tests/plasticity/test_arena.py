@@ -571,6 +571,28 @@ def test_rules_of_a_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(ours, train(rules=rules, optimizer="momentum"))
 
 
+class Deeper(Rule):
+    """One that joins, and takes for each parameter what holds for one of them."""
+
+    def elementwise(self, synapses: Any) -> bool:
+        return True
+
+    def factor(self, context: Context) -> Tensor:
+        return torch.full((), 1 / (1 + context.synapses.depth), device=context.weight.device)
+
+
+def test_what_differs_among_parameters_is_refused() -> None:
+    bio = chain()
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1)
+    GradScheduler(bio, optimizer, rules=[Deeper()], compile=False)
+    before = [parameter.clone() for parameter in bio.parameters()]
+    with pytest.raises(
+        biofx.PlasticityError, match=r"reads context\.synapses\.depth, which differs"
+    ):
+        go_on(bio, optimizer, range(1, 2))
+    assert all(map(torch.equal, bio.parameters(), before))
+
+
 class Renewing(Rule):
     """One that joins, and replaces synapses before the step and after it."""
 

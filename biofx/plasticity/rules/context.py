@@ -148,6 +148,11 @@ class Context:
         return random.key_tensor(key, self.weight.device)
 
     @property
+    def first(self) -> Synapses:
+        """The parameter, or the first of several that share a context."""
+        return self.synapses
+
+    @property
     def index(self) -> Tensor:
         """Global index of each local synapse, of shape ``shard.size``."""
         return self.shard.index(self.weight.device)

@@ -10,7 +10,7 @@ from typing_extensions import override
 from biofx.plasticity.kernels.arena import Arena
 from biofx.plasticity.rules.context import Count
 from biofx.plasticity.rules.rule import Context, Rule
-from biofx.plasticity.scheduler.arena_context import ArenaContext
+from biofx.plasticity.scheduler.arena_context import Alike, ArenaContext
 from biofx.plasticity.scheduler.binding import Binding, ParameterStep
 
 
@@ -54,7 +54,7 @@ class ArenaBinding(Binding):
         for place, (rule, like) in enumerate(members[0].pairs):
             own = [member.pairs[place][1] for member in members]
             context = ArenaContext(
-                synapses=like.synapses,
+                synapses=Alike([context.synapses for context in own]),  # type: ignore[arg-type]
                 rule=like.rule,
                 shard=self.arena,  # type: ignore[arg-type]
                 weight=self.weight,

@@ -1,12 +1,14 @@
 """What a rule sees of small parameters that it serves together."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.arena import Arena
 from biofx.plasticity.kernels.base import Tensors
 from biofx.plasticity.numerics import random
@@ -16,6 +18,30 @@ from biofx.synapses import Synapses
 
 # Steps for which keys are made at once, where they are wanted at every step: 1 byte per synapse.
 AHEAD = 16
+
+
+class Alike:
+    """What holds for each of several parameters that share a context, by the names of `Synapses`.
+
+    What differs among them is refused: it would be that of one of them. Their configurations are
+    alike in all that their rules read.
+    """
+
+    def __init__(self, members: Sequence[Synapses]) -> None:
+        first, self._count = members[0], len(members)
+        for entry in fields(Synapses):
+            values = [getattr(member, entry.name) for member in members]
+            if entry.name == "config" or all(value == values[0] for value in values):
+                setattr(self, entry.name, getattr(first, entry.name))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in Synapses.__dataclass_fields__:
+            raise PlasticityError(
+                f"a rule reads context.synapses.{name}, which differs among the {self._count} "
+                "small parameters that it is handed together: use Context.number, for a number of "
+                "each, or let its elementwise return False"
+            )
+        raise AttributeError(name)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,6 +59,11 @@ class ArenaContext(Context):
     arena: Arena
     names: dict[str, list[bytes]] = field(default_factory=dict)
     keys: dict[str, tuple[int, int, tuple[Tensor, ...]]] = field(default_factory=dict)
+
+    @property
+    @override
+    def first(self) -> Synapses:
+        return self.members[0].synapses
 
     @override
     def key(self, stream: str, *, step: int | None = None) -> Tensor:

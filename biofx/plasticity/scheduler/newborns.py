@@ -103,7 +103,7 @@ def law_of(optimizer: Optimizer) -> Law | None:
 def prepare(binding: Binding) -> None:
     """Make room for the steps at which synapses are born, where a rule may replace some."""
     for rule, context in binding.pairs:
-        if rule.replaces and rule.serves(context.synapses):
+        if rule.replaces and rule.serves(context.first):
             make_room(context.state, binding)
             return
 
@@ -115,7 +115,7 @@ def note(site: ParameterStep, fresh: Tensor) -> None:
         return
     context = next((c for _, c in binding.pairs if BORN in c.state), None)
     if context is None:  # a rule that had not said that it replaces any
-        context = next((c for rule, c in binding.pairs if rule.serves(c.synapses)), None)
+        context = next((c for rule, c in binding.pairs if rule.serves(c.first)), None)
     if context is None:  # the units around it are turned over, and no rule serves it itself
         return
     state = context.state

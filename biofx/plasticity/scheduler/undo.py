@@ -97,7 +97,7 @@ class Undo:
 
 def _label(context: Context, key: str) -> str:
     """Under which a copy of a rule's state is kept."""
-    return f"{context.rule} of {context.synapses.parameter}: {key}"
+    return f"{context.rule} of {context.first.parameter}: {key}"
 
 
 @functools.cache
