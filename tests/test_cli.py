@@ -508,7 +508,6 @@ def test_wrong_usage(capsys: Captured, arguments: list[str], message: str) -> No
             ["inspect", "model.py", "--input", "3,11"],
             "while running the model on example_inputs: RuntimeError: ",
         ),
-        (["inspect", "model.py", "--input", "3,10", "--input", "3"], "Net cannot be called with"),
         (["inspect", "model.py", "--input", "no.pt"], "cannot read --input no.pt: No such file"),
         (["inspect", "-"], "cannot be read from stdin; write the code to a file"),
         (["inspect", "net.ipynb"], "jupyter nbconvert --to script net.ipynb"),
