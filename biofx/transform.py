@@ -160,10 +160,13 @@ def _check(model: nn.Module, config: BioConfig, inplace: bool) -> None:
 
 def _shared(bio: nn.Module, config: BioConfig) -> Iterator[str]:
     """What is set for layers whose weights go by the settings of others, in words."""
-    record = record_of(bio)
-    owners = {id(bio.get_parameter(name)): entry for name, entry in record.synapses.items()}
+    record, modules = record_of(bio), dict(bio.named_modules(remove_duplicate=False))
+    owners = {}
+    for parameter_name, synapses in record.synapses.items():
+        owner, _, key = parameter_name.rpartition(".")
+        owners[id(modules[owner]._parameters[key])] = synapses
     for name in record.layers:
-        for key, parameter in bio.get_submodule(name)._parameters.items():
+        for key, parameter in modules[name]._parameters.items():
             entry = owners.get(id(parameter))
             if entry is None or entry.layers[0] == name:
                 continue

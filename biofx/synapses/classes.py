@@ -99,9 +99,13 @@ def mixins_of(module: nn.Module) -> tuple[type[Derived], ...]:
 
 def has_any(module: nn.Module, names: Iterable[str]) -> bool:
     """Whether a module or its own class has an attribute of one of these names."""
-    kind = original_class(module)
-    held = (module.__dict__, module._modules, module._parameters, module._buffers)
-    return any(hasattr(kind, name) or any(name in part for part in held) for name in names)
+    kind, own = original_class(module), module.__dict__
+    for name in names:  # plain loops: this is asked for each layer of a model
+        if name in own or name in own["_parameters"] or name in own["_buffers"]:
+            return True
+        if name in own["_modules"] or hasattr(kind, name):
+            return True
+    return False
 
 
 def become(module: nn.Module, *mixins: type[Derived]) -> None:
