@@ -160,7 +160,7 @@ def _check(model: nn.Module, config: BioConfig, inplace: bool) -> None:
 
 def _shared(bio: nn.Module, config: BioConfig) -> Iterator[str]:
     """What is set for layers whose weights go by the settings of others, in words."""
-    record, modules = record_of(bio), dict(bio.named_modules(remove_duplicate=False))
+    record, modules = record_of(bio), dict(bio.named_modules())
     owners = {}
     for parameter_name, synapses in record.synapses.items():
         owner, _, key = parameter_name.rpartition(".")
