@@ -92,15 +92,8 @@ def autograd_functions_seen(
             return call(*args, **kwargs)
         return see(cls, call, args, kwargs)
 
-    try:
-        torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
-    except (AttributeError, TypeError):
+    with _instead(torch.autograd.Function, "apply", classmethod(apply)):
         yield
-        return
-    try:
-        yield
-    finally:
-        torch.autograd.Function.apply = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -110,23 +103,30 @@ def casts_seen(see: Callable[..., Any]) -> Iterator[None]:
     PyTorch shows it to no mode. Where it cannot be replaced, its results are tensors of nowhere.
     """
     original = getattr(torch.Tensor, "as_subclass", None)
-    own = "as_subclass" in vars(torch.Tensor)
 
     def as_subclass(tensor: Any, cls: Any) -> Any:
         return see(original, tensor, cls)
 
+    with _instead(torch.Tensor, "as_subclass", as_subclass):
+        yield
+
+
+@contextlib.contextmanager
+def _instead(owner: type, name: str, value: Any) -> Iterator[None]:
+    """Give a class another attribute, where that can be done; then what it had, or inherited."""
+    before = vars(owner).get(name)
     try:
-        torch.Tensor.as_subclass = as_subclass  # type: ignore[assignment,method-assign]
+        setattr(owner, name, value)
     except (AttributeError, TypeError):
         yield
         return
     try:
         yield
     finally:
-        if own:
-            torch.Tensor.as_subclass = original  # type: ignore[assignment,method-assign]
+        if before is None:
+            delattr(owner, name)
         else:
-            del torch.Tensor.as_subclass
+            setattr(owner, name, before)
 
 
 def memory_of(value: Any) -> int | None:
