@@ -102,12 +102,17 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
     # --- the two layers ----------------------------------------------------------------------
 
+    @property
+    def _recording(self) -> bool:
+        """Whether a call is the forward's own, and not made by another thread or inside another."""
+        return not self._depth and threading.get_ident() == self._thread
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         self.weights.check_call(func, args)
-        if self._depth or threading.get_ident() != self._thread or inside_transform():
+        if not self._recording or inside_transform():
             return func(*args, **kwargs)
         with self._inside():
             result = func(*args, **kwargs)
@@ -118,7 +123,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         """An operation that no call of torch's API accounts for."""
         self.weights.check_operation(func, args, kwargs)
         result = func(*args, **kwargs)
-        if not self._depth and threading.get_ident() == self._thread:
+        if self._recording:
             made = [leaf for _, leaf in leaves(result) if isinstance(leaf, Tensor)]
             fresh = not any(id(tensor) in self._known for tensor in made)
             if made and (fresh or func._schema.is_mutable):
@@ -126,7 +131,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         return result
 
     def _autograd(self, function: Any, call: Any, args: Any, kwargs: Any) -> Any:
-        if self._depth or threading.get_ident() != self._thread or kwargs or inside_transform():
+        if not self._recording or kwargs or inside_transform():
             return call(*args, **kwargs)
         with without_functions():  # as they are before: it may fill a cache
             given = tuple(map(self._argument, args))
@@ -136,7 +141,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         return result
 
     def _cast(self, call: Any, tensor: Tensor, kind: Any) -> Any:
-        if self._depth or threading.get_ident() != self._thread or inside_transform():
+        if not self._recording or inside_transform():
             return call(tensor, kind)
         with self._inside():
             result = call(tensor, kind)
@@ -147,7 +152,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         """A call that gives its arguments: no operation of the model's."""
         with self._inside():
             result = call(*args)
-        if self._depth == 0 and threading.get_ident() == self._thread:
+        if self._recording:
             for given, same in zip(args, result, strict=True):
                 with without_functions():
                     self._hold(self._node_of(given), same)
@@ -208,7 +213,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
     def _leaf(self, module: nn.Module, name: str, forward: Any) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            if self._depth or threading.get_ident() != self._thread or inside_transform():
+            if not self._recording or inside_transform():
                 return forward(*args, **kwargs)
             self._modules.append((name, module))
             try:
