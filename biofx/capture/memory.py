@@ -1,6 +1,5 @@
 """Which results share memory with an argument: views, and what is changed in place."""
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from biofx.capture.private import memory_of
-from biofx.copying.nested import leaves, parts
+from biofx.copying.nested import is_proxy, leaves, parts
 
 # Key of `node.meta`: which of its arguments the result shares memory with, by place; None for none.
 SHARES = "biofx_shares_memory"
@@ -29,8 +28,8 @@ def kept_tensors(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Tenso
     waiting = [*held.items(), *module._buffers.items()]
     while waiting:
         key, value = waiting.pop()
-        if type(value) in weakref.ProxyTypes:
-            continue  # it passes for what it refers to, and raises where that is gone
+        if is_proxy(value):
+            continue
         if isinstance(value, Tensor):
             yield key, value
         elif not isinstance(value, _PLAIN) and id(value) not in seen:

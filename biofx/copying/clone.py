@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from biofx.copying.nested import leaves
+from biofx.copying.nested import is_proxy, leaves
 from biofx.copying.rebind import Rebinder
 from biofx.synapses.classes import REPLACED, slots_of
 
@@ -206,7 +206,7 @@ def _held_by(module: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
 def _copy_references(module: nn.Module, fresh: nn.Module, memo: dict[int, Any]) -> None:
     """Let the copies of weak references to a module refer to its copy."""
     for reference in weakref.getweakrefs(module):
-        proxy = type(reference) in weakref.ProxyTypes
+        proxy = is_proxy(reference)
         if proxy or (type(reference) is weakref.ref and reference.__callback__ is None):
             memo[id(reference)] = weakref.proxy(fresh) if proxy else weakref.ref(fresh)
             memo.setdefault(id(memo), []).append(reference)  # alive, so that its id stays its own

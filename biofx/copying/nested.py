@@ -16,10 +16,15 @@ Step = tuple[str, Any]
 SHARED = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, nn.Module)
 
 
+def is_proxy(value: Any) -> bool:
+    """Whether it is a weak proxy: passes for what it refers to, and raises where that is gone."""
+    return type(value) in weakref.ProxyTypes
+
+
 def parts(value: Any) -> list[tuple[Step, Any]] | None:
     """What a container or object holds, one level down; None for a plain value."""
-    if type(value) in weakref.ProxyTypes:
-        return []  # it passes for what it refers to, and holds nothing of it
+    if is_proxy(value):
+        return []  # it holds nothing of what it refers to
     if isinstance(value, (Tensor, *SHARED)):
         return None
     if isinstance(value, Mapping):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from biofx.copying.nested import is_proxy
 from biofx.errors import ModelError
 from biofx.synapses.classes import original_class
 
@@ -26,8 +27,6 @@ _IMMUTABLE = (
     type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctionType, ModuleType,
     torch.dtype, torch.device, torch.layout, torch.Size, Enum, slice, range, weakref.ref,
 )  # fmt: skip
-# They pass for what they refer to, and raise where that is gone: only their type may be asked.
-_PROXIES = frozenset(weakref.ProxyTypes)
 _CONTAINERS = (dict, list, tuple, set, deque, OrderedDict, defaultdict, Counter)
 _DEEP = 12
 _LOOKS_UP = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
@@ -96,7 +95,7 @@ class Rebinder:
         known = self.memo.get(id(value), self)
         if known is not self:
             return known
-        if type(value) in _PROXIES or isinstance(value, _IMMUTABLE):
+        if is_proxy(value) or isinstance(value, _IMMUTABLE):
             return value
         if isinstance(value, Tensor):
             return self.tensor(value)
@@ -237,7 +236,7 @@ class Rebinder:
         """Whether a value leads to a module or a tensor of the model."""
         if id(value) in self.names:
             return True
-        if type(value) in _PROXIES or isinstance(value, weakref.ref | Tensor):
+        if is_proxy(value) or isinstance(value, weakref.ref | Tensor):
             return id(value) in self.memo and self.memo[id(value)] is not value
         if depth == 0 or isinstance(value, _IMMUTABLE):
             return False
