@@ -867,3 +867,29 @@ def test_an_input_that_the_forward_does_not_take(
 ) -> None:
     given = [part for text in inputs for part in ("--input", text)]
     assert fails(capsys, 2, "inspect", "model.py", *given).endswith(message)
+
+
+DECORATED = """
+import functools
+from torch import nn
+
+def sums(forward):
+    @functools.wraps(forward)
+    def inner(self, x, y):
+        return forward(self, x + y)
+    return inner
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+    @sums
+    def forward(self, x):
+        return self.fc(x)
+"""
+
+
+def test_inputs_are_those_that_a_decorator_takes(capsys: Captured) -> None:
+    Path("decorated.py").write_text(DECORATED, encoding="utf-8")
+    assert main(["inspect", "decorated.py", "--input", "3,4", "--input", "y=3,4"]) == 0
+    assert "fc" in capsys.readouterr().out

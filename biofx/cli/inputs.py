@@ -1,7 +1,6 @@
 """`--input`: example inputs from shapes, or from a file."""
 
 import difflib
-import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from biofx.capture import Arguments, signature_of
 from biofx.cli.errors import CommandError, UsageError
 
 _SIZES = r"\d+(?:\s*[,\s×x]\s*\d+)*\s*,?"
@@ -56,16 +56,14 @@ def check_names(model: nn.Module, texts: Sequence[str]) -> None:
         UsageError: a text has a name that forward does not take, or there are too few or too many;
             it says which to give.
     """
-    try:
-        signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):
-        return
     if not texts or any(Path(text).suffix in _SUFFIXES for text in texts):
         return
-    parameters = signature.parameters
     named = [text.partition("=")[::2] for text in texts if "=" in text]
     names = [given.strip() for given, _ in named]
     unnamed = len(texts) - len(named)
+    shaped = Arguments((None,) * unnamed, dict.fromkeys(names))
+    signature = signature_of(model, shaped)
+    parameters = signature.parameters
     free = [name for name in list(parameters)[unnamed:] if name not in names]
     takes = f"forward({', '.join(parameters)})"
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -76,7 +74,7 @@ def check_names(model: nn.Module, texts: Sequence[str]) -> None:
         say = f"; say --input {near[0]}={rest}" if near else ""
         raise UsageError(f"--input {given}={rest}: {takes} takes no {given.strip()!r}{say}")
     try:
-        signature.bind(*[None] * unnamed, **dict.fromkeys(names))
+        signature.bind(*shaped.args, **shaped.kwargs)
     except TypeError as error:
         raise UsageError(
             f"--input: {error}; give one for each argument of {takes}, in order, or by its name: "
