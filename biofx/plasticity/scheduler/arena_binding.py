@@ -26,6 +26,7 @@ class ArenaBinding(Binding):
         group: the param group that all of them are in.
 
     Attributes:
+        names: of the parameters.
         ids: of each parameter and its param group.
         parted: whether members have taken a step one by one since.
     """
@@ -37,6 +38,7 @@ class ArenaBinding(Binding):
         group: dict[str, Any],
     ) -> None:
         self.members = tuple(members)
+        self.names = [member.name for member in members]
         self.parameters = tuple(parameters)
         self.group = group
         self.ids = frozenset((id(parameter), id(group)) for parameter in parameters)
@@ -90,11 +92,6 @@ class ArenaBinding(Binding):
         context.state[key] = matrix
         for member, part in zip(context.members, self.arena.views(matrix), strict=True):
             member.state[key] = part
-
-    @property
-    def names(self) -> list[str]:
-        """Of the parameters."""
-        return [member.name for member in self.members]
 
     def load(self) -> None:
         """Copy the parameters, as they are now."""
@@ -201,7 +198,9 @@ class ArenaBinding(Binding):
                     return views(value)[place]
                 return value[row, 0]
 
-            step = ParameterStep(member, self.weights[place], None)
+            step = ParameterStep(
+                member, self.weights[place], None, self.parameters[place], self.group
+            )
             step.expressions = [
                 expression._replace(inputs={k: part(v) for k, v in expression.inputs.items()})
                 for expression in self.expressions
@@ -216,12 +215,14 @@ class ArenaBinding(Binding):
     def tell(self) -> None:
         """Give the members what has changed of the rules' states but in the matrices' memory."""
         for (_, shared), known, laid in zip(self.pairs, self.plain, self.matrices, strict=True):
+            now: dict[str, Any] = {}
             for key, value in shared.state.items():
+                if not isinstance(value, Tensor):
+                    now[key] = value
                 # A rule of a user's own may have made a tensor, or put another in its place.
-                if isinstance(value, Tensor) and value is not laid.get(key):
+                elif value is not laid.get(key):
                     laid[key] = value.expand(self.arena.size).contiguous()
                     self._share(shared, key, laid[key])  # type: ignore[arg-type]
-            now = plain(shared) if shared.state else known
             if now != known:
                 known.update(now)
                 for member in shared.members:  # type: ignore[attr-defined]

@@ -70,8 +70,9 @@ class ArenaStep(ParameterStep):
     def large(self) -> bool:
         return False
 
+    @property
     @override
-    def parameters(self, first: Tensor) -> Sequence[Tensor]:
+    def parameters(self) -> Sequence[Tensor]:
         return self.binding.parameters
 
     @override
@@ -131,7 +132,7 @@ class ArenaStep(ParameterStep):
             torch._foreach_copy_(self.gradients, self.binding.grads)
 
     @override
-    def remember(self, states: States, parameter: Tensor, traits: Traits) -> None:
+    def remember(self, states: States, traits: Traits) -> None:
         self.kept, self.traits = states, traits
 
     @override

@@ -147,8 +147,8 @@ def steps_of(
     bind: Callable[[str, nn.Parameter], Binding],
     leaves: Callable[[str, nn.Parameter], bool],
     arenas: Arenas | None = None,
-) -> list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]]:
-    """Steps of those parameters that have gradients, with their parameters and param groups.
+) -> list[ParameterStep]:
+    """Steps of those parameters that have gradients.
 
     Args:
         engine: the rules.
@@ -166,18 +166,23 @@ def steps_of(
         alone = trained_of([entry for entry in named if not leaves(entry[0], entry[1])])
         for name, parameter, _ in alone:
             bind(name, parameter)
-    found: list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]] = [
-        (engine.site(name, p, step=step, grad=p.grad, unscale=unscale), p, group)
-        for name, p, group in alone
+    found = [
+        engine.site(name, parameter, group, step=step, grad=parameter.grad, unscale=unscale)
+        for name, parameter, group in alone
     ]
     for binding, gradients in () if arenas is None else arenas.active:
         for _, context in binding.pairs:
             context.weight, context.grad = binding.weight, binding.grad
             context.step, context.seed, context.unscale = step, engine.seed, unscale
         one = ArenaStep(
-            binding=binding, weight=binding.weight, grad=binding.grad, gradients=gradients
+            binding=binding,
+            weight=binding.weight,
+            grad=binding.grad,
+            parameter=binding.parameters[0],
+            group=binding.group,
+            gradients=gradients,
         )
-        found.append((one, binding.parameters[0], binding.group))
+        found.append(one)
     return found
 
 

@@ -93,6 +93,7 @@ class Binding:
 class ParameterStep:
     """One parameter at one step: its local tensors, and the factors of its update.
 
+    `parameter` is the parameter itself, or the first of several, and `group` its param group.
     `acts` holds the rules that act at each stage, once they have been asked. `sources` are the
     contexts that the `expressions` come from. `work` is what rules have left to be done in the pass
     that applies the factors; `version` counts the changes of the gradient before that. After the
@@ -103,6 +104,8 @@ class ParameterStep:
     binding: Binding
     weight: Tensor
     grad: Tensor | None
+    parameter: Tensor
+    group: Mapping[str, Any]
     acts: dict[Stage, list[tuple[Rule, Context]]] = field(default_factory=dict)
     expressions: list[Expression] = field(default_factory=list)
     sources: list[Context] = field(default_factory=list)
@@ -151,9 +154,10 @@ class ParameterStep:
             self.work.clear()
             kernels.do(work, shard=self.binding.shard)
 
-    def parameters(self, first: Tensor) -> Sequence[Tensor]:
-        """The parameters that take this step, the first of which is given."""
-        return [first]
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """All that take this step."""
+        return [self.parameter]
 
     def joined(self, entries: Sequence[Tensor]) -> Tensor:
         """What an optimizer keeps for each weight, of each parameter, laid out as the weights."""
@@ -219,16 +223,15 @@ class ParameterStep:
         """Whether every factor is 1."""
         return not (self.expressions or self.factors)
 
-    def remember(self, states: States, parameter: Tensor, traits: Traits) -> None:
+    def remember(self, states: States, traits: Traits) -> None:
         """Show the rules that change weights what the optimizer keeps for this parameter.
 
         Args:
             states: finds what the optimizer, and those around it, keep for a parameter.
-            parameter: the parameter.
             traits: what the first of these means.
         """
         if self.binding.changes:
-            self.states, self.traits = states(parameter), traits
+            self.states, self.traits = states(self.parameter), traits
             for _, context in self.binding.pairs:
                 context.optimizer_state = self.states[0]
 

@@ -1,6 +1,7 @@
 """The rules of a scheduler, bound to parameters, run stage by stage over many of them at once."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,6 +33,9 @@ from biofx.plasticity.scheduler.totals import add_up
 from biofx.plasticity.scheduler.undo import Undo
 from biofx.plasticity.scheduler.units import States, UnitEngine, no_state
 from biofx.synapses import Followed, Synapses, record_of
+
+# Of a parameter that no optimizer moves.
+_NO_GROUP: Mapping[str, Any] = MappingProxyType({})
 
 
 class Engine:
@@ -168,6 +172,7 @@ class Engine:
         self,
         name: str,
         parameter: Tensor,
+        group: Mapping[str, Any] = _NO_GROUP,
         *,
         step: int,
         grad: Tensor | None = None,
@@ -185,7 +190,7 @@ class Engine:
         for _, context in binding.pairs:
             context.weight, context.grad = weight, grad
             context.step, context.seed, context.unscale = step, self.seed, unscale
-        return ParameterStep(binding, weight, grad)
+        return ParameterStep(binding, weight, grad, parameter, group)
 
     def observe(
         self,
@@ -305,12 +310,18 @@ class Engine:
         Returns:
             Whether synapses were replaced by new ones.
         """
+        acting = []
         for site in sites:
-            site.statistics.clear()
-        self.measure(sites, (stage,), kinds)
-        add_up(sites, stage, kinds, self.kernels)
+            if site.due(stage, kinds):
+                site.statistics.clear()
+                acting.append(site)
+            else:
+                site.finish(self.kernels)
+        if acting:
+            self.measure(acting, (stage,), kinds)
+            add_up(acting, stage, kinds, self.kernels)
         replaced = False
-        for site in sites:
+        for site in acting:
             fresh: Tensor | None = None
             if site.binding.padding is not None:
                 site.finish(self.kernels)

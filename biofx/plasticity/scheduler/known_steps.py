@@ -1,6 +1,6 @@
 """Steps of which it is known what they do: nothing, or just −lr·g."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,8 +42,9 @@ def keeps_gradients(optimizer: Optimizer) -> bool:
     )
 
 
-def plain_sgd(optimizer: Optimizer, group: dict[str, Any], site: ParameterStep) -> bool:
+def plain_sgd(optimizer: Optimizer, site: ParameterStep) -> bool:
     """Whether the optimizer is known to add −lr·g, g as it stands in `.grad`, and nothing else."""
+    group = site.group
     return (
         type(optimizer) is torch.optim.SGD
         and group["momentum"] == 0
@@ -56,7 +57,7 @@ def plain_sgd(optimizer: Optimizer, group: dict[str, Any], site: ParameterStep) 
     )
 
 
-def rate(group: dict[str, Any], device: torch.device) -> Tensor:
+def rate(group: Mapping[str, Any], device: torch.device) -> Tensor:
     """What plain SGD multiplies gradients by before it adds them."""
     lr = group["lr"] if group["maximize"] else -group["lr"]
     return lr.to(device, torch.float32) if isinstance(lr, Tensor) else scalar(float(lr), device)

@@ -163,7 +163,7 @@ def _horizon(beta: float) -> int:
 
 
 def corrections(
-    sites: Iterable[tuple[ParameterStep, Tensor, Mapping[str, Any]]],
+    sites: Iterable[ParameterStep],
     optimizer: Optimizer,
     law: Law,
     before: Mapping[str, Tensor],
@@ -171,19 +171,19 @@ def corrections(
     """What gives young synapses the update that is due at their age, by names of bindings.
 
     Args:
-        sites: parameters at this step, with the parameters themselves and their param groups.
+        sites: parameters at this step.
         optimizer: it has just moved them.
         law: how it does that.
         before: the local weights before the step.
     """
     found = {}
-    for site, parameter, group in sites:
+    for site in sites:
         name = site.binding.name
         births = _births(site) if name in before else None
         if births is None:
             continue
-        states = [optimizer.state.get(one, {}) for one in site.parameters(parameter)]
-        work = _due(site, optimizer, law, group, states, births=births, before=before[name])
+        states = [optimizer.state.get(one, {}) for one in site.parameters]
+        work = _due(site, optimizer, law, states, births=births, before=before[name])
         if work is not None:
             found[name] = work
     return found
@@ -193,7 +193,6 @@ def _due(
     site: ParameterStep,
     optimizer: Optimizer,
     law: Law,
-    group: Mapping[str, Any],
     states: Sequence[Mapping[str, Any]],
     *,
     births: dict[str, Any],
@@ -202,13 +201,14 @@ def _due(
     """The work of correcting a parameter, or several, whose weights have just been moved.
 
     Args:
-        site, law, optimizer, group: as for `corrections`.
+        site, optimizer, law: as for `corrections`.
         states: what the optimizer has of each parameter.
         births: the state that holds them.
         before: the local weights before the step.
     """
     if not all(law.first in state for state in states):
         return None
+    group = site.group
     counts: Sequence[Any] = [state["step"] for state in states]
     known = _numbers(counts)  # of the parameters' own steps, for they may have rested
     if known and min(known) - births[NEWEST] >= _horizon(float(max(group["betas"]))):

@@ -241,7 +241,7 @@ class OptimizerHooks:
             leaves=self._left,
             arenas=self._arenas if together else None,
         )
-        sites = [site for site, _, _ in step.sites]
+        sites = step.sites
         self._silence.look(named, self.engine.bindings, self.steps + 1)
         renewing = [site for site in sites if site.due("before_update")]
         # Later hooks may change the gradients, or replace them by others.
@@ -261,12 +261,12 @@ class OptimizerHooks:
         if step.before is None:
             step.before = {
                 site.binding.name: site.before(self._copy)
-                for site, _, group in step.sites
+                for site in sites
                 # Factors of a user's own may be masks, whose zeros must hold weights to the bit.
                 if not (
                     site.resting
                     or self.mode == "gradient"
-                    or (last and not site.factors and plain_sgd(optimizer, group, site))
+                    or (last and not site.factors and plain_sgd(optimizer, site))
                 )
                 or (self._law is not None and newborns.young(site))
             }
@@ -275,12 +275,9 @@ class OptimizerHooks:
 
     def _renew(self, step: OptimizerStep, sites: list[ParameterStep]) -> None:
         """Let rules replace synapses before the optimizer moves them."""
-        chosen = {site.binding.name for site in sites}
-        for site, parameter, group in step.sites or ():
-            if site.binding.name in chosen:
-                site.remember(self._states, parameter, self.positions.traits(group, parameter))
-                self._remember(step, site, parameter)
         for site in sites:
+            site.remember(self._states, self.positions.traits(site.group, site.parameter))
+            self._remember(step, site)
             site.see()
         self.engine.change(sites, "before_update")
         for site in sites:
@@ -288,12 +285,12 @@ class OptimizerHooks:
             if step.before is not None:  # it was taken before the closure was called
                 step.before[site.binding.name].copy_(site.weight)
 
-    def _remember(self, step: OptimizerStep, site: ParameterStep, parameter: nn.Parameter) -> None:
+    def _remember(self, step: OptimizerStep, site: ParameterStep) -> None:
         """Remember all of a parameter that is lost with its synapses, before the step is taken."""
         assert step.undo is not None
         for _, context in site.binding.pairs:
             step.undo.keep(context)
-        for one in site.parameters(parameter):
+        for one in site.parameters:
             entries = [value for state in self._states(one) for value in state.values()]
             held = [one, *[tensor for entry in entries for tensor in tensors_in(entry)]]
             step.undo.keep_values(map(local, held))
@@ -311,7 +308,7 @@ class OptimizerHooks:
             warn_of_lost_state(self.optimizer, states)
 
     def _scale(self, step: OptimizerStep) -> None:
-        for site, _, _ in step.sites or ():
+        for site in step.sites:
             self.applier.scale(site)
             site.store_gradient()
 
@@ -329,22 +326,21 @@ class OptimizerHooks:
             return
         if not step.observed:
             self._gradients(step)  # a closure that was never called
-        entries = step.sites or []
-        sites = [site for site, _, _ in entries]
+        sites = step.sites
         if step.closure:  # its first call is what counts of the units' activity
             self.engine.drop_counts(sites)
         due: dict[str, KernelCall] = {}
         if self._law is not None:
-            due = newborns.corrections(entries, optimizer, self._law, step.before or {})
+            due = newborns.corrections(sites, optimizer, self._law, step.before or {})
         try:
             moved = self._scale_moves(step, due)
             self._step = None
             self.steps += 1
             _ACTED_IN.add(optimizer)
-            acting = [entry for entry in entries if entry[0].binding.changes]
-            for site, parameter, group in acting:
+            acting = [site for site in sites if site.binding.changes]
+            for site in acting:
                 # Only now: optimizers make their state during the first step.
-                site.remember(self._states, parameter, self.positions.traits(group, parameter))
+                site.remember(self._states, self.positions.traits(site.group, site.parameter))
                 if not self.positions.plain:
                     self.positions.settle(site, self._copy)
             replaced = self.engine.settle(
@@ -352,7 +348,7 @@ class OptimizerHooks:
                 states=functools.partial(state_of, optimizer),
                 held={name for name, _, _ in self.named()} if self.engine.units.watching else None,
             )
-            for site, _, _ in acting:
+            for site in acting:
                 self.applier.finish(site)
                 if not self.positions.plain:
                     self.positions.settled(site)
@@ -381,7 +377,7 @@ class OptimizerHooks:
         before, moved, done = step.before or {}, False, False
         remembers = isinstance(self.optimizer, torch.optim.LBFGS)
         try:
-            for site, parameter, group in step.sites or ():
+            for site in step.sites:
                 name = site.binding.name
                 moves = self.mode == "update" and not site.resting
                 if moves or site.due("after_step"):
@@ -392,7 +388,7 @@ class OptimizerHooks:
                 if not moves:
                     continue
                 if name not in before:
-                    self.applier.correct(site, rate(group, site.weight.device))
+                    self.applier.correct(site, rate(site.group, site.weight.device))
                     done = True
                     continue
                 end = site.weight.clone() if remembers else None
@@ -400,8 +396,8 @@ class OptimizerHooks:
                     self.applier.blend(site, before[name], work)
                 else:
                     if self.steps == 0:
-                        self.positions.look(name, before[name], parameter, group)
-                    self.positions.blend(site, before[name], parameter, group, self.applier)
+                        self.positions.look(name, before[name], site.parameter, site.group)
+                    self.positions.blend(site, before[name], self.applier)
                 if remembers:
                     self.applier.finish(site)
                 done = True

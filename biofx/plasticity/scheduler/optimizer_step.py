@@ -1,11 +1,11 @@
 """`OptimizerStep`: one step of an optimizer, while it is under way."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from biofx.plasticity.scheduler.binding import ParameterStep
 from biofx.plasticity.scheduler.undo import Undo
@@ -22,7 +22,7 @@ class OptimizerStep:
         skipped: whether it is none, as far as the rules are concerned.
         closure: whether the optimizer calls one.
         observed: whether the rules have seen the gradients.
-        sites: (parameter at this step, the parameter itself, its group).
+        sites: the parameters at this step.
         before: {name: weights before the step} of those whose moves are to be scaled.
         undo: what the rules have changed.
     """
@@ -33,6 +33,6 @@ class OptimizerStep:
     skipped: bool = False
     closure: bool = False
     observed: bool = False
-    sites: list[tuple[ParameterStep, nn.Parameter, dict[str, Any]]] | None = None
+    sites: Sequence[ParameterStep] = ()
     before: dict[str, Tensor] | None = None
     undo: Undo | None = None

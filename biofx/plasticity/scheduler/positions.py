@@ -124,15 +124,9 @@ class Positions:
                 if mean is not None:
                     self.before.means[id(group)] = mean
 
-    def blend(
-        self,
-        site: ParameterStep,
-        before: Tensor,
-        parameter: Tensor,
-        group: Mapping[str, Any],
-        applier: Applier,
-    ) -> None:
+    def blend(self, site: ParameterStep, before: Tensor, applier: Applier) -> None:
         """Multiply the move of one parameter by its factors, and let the state follow."""
+        parameter, group = site.parameter, site.group
         traits = self.traits(group, parameter)
         state = state_of(self.optimizer, parameter)
         if traits.averages:
