@@ -1,7 +1,7 @@
 """Compiled kernels with all of their arguments that stay the same from call to call."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -68,22 +68,19 @@ class ReadyRows:
     masks: tuple[int, ...]
     first: Tensor
     columns: Tensor
-    known: list[Callable[[], Tensor | None]] = field(default_factory=list)
+    known: list[weakref.ref[Tensor] | None] = field(default_factory=list)
 
     def run(self, leaves: Sequence[Tensor]) -> bool:
         """Call the kernel, if the tensors are as they were."""
         known = self.known = self.known or [*map(weakref.ref, leaves)]
         for place, leaf in enumerate(leaves):
-            if known[place]() is not leaf:
+            one = known[place]
+            if one is None or one() is not leaf:
                 if leaf.dtype is not self.types[place] or leaf.shape != self.shapes[place]:
                     return False
-                known[place] = _none
+                known[place] = None
         parts = [self.first, self.columns, *leaves]
         for place in self.masks:
             parts[2 + place] = as_bytes(leaves[place])
         self.kernel(parts)
         return True
-
-
-def _none() -> None:
-    return None

@@ -3,12 +3,13 @@
 import functools
 import sys
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any, TypeVar
 
 import torch
 
-_WRAPPERS: set[CodeType] = set()
+# Code of the calls that go on to a function made `uncompiled`.
+WRAPPERS: set[CodeType] = set()
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -21,14 +22,14 @@ def uncompiled(function: Function) -> Function:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not _at_work():
-            return function(*args, **kwargs)
+        if "torch._dynamo" not in sys.modules or _callback()() is None:
+            return function(*args, **kwargs)  # no frames are being compiled
         if not disabled:
             disabled.append(torch.compiler.disable(function))
         return disabled[0](*args, **kwargs)
 
     call: Any = wrapper
-    _WRAPPERS.add(call.__code__)
+    WRAPPERS.add(call.__code__)
     # What the compiler looks for at functions that it meets.
     call._torchdynamo_disable = True
     return call  # type: ignore[no-any-return]
@@ -38,16 +39,6 @@ def compile_anew() -> None:
     """Let `torch.compile` look again at what it has compiled: it sees no hooks that came later."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
-
-
-def is_wrapper(frame: FrameType) -> bool:
-    """Whether a frame is that of a call that goes on to a function made `uncompiled`."""
-    return frame.f_code in _WRAPPERS
-
-
-def _at_work() -> bool:
-    """Whether the frames of Python are being compiled."""
-    return "torch._dynamo" in sys.modules and _callback()() is not None
 
 
 @functools.cache

@@ -223,13 +223,13 @@ class FuzzyLearningRates(Rule):
 
     @override
     def active(self, context: Context, stage: Stage) -> bool:
+        if stage == "factor":
+            return context.timing.due(context.step)
         # Factors evolve by the clock, whether or not the rule's schedule lets them act.
+        plan = self._plan(context)
         if stage == "after_step":
-            return context.step % self._plan(context).update_every == 0
-        if stage == "observe":
-            plan = self._plan(context)
-            return plan.distribution == Distribution.ACTIVITY or _due(context, plan)
-        return super().active(context, stage)
+            return context.step % plan.update_every == 0
+        return plan.distribution == Distribution.ACTIVITY or _due(context, plan)
 
     @override
     def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:

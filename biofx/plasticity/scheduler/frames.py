@@ -5,7 +5,7 @@ import threading
 from types import FrameType
 
 from biofx.errors import PlasticityError
-from biofx.plasticity.numerics.uncompiled import is_wrapper
+from biofx.plasticity.numerics.uncompiled import WRAPPERS
 
 
 def alive(frame: FrameType, thread: int) -> bool:
@@ -21,7 +21,9 @@ def alive(frame: FrameType, thread: int) -> bool:
 
 def outside(frame: FrameType) -> FrameType:
     """The frame itself, or the nearest one around it that is not the compiler's."""
-    while frame.f_back is not None and (is_wrapper(frame) or "_dynamo" in frame.f_code.co_filename):
+    while frame.f_back is not None and (
+        frame.f_code in WRAPPERS or "_dynamo" in frame.f_code.co_filename
+    ):
         frame = frame.f_back
     return frame
 
