@@ -69,6 +69,7 @@ class Binding:
         changing = self.acting["before_update"] + self.acting["after_step"]
         self.changes = bool(changing) or any(rule.replaces for rule, _ in self.pairs)
         self.adding = frozenset(context for rule, context in self.pairs if overrides(rule, "total"))
+        self.told = [pair for pair in self.pairs if overrides(pair[0], "replaced")]
 
     def remember(self, parameter: Tensor) -> None:
         """Take the next steps of this parameter without another look, unless it is sharded."""
@@ -259,9 +260,7 @@ class ParameterStep:
 
     def announce(self, fresh: Tensor, kernels: Kernels) -> None:
         """Tell the rules of new synapses; what they do then may be left to be done."""
-        for rule, context in self.binding.pairs:
-            if not overrides(rule, "replaced"):
-                continue
+        for rule, context in self.binding.told:
             if rule.maps_only:
                 context.later = self.work
             else:
