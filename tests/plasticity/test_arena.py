@@ -1,6 +1,7 @@
 """Small parameters take their steps together, and compute the same as one by one."""
 
 import copy
+import functools
 import io
 import itertools
 from collections.abc import Callable
@@ -227,6 +228,23 @@ def test_of_births(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert members(runs[1][2]) != []
     assert members(runs[0][2]) == []
     assert_same(runs[1], runs[0])
+
+
+def test_of_births_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A synapse is young by its own parameter's steps, of which some took more than others."""
+
+    def grads(step: int, name: str, grad: Tensor) -> Tensor | None:
+        return None if name == "linear.weight" and step < 9 else grad
+
+    # 0.6ᵗ is below 10⁻⁷ from 32 steps on
+    make = functools.partial(torch.optim.Adam, lr=0.1, betas=(0.5, 0.6))
+    monkeypatch.setitem(OPTIMIZERS, "births", make)
+    rules: list[Rule] = [Rejuvenate(d=1.0, schedule=Schedule(every=10, stop=11))]
+    ours = train(rules=rules, optimizer="births", steps=55, grads=grads)
+    together(monkeypatch, 0)
+    theirs = train(rules=rules, optimizer="births", steps=55, grads=grads)
+    assert members(ours[2]) != []
+    assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("sizes", [(5, 7), (300, 300)], ids=["few rows", "several pieces"])

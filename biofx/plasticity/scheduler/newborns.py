@@ -268,6 +268,7 @@ def _settings(
         "beta1": beta1,
         "log1": _log(float(beta1)),
         "log2": _log(float(beta2)),
+        "youth": _horizon(max(float(beta1), float(beta2))),
         "longest": 2 / (1 - float(beta2)) - 1,
         "eps": eps,
         "kept": 1 - lr * decay,
@@ -283,11 +284,15 @@ def _aged(update: Callable[[Tensor, Tensor, Tensor, Tensors], Tensor]) -> Any:
     def aged(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
         weight, before = wide(tensors["weight"]), wide(tensors["before"])
         born, count = tensors["born"].float(), inputs["count"]
-        age = (count - born).clamp(min=1)
+        age = count - born
+        # By each synapse's own age, or a younger one of another parameter, that shares its arena,
+        # would keep it young.
+        young = (born > 0) & (age > 0) & (age < inputs["youth"])
+        age = age.clamp(min=1)
         given = {**inputs, **{k: wide(tensors[k]) for k in ("grad", "products") if k in tensors}}
         change = update(wide(tensors["m"]), wide(tensors["v"]), age, given)
         moved = before * inputs["kept"] - inputs["lr"] * change
-        return (torch.where((born > 0) & (born < count), moved, weight),)
+        return (torch.where(young, moved, weight),)
 
     return aged
 
