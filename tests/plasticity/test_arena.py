@@ -247,6 +247,17 @@ def test_of_births_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(ours, theirs)
 
 
+def test_of_start_values_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = functools.partial(torch.optim.Adagrad, lr=0.1, initial_accumulator_value=0.1)
+    monkeypatch.setitem(OPTIMIZERS, "births", make)
+    rules: list[Rule] = [Rejuvenate(d=1.0)]
+    ours = train(rules=rules, optimizer="births", dtype=torch.float64)
+    together(monkeypatch, 0)
+    theirs = train(rules=rules, optimizer="births", dtype=torch.float64)
+    assert members(ours[2]) != []
+    assert_same(ours, theirs)
+
+
 @pytest.mark.parametrize("sizes", [(5, 7), (300, 300)], ids=["few rows", "several pieces"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_of_births_under_nadam(

@@ -265,6 +265,6 @@ class Context:
 
 
 @functools.lru_cache(maxsize=1024)
-def scalar(value: float, device: torch.device) -> Tensor:
-    """A hyperparameter as a float32 tensor of shape (): not a constant of a compiled kernel."""
-    return torch.tensor(value, dtype=torch.float32, device=device)
+def scalar(value: float, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A hyperparameter as a tensor of shape (): not a constant of a compiled kernel."""
+    return torch.tensor(value, dtype=dtype, device=device)

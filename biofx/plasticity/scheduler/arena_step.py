@@ -183,7 +183,10 @@ class ArenaStep(ParameterStep):
             entries[key] = values
         if entries:
             matrices = {key: self.joined(values) for key, values in entries.items()}
-            starts = [scalar(float(traits.starts.get(key, 0.0)), device) for key in entries]
+            starts = [
+                scalar(float(traits.starts.get(key, 0.0)), device, matrix.dtype)
+                for key, matrix in matrices.items()
+            ]
             self.work.append(filling(matrices, fresh, starts))
             self.finish(kernels)
             for key, values in entries.items():
