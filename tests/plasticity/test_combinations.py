@@ -115,3 +115,12 @@ def test_the_documentation_has_the_pair(pair: tuple[str, str]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
     table = text[text.index("## Rules that meet") :]
     assert f"| {pair[0]} and {pair[1]} |" in table
+
+
+def test_two_that_crystallize() -> None:
+    """Each judges for itself, and their factors multiply."""
+    halves = Crystallize(threshold=1e9, dampening=0.5)
+    _, one, _ = step(halves)
+    _, both, _ = step(halves, Crystallize(threshold=1e9, dampening=0.25))
+    assert (one.factors("0.weight") == 0.5).all()
+    assert (both.factors("0.weight") == 0.125).all()

@@ -29,6 +29,10 @@ def grown(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
     return (tensors["c"] + 1,)
 
 
+def summed(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
+    return (tensors["b"] + sum(inputs.values()),)
+
+
 def counted(index: Tensor, tensors: Tensors, inputs: Tensors) -> tuple[Tensor]:
     return (tensors["count"] + (tensors["grad"] > 0),)
 
@@ -105,6 +109,14 @@ class TestJoined:
         assert torch.equal(c, torch.full((2, 3), 2.0))
         assert torch.equal(a, torch.full((2, 3), 7.0))
         assert torch.equal(b, torch.full((2, 3), 7.0))
+
+    def test_the_second_sees_no_more_inputs_than_its_own(self) -> None:
+        """A rule may go over all of them."""
+        a, b = torch.ones(2, 3), torch.zeros(2, 3)
+        first = KernelCall.of(doubled, {"a": a}, ("a",), {"c": torch.tensor(5.0)})
+        second = KernelCall.of(summed, {"b": b}, ("b",), {"c": torch.tensor(2.0)})
+        self.do(joined([first, second]))
+        assert torch.equal(b, torch.full((2, 3), 2.0))
 
     def do(self, work: KernelCall) -> None:
         Kernels().do(work, shard=SHARD)

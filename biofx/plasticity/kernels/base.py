@@ -313,7 +313,8 @@ def _paired(
         seen = {**tensors, **written}
         left = [value for name, value in written.items() if name not in second.writes]
         theirs = {name: seen[name] for name in second.tensors}
-        return (*second.function(index, theirs, {**inputs, **seen}), *left)
+        every = {**inputs, **seen}
+        return (*second.function(index, theirs, {n: every[n] for n in second.inputs}), *left)
 
     # What both write is the second's in the end.
     names = [own[name] for name in first.writes if own[name] not in second.writes]
