@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -431,6 +432,56 @@ def test_of_what_users_rules_do(rule: Rule, gap: int, monkeypatch: pytest.Monkey
 
     ours, theirs = alone_and_together(run, monkeypatch)
     assert all(map(torch.equal, ours, theirs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broadcast(Rule):
+    """Halves the rate by a factor of any form that broadcasts to the weights."""
+
+    form: Callable[[Context], Tensor]
+
+    def settings(self, synapses: Any) -> dict[str, Any]:
+        return {}
+
+    def elementwise(self, synapses: Any) -> bool:
+        return True
+
+    def factor(self, context: Context) -> Tensor:
+        return self.form(context)
+
+
+FORMS: dict[str, Callable[[Context], Tensor]] = {
+    "one": lambda context: torch.full((1, 1), 0.5),
+    "flat": lambda context: torch.full((1,), 0.5),
+    "expanded": lambda context: torch.tensor(0.5).expand(context.weight.shape),
+    "of another type later on": lambda context: torch.full(
+        context.weight.shape, 0.5, dtype=torch.float64 if context.step > 1 else torch.float32
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [6, 300], ids=["few rows", "several pieces"])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_of_factors_of_any_form(form: str, compiled: bool, size: int) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(size, size, bias=False) for _ in range(2)]
+    bio = biofx.transform(nn.ModuleList(layers))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1, momentum=0.5)
+    rules: list[Rule] = [Broadcast(form=FORMS[form])]
+    scheduler = GradScheduler(bio, optimizer, rules=rules, compile=compiled)
+    due = [parameter.detach().clone() for parameter in bio.parameters()]
+    plain = torch.optim.SGD([nn.Parameter(weight) for weight in due], lr=0.05, momentum=0.5)
+    for step in range(1, 5):
+        go_on(bio, optimizer, range(step, step + 1))
+        for one, other in zip(plain.param_groups[0]["params"], bio.parameters(), strict=True):
+            one.grad = other.grad
+        plain.step()
+    assert members(scheduler) == [2]
+    for weight, one in zip(bio.parameters(), plain.param_groups[0]["params"], strict=True):
+        torch.testing.assert_close(weight, one, rtol=1e-5, atol=1e-6)
+    assert (scheduler.factors("0.weight") == 0.5).all()
+    assert scheduler.metrics()["1.weight"]["factor_mean"] == 0.5
 
 
 def test_numbers_of_an_arena_that_is_frozen_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import weakref
 from typing import Any
 
+import pytest
 import torch
 
 from biofx.plasticity.kernels.ready import ReadyRows
@@ -20,6 +21,21 @@ class TestReadyRows:
         assert ready.run((torch.zeros(2, 128), other))
         assert len(calls) == 3
 
+    @pytest.mark.parametrize(
+        "other",
+        [
+            torch.zeros(2, 128, dtype=torch.float64),
+            torch.zeros(2, 1),
+            torch.zeros(()).expand(2, 128),
+        ],
+        ids=["type", "shape", "no run of memory"],
+    )
+    def test_looks_at_the_first_call_too(self, other: torch.Tensor) -> None:
+        fixed = torch.zeros(2, 128)
+        ready, calls = self.make(fixed, torch.zeros(2, 128))
+        assert not ready.run((fixed, other))
+        assert not calls
+
     def test_holds_no_tensor(self) -> None:
         """What an optimizer's state is laid out in is as large as the weights."""
         fixed, passing = torch.zeros(2, 128), torch.zeros(2, 128)
@@ -34,4 +50,5 @@ class TestReadyRows:
         calls: list[Any] = []
         types, shapes = [leaf.dtype for leaf in leaves], [leaf.shape for leaf in leaves]
         first, columns = torch.zeros(2, 1), torch.zeros(128)
-        return ReadyRows(calls.append, types, shapes, (), first, columns), calls
+        known: list[Any] = [*map(weakref.ref, leaves)]
+        return ReadyRows(calls.append, types, shapes, (), first, columns, known), calls

@@ -90,6 +90,12 @@ class Arena:
         """Index of each element in its parameter, of shape `size`, int32; padding goes on."""
         return self.first + self.columns
 
+    def holds(self, leaf: Tensor) -> bool:
+        """Whether a tensor is a scalar, or one run of a value per row or per element."""
+        shape = leaf.shape
+        whole = shape == self.size or shape == (self.size[0], 1)
+        return not shape or (whole and leaf.is_contiguous())
+
     def empty(self, dtype: torch.dtype) -> Tensor:
         """A matrix for one tensor of each parameter, 0 throughout."""
         return torch.zeros(self.size, dtype=dtype, device=self.owner.device)

@@ -223,7 +223,9 @@ def _evaluate_rows(work: KernelCall, arena: Arena) -> None:
     # As few pieces as caches hold, of one size: each costs its calls.
     rows = arena.size[0]
     several = -(-rows // -(-rows * LENGTH // PIECE))
-    if several == rows:  # of small networks, each view would be a noticeable part
+    # Of small networks, each view would be a noticeable part; and what a user's rule gives may
+    # broadcast in other ways.
+    if several == rows or not all(map(arena.holds, work.leaves)):
         _evaluate(work.spec, arena.first + arena.columns, work.leaves)
         return
     for start in range(0, rows, several):

@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -110,6 +111,8 @@ class CompiledKernels(Kernels):
     def _find_rows(self, work: KernelCall, arena: Arena) -> bool:
         """As `_find`, over the rows of an arena; False if no kernel is to be had."""
         spec, leaves = work
+        if not all(map(arena.holds, leaves)):
+            return False
         kinds = tuple([(leaf.dtype, _extent(leaf)) for leaf in leaves])
         columns = line(arena.size[1], arena.first.device)
         parts = [as_bytes(leaf) for leaf in leaves]
@@ -120,7 +123,8 @@ class CompiledKernels(Kernels):
             types, shapes = [leaf.dtype for leaf in leaves], [leaf.shape for leaf in leaves]
             masks = tuple([i for i, dtype in enumerate(types) if dtype == torch.bool])
             kernel = KERNELS[key]
-            arena.ready[spec] = ReadyRows(kernel, types, shapes, masks, arena.first, columns)
+            known: list[weakref.ref[Tensor] | None] = [*map(weakref.ref, leaves)]
+            arena.ready[spec] = ReadyRows(kernel, types, shapes, masks, arena.first, columns, known)
         return done
 
     def fill(
@@ -197,9 +201,9 @@ class CompiledKernels(Kernels):
         arena: Arena,
     ) -> Tensor | None:
         """Σ of each parameter in an arena, or None if no kernel is to be had."""
-        if not self.compiled:
-            return None
         leaves = (weight, *inputs.values())
+        if not (self.compiled and all(map(arena.holds, leaves))):
+            return None
         kinds = tuple([(leaf.dtype, _extent(leaf)) for leaf in leaves])
         columns = line(arena.size[1], weight.device)
         sums = torch.empty(arena.size[0], 1, dtype=torch.float64, device=weight.device)

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class ReadyRows:
         types, shapes: of the tensors of a `KernelCall`.
         masks: places of those that are masks.
         known: of each tensor, the one that has come at every call, if it is one: most are matrices
-            of the arena, which need no second look.
+            of the arena, which need no second look. At first those that the kernel was made for.
     """
 
     kernel: Kernel
@@ -68,15 +68,17 @@ class ReadyRows:
     masks: tuple[int, ...]
     first: Tensor
     columns: Tensor
-    known: list[weakref.ref[Tensor] | None] = field(default_factory=list)
+    known: list[weakref.ref[Tensor] | None]
 
     def run(self, leaves: Sequence[Tensor]) -> bool:
         """Call the kernel, if the tensors are as they were."""
-        known = self.known = self.known or [*map(weakref.ref, leaves)]
+        known = self.known
         for place, leaf in enumerate(leaves):
             one = known[place]
             if one is None or one() is not leaf:
                 if leaf.dtype is not self.types[place] or leaf.shape != self.shapes[place]:
+                    return False
+                if not leaf.is_contiguous():
                     return False
                 known[place] = None
         parts = [self.first, self.columns, *leaves]

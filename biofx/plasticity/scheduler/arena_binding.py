@@ -194,9 +194,9 @@ class ArenaBinding(Binding):
                     return Count(views(value.mask)[place])
                 if not isinstance(value, Tensor) or not value.dim():
                     return value
-                if value.shape == self.arena.size:
-                    return views(value)[place]
-                return value[row, 0]
+                if value.shape == (self.arena.size[0], 1):
+                    return value[row, 0]
+                return views(value.expand(self.arena.size))[place]
 
             step = ParameterStep(
                 member, self.weights[place], None, self.parameters[place], self.group
