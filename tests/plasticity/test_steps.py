@@ -23,6 +23,8 @@ from biofx.plasticity import (
     GradScheduler,
     Rejuvenate,
     Rule,
+    Schedule,
+    VolumeDependentRates,
 )
 from biofx.plasticity.scheduler import arenas, binding
 
@@ -208,6 +210,36 @@ def test_a_step_that_raises_has_never_been(
         ends.append(bio)
         states.append(scheduler.state_dict()["state"])
     assert same(*ends)
+
+
+@pytest.mark.parametrize("apply", ["update", "gradient"])
+@pytest.mark.parametrize("layers", [1, 2], ids=["alone", "together"])
+def test_metrics_are_those_of_the_last_step_that_was_taken(apply: Any, layers: int) -> None:
+    torch.manual_seed(0)
+    bio = biofx.transform(nn.ModuleList([nn.Linear(6, 5, bias=False) for _ in range(layers)]))
+    optimizer = torch.optim.SGD(bio.parameters(), lr=0.1, momentum=0.5)
+    rules: list[Rule] = [
+        VolumeDependentRates(schedule=Schedule(every=2)),
+        Crystallize(threshold=1.0),
+        Rejuvenate(choose="random", max_share=0.3, before_step=True, only="0.*"),
+    ]
+    scheduler = GradScheduler(bio, optimizer, rules=rules, apply=apply)
+
+    def raising(*args: Any) -> None:
+        raise MemoryError
+
+    for step in range(3):
+        for parameter in bio.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        seen = repr(scheduler.metrics()), scheduler.factors("0.weight")
+        handle = optimizer.register_step_pre_hook(raising)
+        with pytest.raises(MemoryError):
+            optimizer.step()
+        handle.remove()
+        for look in range(2):
+            assert torch.equal(scheduler.factors("0.weight"), seen[1]), (step, look)
+            assert repr(scheduler.metrics()) == seen[0], (step, look)
+        optimizer.step()
 
 
 def test_a_rule_that_raises_leaves_the_others_as_they_were() -> None:

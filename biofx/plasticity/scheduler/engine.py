@@ -260,7 +260,6 @@ class Engine:
                 except Exception as error:
                     note_place(error, rule, site)
                     raise
-            site.binding.note(site)
 
     def settle(
         self,

@@ -107,6 +107,7 @@ class GradientHooks:
             site = self.engine.site(name, parameter, step=self.steps + 1, grad=grad)
             self.engine.observe([site])
             self.engine.collect([site])
+            site.binding.note(site)
             self._sites[name] = site
         return site
 

@@ -251,12 +251,15 @@ class ManualPlasticity:
         step = max(self._calls.get(("fuzzy", name), 0), 1)
         site = engine.site(name, _parameter(engine, name), step=step)
         engine.collect([site], FuzzyLearningRates, Crystallize)
+        site.binding.note(site)
         site.release()
         return applied_factors(site.binding, site.weight)
 
     def _scale(self, engine: Engine, sites: Sequence[ParameterStep], *rules: type[Rule]) -> None:
         engine.measure(sites, ("factor",), rules)
         engine.collect(sites, *rules)
+        for site in sites:
+            site.binding.note(site)
         for site in sites:
             self._applier.scale(site)
             site.release()

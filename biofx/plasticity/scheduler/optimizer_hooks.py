@@ -337,6 +337,8 @@ class OptimizerHooks:
             self._step = None
             self.steps += 1
             _ACTED_IN.add(optimizer)
+            for site in sites:
+                site.binding.note(site)  # not before: a step that raises has no factors
             acting = [site for site in sites if site.binding.changes]
             for site in acting:
                 # Only now: optimizers make their state during the first step.

@@ -239,11 +239,11 @@ class GradScheduler:
             rules report, without factors.
         """
         found = {}
+        for attachment in self._attachments:
+            attachment.interrupted()
         for arenas in self._engine.arenas:
             arenas.deal(multiplied=factors)
         with torch.no_grad():
-            for attachment in self._attachments:
-                attachment.interrupted()
             if not any(self.steps):
                 return {
                     name: summarise(one, one.pairs[0][1].weight, factors=False)
@@ -301,6 +301,8 @@ class GradScheduler:
             raise PlasticityError(f"{name} has no factors: {problem}")
         parameter = unwrap(self._engine.model).get_parameter(name)
         binding = self._engine.bindings.get(name)
+        for attachment in self._attachments:
+            attachment.interrupted()
         for arenas in self._engine.arenas:
             arenas.deal()
         with torch.no_grad():

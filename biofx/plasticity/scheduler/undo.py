@@ -23,20 +23,20 @@ class Undo:
     def __init__(self, copy: Copies, *, deferred: bool = False) -> None:
         self.deferred = deferred
         self._copy = copy
-        self._states: list[tuple[Context, dict[str, Any]]] = []
+        self._states: list[tuple[Context, dict[str, Any], dict[str, Any]]] = []
         self._counts: list[tuple[Tensor, Tensor]] = []
         self._values: list[tuple[Tensor, Tensor]] = []
         self._apart: list[tuple[Tensor, Tensor]] = []
 
     def keep(self, context: Context) -> None:
         """Remember the state of a rule for one parameter, as it is when first asked."""
-        if any(known is context for known, _ in self._states):
+        if any(known is context for known, _, _ in self._states):
             return
         copies = {
             name: self._copy(_label(context, name), value) if isinstance(value, Tensor) else value
             for name, value in context.state.items()
         }
-        self._states.append((context, copies))
+        self._states.append((context, copies, dict(context.memo)))
 
     def apart(self, works: Sequence[KernelCall], context: Context) -> KernelCall:
         """Calls yet to be made, as one that writes a rule's state to other memory than it reads.
@@ -74,8 +74,8 @@ class Undo:
 
     def back(self) -> None:
         """Put everything back, once."""
-        for context, copies in self._states:
-            context.memo.clear()  # it may come from the state
+        for context, copies, memo in self._states:
+            context.memo = memo  # it may come from the state
             for name, value in copies.items():
                 own = context.state.get(name)
                 if isinstance(own, Tensor) and isinstance(value, Tensor):
