@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import sys
 import warnings
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import biofx
 from biofx.errors import ModelError, VerificationError
@@ -406,6 +408,60 @@ def test_a_hook_on_a_tensor_is_an_assumption() -> None:
     assert "a hook on a tensor (test_verify.py:" in biofx.verify(bio, model, x()).graph
     with pytest.raises(ModelError, match="a hook on a tensor"):
         bio.recompile()
+
+
+class Recomputing(HooksTensor):
+    """Its checkpoint runs without gradients, and then again with them, in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        def inside(y: Tensor) -> Tensor:
+            with torch.no_grad():
+                scale = y.square().mean()
+            return self.last(y).tanh() / scale
+
+        return checkpoint(inside, self.first(x), use_reentrant=True)
+
+
+@pytest.mark.parametrize("inputs", [None, x()], ids=["", "with example"])
+def test_a_graph_has_the_gradients_of_what_is_recomputed(inputs: Tensor | None) -> None:
+    model = Recomputing()
+    bio = biofx.transform(model, example_inputs=inputs)
+    biofx.verify(bio, model, x())
+    model(x()).sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    bio.zero_grad()
+    bio.recompile()
+    bio(x()).sum().backward()
+    assert difference(expected, [parameter.grad for parameter in bio.parameters()]) is None
+
+
+class StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Binary(HooksTensor):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(StraightThrough.apply(self.first(x)))
+
+
+def test_a_graph_without_a_backward_is_not_made_the_forward() -> None:
+    model = Binary()
+    bio = biofx.transform(model)
+    [assumption] = biofx.info(bio).assumptions
+    assert assumption.kind == "backward"
+    assert re.fullmatch(r"test_verify.py:\d+: StraightThrough has a backward .*", str(assumption))
+    with pytest.raises(ModelError, match="does not call the backward of an autograd function"):
+        bio.recompile()
+    bio = biofx.transform(model, example_inputs=x())
+    assert biofx.verify(bio, model, x()).graph == "equal in train mode"
+    assert not biofx.info(bio).assumptions
+    bio.recompile()
 
 
 class Detaching(HooksTensor):

@@ -99,7 +99,8 @@ def _traced(model: nn.Module, training: bool | None) -> Captured:
         )
         for name in tracer.call.describe()
     ]
-    return Captured(graph, constants, tracer.opaque, (*assumed, *_uncopied(shared)))
+    assumptions = dict.fromkeys((*assumed, *tracer.backwards, *_uncopied(shared)))
+    return Captured(graph, constants, tracer.opaque, tuple(assumptions))
 
 
 def _uncopied(shared: Mapping[str, str]) -> list[Assumption]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
@@ -62,6 +63,9 @@ class AutogradCall:
         return hash(self.function)
 
 
+# What `checkpoint(use_reentrant=True)` of torch runs a function in, without gradients,
+# to run it again in the backward pass: `apply(function, preserve_rng_state, *args)`.
+_CHECKPOINT = getattr(torch.utils.checkpoint, "CheckpointFunction", None)
 # What calls a module's backward hooks: its results are its arguments.
 _CALLS_HOOKS = getattr(getattr(torch.nn.modules, "_functions", None), "BackwardHookFunction", None)
 
@@ -72,10 +76,11 @@ def autograd_functions_seen(
 ) -> Iterator[None]:
     """Let ``see(function, call, args, kwargs)`` make each call of a user's autograd function.
 
-    `TorchFunctionMode` does not see these. Functions of PyTorch's own (checkpointing) run as they
-    are, but for the one before and after a module with backward hooks, whose results are its
-    arguments: ``passes_on(call, args)`` makes these calls. Where `apply` cannot be replaced, the
-    operations inside are seen one by one.
+    `TorchFunctionMode` does not see these. Functions of PyTorch's own run as they are, but for two.
+    Checkpointing runs the user's function without gradients, which its backward brings back: here
+    that function is called itself, so that what is seen has its gradients. Before and after a
+    module with backward hooks is one whose results are its arguments: ``passes_on(call, args)``
+    makes these calls. Where `apply` cannot be replaced, the operations inside are seen one by one.
     """
     try:
         original = inspect.getattr_static(torch.autograd.Function, "apply")
@@ -86,6 +91,9 @@ def autograd_functions_seen(
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         call = bound(None, cls)
+        if cls is _CHECKPOINT:
+            function, _, *given = args
+            return function(*given)
         if cls is _CALLS_HOOKS:
             return passes_on(call, args)
         if cls.__module__.partition(".")[0] == "torch":

@@ -4,6 +4,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from biofx.capture.call import FORWARD_ONLY, Call, reserve
 from biofx.capture.leaves import has_hooks, is_leaf
 from biofx.capture.location import locate, user_frame
 from biofx.capture.memory import KEPT
-from biofx.capture.writer import current_modes, switches
+from biofx.capture.private import autograd_functions_seen
+from biofx.capture.writer import Assumption, current_modes, switches
 from biofx.copying.clone import REGISTRIES
 from biofx.copying.nested import leaves
 from biofx.errors import ModelError, place_of
@@ -41,6 +43,7 @@ class SymbolicTracer(fx.Tracer):
 
     Attributes:
         opaque: {module name: why it could not be traced}.
+        backwards: those of the forward that are not in the graph.
         call: what the arguments were taken for: required ones are tensors, others their defaults.
     """
 
@@ -51,6 +54,7 @@ class SymbolicTracer(fx.Tracer):
         self.model = root
         self.signature = signature
         self.opaque: dict[str, str] = {}
+        self.backwards: list[Assumption] = []
         self._above: list[tuple[str, nn.Module]] = [("", root)]
         self._modes = current_modes()
         _cut_cycles(root, (root,))
@@ -65,7 +69,10 @@ class SymbolicTracer(fx.Tracer):
     def run(self) -> fx.Graph:
         """The graph."""
         try:
-            with _NoValues():  # type: ignore[no-untyped-call]
+            with (
+                autograd_functions_seen(self._autograd, lambda call, args: call(*args)),
+                _NoValues(),  # type: ignore[no-untyped-call]
+            ):
                 graph = self.trace(self.model)
             graph.lint()
         except (Exception, Untraceable) as error:
@@ -95,6 +102,14 @@ class SymbolicTracer(fx.Tracer):
         graph.output(graph.call_function(opaque, tuple(nodes)))
         return graph
 
+    def _autograd(self, function: Any, call: Any, args: Any, kwargs: Any) -> Any:
+        """A call of a user's autograd function, whose forward alone is traced."""
+        place = user_frame()
+        where = f"{Path(place[0]).name}:{place[1]}" if place is not None else ""
+        what = f"{function.__name__} has a backward of its own; the graph has its forward alone"
+        self.backwards.append(Assumption("backward", what, where))
+        return call(*args, **kwargs)
+
     # --- what FX calls -------------------------------------------------------------------------
 
     def create_args_for_root(self, *_: Any, **__: Any) -> tuple[Callable[..., Any], list[Any]]:
@@ -121,13 +136,14 @@ class SymbolicTracer(fx.Tracer):
         if self.is_leaf_module(m, name):
             return self._call_leaf(m, name, forward, args, kwargs)
         last, modes = next(iter(reversed(self.graph.nodes))), self._modes
+        backwards = list(self.backwards)
         self._above.append((name, m))
         try:
             return forward(*args, **kwargs)
         except (Exception, Untraceable) as error:
             for node in list(_after(last)):
                 self.graph.erase_node(node)
-            self._modes = modes
+            self._modes, self.backwards = modes, backwards
             self.opaque[name] = _reason(error)
             for inside in [inner for inner in self.opaque if inner.startswith(f"{name}.")]:
                 del self.opaque[inside]

@@ -35,9 +35,9 @@ class Assumption:
             it), "constant" (a tensor that no operation of torch's made), "state" (the forward
             assigns an attribute of the model), "random" (numbers were drawn from a generator that
             is not PyTorch's), "default" (an argument that was not given), "hook" (a hook on a
-            tensor, which only the forward registers), "shared" (an attribute that
-            cannot be copied, so that the run used the model's own), "outputs" (which layers were
-            taken for outputs, and why).
+            tensor, which only the forward registers), "backward" (an autograd function's, which a
+            symbolic trace does not see), "shared" (an attribute that cannot be copied, so that the
+            run used the model's own), "outputs" (which layers were taken for outputs, and why).
         what: one line.
         where: ``file:line`` of the user's code, or "".
     """

@@ -88,14 +88,15 @@ class Transformed(Described, fx.GraphModule):  # type: ignore[misc]
         On other arguments, and in the other mode, the forward raises `ModelError`.
 
         Raises:
-            ModelError: hooks act on gradients in the model's own forward, which a graph does not
-                call.
+            ModelError: hooks or autograd functions act on gradients in the model's own forward,
+                and the graph does not call them.
         """
         lost = lost_hooks(self)
         if lost:
             raise ModelError(
                 f"the graph does not call {', '.join(lost[:5])}, so that it would give other "
-                "gradients than the model; remove the hooks, or keep the model's own forward"
+                "gradients than the model; remove the hooks, or keep the model's own forward "
+                "(a graph that is captured with example_inputs calls autograd functions)"
             )
         return recompile(self)
 
@@ -173,8 +174,9 @@ def lost_hooks(model: nn.Module) -> list[str]:
         and (module._backward_hooks or module._backward_pre_hooks)
         and id(module) not in called
     ]
-    hooks = [a for a in record_of(model).assumptions if a.kind == "hook"]
-    return lost + [f"a hook on a tensor ({assumption.where})" for assumption in hooks]
+    found = {"hook": "a hook on a tensor", "backward": "the backward of an autograd function"}
+    assumed = [a for a in record_of(model).assumptions if a.kind in found]
+    return lost + [f"{found[assumption.kind]} ({assumption.where})" for assumption in assumed]
 
 
 def recompile(model: nn.Module) -> PythonCode:
