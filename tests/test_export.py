@@ -651,6 +651,22 @@ def test_wrong_use(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class Yields(SimpleModel):
+    """Its code runs when its result is iterated."""
+
+    def forward(self, x: Tensor) -> Any:
+        yield super().forward(x)
+
+
+@pytest.mark.parametrize("ending", ["pt", "pt2"])
+def test_a_file_of_nothing_is_not_written(ending: str, tmp_path: Path) -> None:
+    x = torch.randn(3, 10)
+    bio = biofx.transform(Yields(), example_inputs=x)
+    with pytest.raises(ExportError, match="the model gives no tensors"):
+        biofx.export(bio, tmp_path / f"m.{ending}", example_inputs=x)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     link, file = tmp_path / "latest.pt", tmp_path / "run" / "m.pt"
     file.parent.mkdir()

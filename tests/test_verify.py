@@ -5,6 +5,7 @@ import random
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -462,6 +463,19 @@ def test_a_graph_without_a_backward_is_not_made_the_forward() -> None:
     assert biofx.verify(bio, model, x()).graph == "equal in train mode"
     assert not biofx.info(bio).assumptions
     bio.recompile()
+
+
+class Yields(HooksTensor):
+    def forward(self, x: Tensor) -> Iterator[Tensor]:
+        y = self.first(x)
+        yield y
+        yield self.last(y)
+
+
+def test_what_only_an_iteration_runs_is_said_not_to_be_compared() -> None:
+    model = Yields()
+    [note] = biofx.verify(biofx.transform(model, example_inputs=x()), model, x()).notes
+    assert note == "iterators in outputs are not compared: they run when iterated"
 
 
 class Detaching(HooksTensor):

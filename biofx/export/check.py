@@ -39,7 +39,7 @@ class Expected:
         arguments: the example inputs.
 
     Raises:
-        ExportError: the model cannot take them.
+        ExportError: the model cannot take them, or gives no tensors, of which alone files consist.
     """
 
     def __init__(self, model: nn.Module, arguments: Arguments) -> None:
@@ -53,6 +53,12 @@ class Expected:
             raise ExportError(
                 f"the model does not run on the example inputs: {one_line(error)}"
             ) from error
+        if not self.results:
+            raise ExportError(
+                "the model gives no tensors for the example inputs, so that a file would hold "
+                "nothing; return tensors, or a tuple, list or dict of them (a generator runs only "
+                "where it is iterated)"
+            )
 
     def compare(self, attempt: Attempt, data: Any, *, folded: bool) -> Comparison:
         """Load a file's content, run it and compare.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from biofx.capture import Arguments, CapturedCodeGen, arguments_of, capture
 from biofx.capture.isolation import generator_state, generators_kept, restore_generators
 from biofx.copying import separate
-from biofx.copying.nested import own, replaced, tensors
+from biofx.copying.nested import leaves, own, replaced, tensors
 from biofx.errors import ModelError, VerificationError
 from biofx.modules.graph_module import graph_of, install, lost_hooks, recompile
 from biofx.synapses import Record, record_of, unwrap
@@ -173,6 +173,8 @@ class _Bench:
             except _Unrepeatable:
                 self.notes.append(f"in {mode} mode the original itself does not repeat its result")
                 continue
+            if any(isinstance(leaf, Iterator) for _, leaf in leaves(original.output)):
+                self.notes.append("iterators in outputs are not compared: they run when iterated")
             modes.append(mode)
             counts["outputs"] += len(tensors(original.output))
             counts["buffers"] += len(original.buffers)
