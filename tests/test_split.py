@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -462,3 +463,46 @@ def test_split_layers_take_nested_tensors() -> None:
     assert biofx.info(bio).synapses["encoder.layers.0.linear1.weight"].split == "expand"
     with torch.no_grad():
         torch.testing.assert_close(bio(x, padding), model(x, padding))
+
+
+class Measures(nn.Module):
+    """Computes with the size of a weight, as a scale of attention does."""
+
+    def __init__(self, ask: Callable[[nn.Module], float]) -> None:
+        super().__init__()
+        self.a, self.out, self.ask = nn.Linear(4, 8), nn.Linear(8, 6), ask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.a(x)) * self.ask(self.a)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda layer: layer.weight.shape[0] ** -0.5,
+        lambda layer: layer.weight.size(0),
+        lambda layer: layer.weight.numel(),
+        lambda layer: len(layer.weight),
+    ],
+    ids=["shape", "size", "numel", "len"],
+)
+def test_a_weight_whose_size_is_asked_for_is_not_expanded(
+    ask: Callable[[nn.Module], float],
+) -> None:
+    model, x = Measures(ask), torch.randn(3, 4)
+    config = biofx.BioConfig(weight_splitting_Gamma=2, weight_splitting_mode="expand")
+    bio = biofx.transform(model, config, example_inputs=x)
+    assert torch.equal(bio(x), model(x))
+    reason = "not split: the forward asks for the size of its weight"
+    assert biofx.info(bio).layers["a"].reason == reason
+    bio = biofx.transform(model, biofx.BioConfig(weight_splitting_Gamma=2), example_inputs=x)
+    assert biofx.info(bio).layers["a"].action == "split"  # its weight keeps its shape
+    model = Measures(lambda layer: 1.0 if layer.weight.dtype is torch.float32 else 0.0)
+    bio = biofx.transform(model, config, example_inputs=x)
+    assert biofx.info(bio).layers["a"].action == "split"
+
+
+def test_the_size_of_a_weight_is_no_way_for_data() -> None:
+    """Else the layer whose size is asked for would lie behind the output."""
+    bio = biofx.transform(Measures(lambda layer: layer.weight.shape[0] ** -0.5))
+    assert [n for n, layer in biofx.info(bio).layers.items() if layer.output] == ["out"]

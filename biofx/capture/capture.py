@@ -33,6 +33,7 @@ class Captured:
         assumptions: what the graph takes for granted.
         whole: every operation of the run is in the graph; only example inputs can promise that.
         training: the mode that the model was in.
+        measured: qualified names of the model's tensors whose sizes the run asked for.
     """
 
     graph: fx.Graph
@@ -41,6 +42,7 @@ class Captured:
     assumptions: tuple[Assumption, ...] = ()
     whole: bool = False
     training: bool = True
+    measured: frozenset[str] = frozenset()
 
 
 def capture(
@@ -211,4 +213,7 @@ def _run(
     recorder.graph.set_codegen(CapturedCodeGen(recorder.call.kept(), training=twin.training))
     recorder.graph.lint()
     assumptions = (*recorder.assumptions, *_uncopied(shared))
-    return Captured(recorder.graph, recorder.constants, assumptions=assumptions, whole=True)
+    return Captured(
+        recorder.graph, recorder.constants, assumptions=assumptions, whole=True,
+        measured=frozenset(recorder.measured),
+    )  # fmt: skip

@@ -45,6 +45,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
     ) -> None:
         super().__init__(root, originals)
         self.weights = weights
+        self.measured: set[str] = set()  # tensors of the model whose sizes the forward asks for
         self.failed: BaseException | None = None  # for want of values, even if it was caught
         self._meta = any(parameter.is_meta for parameter in root.parameters())
         self._depth = 1  # nothing is recorded outside of the root's forward, nor inside a call
@@ -174,6 +175,8 @@ class Recorder(GraphWriter, TorchFunctionMode):
         call = targets.call_of(func, args, kwargs)
         if call.kind == "hook":
             self._assume("hook", f"{call.written} of a tensor; the graph has no such hook")
+        if targets.asks_size(func, result):
+            self.measured.update(n for n in map(self._attributes.get, map(id, args)) if n)
         if call.kind in ("hook", "silent"):
             return
         holds = any(isinstance(leaf, Tensor) for _, leaf in leaves(result))

@@ -29,6 +29,11 @@ _ABOUT = frozenset({
     "__get__", "_is_view", "_nested_tensor_size", "_has_compatible_shallow_copy_type",
     "stack_trace", "compile", "set_default_dtype", "__sizeof__", "__torch_dispatch__",
 })  # fmt: skip
+# Methods and attributes of tensors that tell about their form, whatever their values are.
+_FORM = frozenset({
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device",
+    "shape", "ndim", "dtype", "device", "layout", "itemsize", "nbytes", "is_cuda",
+})  # fmt: skip
 # Methods of tensors that change their gradients when these are computed.
 _HOOKS = frozenset({"register_hook", "register_post_accumulate_grad_hook"})
 # What makes a tensor of its arguments alone, the same at every run.
@@ -129,6 +134,19 @@ def call_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call
     return Call(
         "value", "call_method", method or name, args, kwargs, f".{(method or name).strip('_')}()"
     )
+
+
+def asks_form(node: fx.Node) -> bool:
+    """Whether a node gives a shape, a dtype or the like: no values flow through it."""
+    if node.op == "call_method":
+        return node.target in _FORM
+    return node.op == "call_function" and node.target is getattr and node.args[1] in _FORM
+
+
+def asks_size(func: Any, result: Any) -> bool:
+    """Whether a function seen by a `TorchFunctionMode` has told how large its argument is."""
+    name = getattr(func, "__name__", "")
+    return type(result) is torch.Size or name in ("size", "numel", "nelement", "__len__")
 
 
 def plain_number(value: Any) -> Any:

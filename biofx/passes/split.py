@@ -127,6 +127,10 @@ class Split(PassBase):
         if synapses.config.weight_splitting_mode == "expand":
             if len(synapses.layers) > 1 or synapses.layers[0] != layer.name:
                 return Refusal("its weight is tied")
+            if self.context.captured.measured.intersection(
+                self.context.layers[layer.name].parameters
+            ):
+                return Refusal("the forward asks for the size of its weight")
             return None
         assert self.context.blocks is not None, "units are followed before split"
         found = self.context.blocks.problem(layer, units, gamma)

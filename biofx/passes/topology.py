@@ -10,6 +10,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from biofx.capture import Assumption
 from biofx.capture.leaves import is_leaf
 from biofx.capture.memory import KEPT
+from biofx.capture.targets import asks_form
 from biofx.capture.writer import UNSEEN
 from biofx.copying.template import rebuild
 from biofx.passes.context import TransformContext, WeightLayer
@@ -117,6 +118,8 @@ class Topology(PassBase):
                 flow.weights[node] = frozenset({layer.name})
         elif node.op == "call_module":
             flow.sources[node] = self._call(root, node, upstream)
+        elif asks_form(node):
+            flow.weights[node] = _NOTHING
         elif node.op == "output":
             flow.result = upstream
             self._returned(node.all_input_nodes)
