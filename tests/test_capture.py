@@ -5,6 +5,8 @@ And what a graph is: flat, standard FX, whole with example inputs, valid whateve
 
 import contextlib
 import copy
+import dataclasses
+import enum
 import functools
 import gc
 import pickle
@@ -260,6 +262,41 @@ def test_an_argument_that_was_not_given_is_an_assumption() -> None:
     assert torch.equal(bio(x), bio.fc(x))
     with pytest.raises(ModelError, match="captured for mask = None, and is called with"):
         bio(x, mask=mask)
+
+
+class Kind(enum.Enum):
+    ONE, TWO = 1, 2
+
+
+@dataclasses.dataclass
+class Settings:
+    scale: float = 2.0
+
+
+class ObjectsAsDefaults(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x, kind=Kind.ONE, act=torch.tanh, settings=Settings()):  # noqa: B008
+        y = act(self.fc(x)) * settings.scale
+        return y if kind is Kind.ONE else -y
+
+
+def test_a_graph_is_called_without_defaults_that_are_objects() -> None:
+    model, x = ObjectsAsDefaults(), torch.randn(2, 4)
+    bio = biofx.transform(model, example_inputs=x)
+    assert biofx.verify(bio, model, x).graph == "equal in train mode"
+    bio.recompile()
+    assert torch.equal(bio(x), model(x))
+    assert torch.equal(copy.deepcopy(bio)(x, Kind.ONE), model(x))
+    with pytest.raises(ModelError, match=r"captured for kind = <Kind.ONE: 1>, and is called with"):
+        bio(x, Kind.TWO)
+    bio = biofx.transform(model, example_inputs=(x, Kind.TWO))
+    assert biofx.verify(bio, model, (x, Kind.TWO)).graph == "equal in train mode"
+    bio.recompile()
+    with pytest.raises(ModelError, match=r"captured for kind = <Kind.TWO: 2>, and is called with"):
+        bio(x)
 
 
 def test_modes_that_a_forward_switches_are_in_the_graph_without_example_inputs() -> None:

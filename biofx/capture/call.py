@@ -1,5 +1,6 @@
 """The call that a graph was captured for, and the check in front of a forward made of the graph."""
 
+import enum
 import inspect
 import keyword
 import re
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.graph import CodeGen, PythonCode
 
-from biofx.copying.nested import Step, leaves, written
+from biofx.copying.nested import Step, leaves, tensors, written
 from biofx.errors import ModelError
 
 _EMPTY = inspect.Parameter.empty
@@ -28,12 +29,14 @@ class Call:
         expected: {parameter name: what each part of its value was}, for the check.
         free: whether tensors may have any shape and type (nothing was run).
         values: the arguments themselves; dropped when the graph is kept.
+        objects: parameters that had their default, an object for which generated code has None.
     """
 
     parameters: tuple[inspect.Parameter, ...]
     expected: Mapping[str, tuple[tuple[tuple[Step, ...], Any], ...]]
     free: bool = False
     values: Mapping[str, Any] = field(default_factory=dict)
+    objects: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -53,7 +56,15 @@ class Call:
             name: tuple((steps, _seen(leaf)) for steps, leaf in leaves(value))
             for name, value in values.items()
         }
-        return cls(parameters, expected, free, values)
+        objects = frozenset(
+            p.name
+            for p in parameters
+            if p.default is not _EMPTY
+            and values.get(p.name) is p.default
+            and not _is_plain(p.default)
+            and not tensors(p.default)
+        )
+        return cls(parameters, expected, free, values, objects)
 
     def placeholder(self, name: str) -> tuple[str, tuple[Any, ...]]:
         """(target, args) of the placeholder of a parameter."""
@@ -63,8 +74,7 @@ class Call:
             return stars[parameter.kind] + name, ()
         if parameter.default is _EMPTY:
             return name, ()
-        plain = all(isinstance(leaf, _DEFAULTS) for _, leaf in leaves(parameter.default))
-        return name, (parameter.default if plain else None,)
+        return name, (parameter.default if _is_plain(parameter.default) else None,)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by parameter name, defaults included."""
@@ -74,7 +84,7 @@ class Call:
 
     def kept(self) -> "Call":
         """The same without the values."""
-        return Call(self.parameters, self.expected, self.free)
+        return Call(self.parameters, self.expected, self.free, objects=self.objects)
 
     def describe(self) -> list[str]:
         """The arguments that are no plain required tensors, as one would write them."""
@@ -102,6 +112,8 @@ class Call:
         for name, expected in self.expected.items():
             if isinstance(given[name], fx.Proxy):
                 continue  # it is being traced
+            if given[name] is None and name in self.objects:
+                continue  # it is not given
             found = dict(leaves(given[name]))
             for steps, seen in expected:
                 now = _seen(found.pop(steps)) if steps in found else ("missing",)
@@ -120,12 +132,19 @@ def _name(name: str) -> str:
     return "self_" if name == "self" else name
 
 
+def _is_plain(default: Any) -> bool:
+    """Whether generated code can write a value: it knows no classes of the user's."""
+    if type(default) is dict:
+        return _is_plain([*default, *default.values()])
+    if type(default) in (tuple, list):
+        return all(map(_is_plain, default))
+    return type(default) in _DEFAULTS
+
+
 def _seen(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return ("tensor", tuple(leaf.shape), leaf.dtype)
-    if isinstance(
-        leaf, (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-    ):
+    if isinstance(leaf, (*_DEFAULTS, complex, bytes, enum.Enum)):
         return ("constant", leaf)
     return ("object", type(leaf).__name__)
 

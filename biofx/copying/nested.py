@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import enum
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ def parts(value: Any) -> list[tuple[Step, Any]] | None:
     """What a container or object holds, one level down; None for a plain value."""
     if is_proxy(value):
         return []  # it holds nothing of what it refers to
-    if isinstance(value, (Tensor, *SHARED)):
+    if isinstance(value, (Tensor, enum.Enum, *SHARED)):
         return None
     if isinstance(value, Mapping):
         return [(("item", key), item) for key, item in value.items()]
