@@ -235,6 +235,31 @@ def test_data_that_becomes_a_python_value_is_an_assumption_with_its_line() -> No
     assert "gave False" in info.assumptions[0].what
 
 
+class Conditional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = torch.cond(x.sum() > 0, lambda y: self.a(y).relu(), lambda y: self.b(y), (x,))
+        return self.out(h)
+
+
+def test_torch_cond_is_a_branch_on_data() -> None:
+    model, x = Conditional(), torch.ones(3, 4)
+    cond = torch.cond
+    bio = biofx.transform(model, example_inputs=x)
+    assert torch.cond is cond
+    [assumption] = biofx.info(bio).assumptions
+    assert assumption.kind == "data"
+    assert assumption.where.startswith("test_capture.py:")
+    reasons = {name: layer.reason for name, layer in biofx.info(bio).layers.items()}
+    assert reasons == {"a": None, "out": None, "b": "nothing calls it in training mode"}
+    assert biofx.verify(bio, model, x).graph == "equal in train mode"
+    with torch.no_grad():
+        assert torch.equal(bio(-x), model(-x))
+
+
 def test_nodes_know_where_they_come_from() -> None:
     bio = biofx.transform(nn.Sequential(Branches(), nn.ReLU()), example_inputs=torch.randn(3, 4))
     node = next(node for node in bio.graph.nodes if node.target == "0.fc")

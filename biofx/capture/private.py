@@ -119,8 +119,20 @@ def casts_seen(see: Callable[..., Any]) -> Iterator[None]:
         yield
 
 
+def conditions_taken() -> Any:
+    """A context in which `torch.cond` calls one of its functions, as ``if`` would.
+
+    It compiles both otherwise, and what records them with it.
+    """
+
+    def cond(pred: Any, true_fn: Any, false_fn: Any, operands: Any = ()) -> Any:
+        return (true_fn if pred else false_fn)(*operands)
+
+    return _instead(torch, "cond", cond)
+
+
 @contextlib.contextmanager
-def _instead(owner: type, name: str, value: Any) -> Iterator[None]:
+def _instead(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Give a class another attribute, where that can be done; then what it had, or inherited."""
     before = vars(owner).get(name)
     try:

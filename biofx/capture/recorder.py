@@ -22,6 +22,7 @@ from biofx.capture.private import (
     AutogradCall,
     autograd_functions_seen,
     casts_seen,
+    conditions_taken,
     dispatch_seen,
     inside_transform,
     without_functions,
@@ -65,6 +66,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         with (
             autograd_functions_seen(self._autograd, self._passed_on),
             casts_seen(self._cast),
+            conditions_taken(),
             dispatch_seen(self.beneath),
             self,
         ):
