@@ -42,6 +42,12 @@ def user_frame() -> tuple[str, int, str] | None:
     return None
 
 
+def user_place() -> str:
+    """``file:line`` of `user_frame`; "" without one."""
+    frame = user_frame()
+    return "" if frame is None else f"{Path(frame[0]).name}:{frame[1]}"
+
+
 @functools.cache
 def is_user_file(name: str) -> bool:
     """Whether a file of code is neither PyTorch's nor biofx's."""

@@ -133,7 +133,7 @@ def conditions_taken() -> Any:
 
 @contextlib.contextmanager
 def _instead(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give a class another attribute, where that can be done; then what it had, or inherited."""
+    """Give a class or module another attribute, where that can be done; then what it had before."""
     before = vars(owner).get(name)
     try:
         setattr(owner, name, value)

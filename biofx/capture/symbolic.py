@@ -4,7 +4,6 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from biofx.capture import targets
 from biofx.capture.call import FORWARD_ONLY, Call, reserve
 from biofx.capture.leaves import has_hooks, is_leaf
-from biofx.capture.location import locate, user_frame
+from biofx.capture.location import locate, user_frame, user_place
 from biofx.capture.memory import KEPT
 from biofx.capture.private import autograd_functions_seen
 from biofx.capture.writer import Assumption, current_modes, switches
@@ -104,10 +103,8 @@ class SymbolicTracer(fx.Tracer):
 
     def _autograd(self, function: Any, call: Any, args: Any, kwargs: Any) -> Any:
         """A call of a user's autograd function, whose forward alone is traced."""
-        place = user_frame()
-        where = f"{Path(place[0]).name}:{place[1]}" if place is not None else ""
         what = f"{function.__name__} has a backward of its own; the graph has its forward alone"
-        self.backwards.append(Assumption("backward", what, where))
+        self.backwards.append(Assumption("backward", what, user_place()))
         return call(*args, **kwargs)
 
     # --- what FX calls -------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import dataclasses
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from biofx.capture import targets
 from biofx.capture.call import reserve
-from biofx.capture.location import locate, user_frame
+from biofx.capture.location import locate, user_frame, user_place
 from biofx.capture.memory import KEPT, SHARES, kept_tensors, note_memory
 from biofx.capture.private import without_functions
 from biofx.copying.nested import Step, leaves
@@ -247,9 +246,7 @@ class GraphWriter:
             node.meta["tensor_meta"] = tuple(map(_metadata, value))
 
     def _assume(self, kind: str, what: str, *, running: bool = True) -> None:
-        place = user_frame() if running else None
-        where = f"{Path(place[0]).name}:{place[1]}" if place is not None else ""
-        self.assumptions[Assumption(kind, what, where)] = None
+        self.assumptions[Assumption(kind, what, user_place() if running else "")] = None
 
     def _depends_on_data(self, value: Any) -> bool:
         for _, leaf in leaves(value):
