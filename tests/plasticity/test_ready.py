@@ -48,7 +48,5 @@ class TestReadyRows:
 
     def make(self, *leaves: torch.Tensor) -> tuple[ReadyRows, list[Any]]:
         calls: list[Any] = []
-        types, shapes = [leaf.dtype for leaf in leaves], [leaf.shape for leaf in leaves]
         first, columns = torch.zeros(2, 1), torch.zeros(128)
-        known: list[Any] = [*map(weakref.ref, leaves)]
-        return ReadyRows(calls.append, types, shapes, (), first, columns, known), calls
+        return ReadyRows.of(calls.append, leaves, first, columns), calls

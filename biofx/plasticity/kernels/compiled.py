@@ -13,7 +13,6 @@ import shutil
 import sys
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -120,11 +119,7 @@ class CompiledKernels(Kernels):
         key = ("rows", spec, kinds, arena.first.device)
         done = self._call(key, make, (arena.first, columns, *parts))
         if done:
-            types, shapes = [leaf.dtype for leaf in leaves], [leaf.shape for leaf in leaves]
-            masks = tuple([i for i, dtype in enumerate(types) if dtype == torch.bool])
-            kernel = KERNELS[key]
-            known: list[weakref.ref[Tensor] | None] = [*map(weakref.ref, leaves)]
-            arena.ready[spec] = ReadyRows(kernel, types, shapes, masks, arena.first, columns, known)
+            arena.ready[spec] = ReadyRows.of(KERNELS[key], leaves, arena.first, columns)
         return done
 
     def fill(

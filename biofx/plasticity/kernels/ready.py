@@ -70,15 +70,23 @@ class ReadyRows:
     columns: Tensor
     known: list[weakref.ref[Tensor] | None]
 
+    @classmethod
+    def of(
+        cls, kernel: Kernel, leaves: Sequence[Tensor], first: Tensor, columns: Tensor
+    ) -> "ReadyRows":
+        """A kernel that was made for these tensors."""
+        types, shapes = [leaf.dtype for leaf in leaves], [leaf.shape for leaf in leaves]
+        masks = tuple([i for i, dtype in enumerate(types) if dtype == torch.bool])
+        return cls(kernel, types, shapes, masks, first, columns, [*map(weakref.ref, leaves)])
+
     def run(self, leaves: Sequence[Tensor]) -> bool:
         """Call the kernel, if the tensors are as they were."""
         known = self.known
         for place, leaf in enumerate(leaves):
             one = known[place]
             if one is None or one() is not leaf:
-                if leaf.dtype is not self.types[place] or leaf.shape != self.shapes[place]:
-                    return False
-                if not leaf.is_contiguous():
+                alike = leaf.dtype is self.types[place] and leaf.shape == self.shapes[place]
+                if not (alike and leaf.is_contiguous()):
                     return False
                 known[place] = None
         parts = [self.first, self.columns, *leaves]
