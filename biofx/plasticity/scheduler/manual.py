@@ -260,7 +260,6 @@ class ManualPlasticity:
         engine.collect(sites, *rules)
         for site in sites:
             site.binding.note(site)
-        for site in sites:
             self._applier.scale(site)
             site.release()
 

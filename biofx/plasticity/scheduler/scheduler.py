@@ -239,10 +239,7 @@ class GradScheduler:
             rules report, without factors.
         """
         found = {}
-        for attachment in self._attachments:
-            attachment.interrupted()
-        for arenas in self._engine.arenas:
-            arenas.deal(multiplied=factors)
+        self._deal(multiplied=factors)
         with torch.no_grad():
             if not any(self.steps):
                 return {
@@ -301,10 +298,7 @@ class GradScheduler:
             raise PlasticityError(f"{name} has no factors: {problem}")
         parameter = unwrap(self._engine.model).get_parameter(name)
         binding = self._engine.bindings.get(name)
-        for attachment in self._attachments:
-            attachment.interrupted()
-        for arenas in self._engine.arenas:
-            arenas.deal()
+        self._deal()
         with torch.no_grad():
             weight = local(parameter)
             if binding is None:  # frozen so far
@@ -369,6 +363,13 @@ class GradScheduler:
             "with them; keep its state_dict(), make a new GradScheduler for the copy of both, and "
             "give it the state with load_state_dict()"
         )
+
+    def _deal(self, multiplied: bool = False) -> None:
+        """Give each parameter what the last step that was taken tells of it: see `Arenas.deal`."""
+        for attachment in self._attachments:
+            attachment.interrupted()
+        for arenas in self._engine.arenas:
+            arenas.deal(multiplied)
 
     def _counters(self) -> Sequence[OptimizerHooks | GradientHooks]:
         return self._attachments if self._hooks is None else [self._hooks]
