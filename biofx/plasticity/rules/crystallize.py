@@ -96,7 +96,7 @@ class Crystallize(Rule):
 
     @override
     def active(self, context: Context, stage: Stage) -> bool:
-        return stage == "factor" or context.timing.due(context.step)
+        return stage == "factor" or super().active(context, stage)
 
     @override
     def needs(self, context: Context, stage: Stage) -> tuple[str, ...]:

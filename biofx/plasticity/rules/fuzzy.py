@@ -224,7 +224,7 @@ class FuzzyLearningRates(Rule):
     @override
     def active(self, context: Context, stage: Stage) -> bool:
         if stage == "factor":
-            return context.timing.due(context.step)
+            return super().active(context, stage)
         # Factors evolve by the clock, whether or not the rule's schedule lets them act.
         plan = self._plan(context)
         if stage == "after_step":

@@ -39,8 +39,7 @@ class Schedule:
 
     def due(self, step: int) -> bool:
         """Whether the rule acts at this step (the first step is 1)."""
-        late = step - self.start
-        return late > 0 and late % self.every == 0 and (self.stop is None or step <= self.stop)
+        return self.runs(step) and (step - self.start) % self.every == 0
 
     def runs(self, step: int) -> bool:
         """Whether a step lies between `start` and `stop`."""
