@@ -364,17 +364,21 @@ def hooked(register: str) -> nn.Module:
 HOOKS = ["register_full_backward_hook", "register_full_backward_pre_hook"]
 
 
-@pytest.mark.parametrize("register", HOOKS)
-def test_the_graph_calls_the_backward_hooks_of_layers(register: str) -> None:
-    model = hooked(register)
-    bio = biofx.transform(model, example_inputs=x())
-    assert biofx.verify(bio, model, x()).graph == "equal in train mode"
+def assert_same_gradients_recompiled(bio: nn.Module, model: nn.Module) -> None:
     model(x()).sum().backward()
     expected = [parameter.grad.clone() for parameter in model.parameters()]
     bio.zero_grad()
     bio.recompile()
     bio(x()).sum().backward()
     assert difference(expected, [parameter.grad for parameter in bio.parameters()]) is None
+
+
+@pytest.mark.parametrize("register", HOOKS)
+def test_the_graph_calls_the_backward_hooks_of_layers(register: str) -> None:
+    model = hooked(register)
+    bio = biofx.transform(model, example_inputs=x())
+    assert biofx.verify(bio, model, x()).graph == "equal in train mode"
+    assert_same_gradients_recompiled(bio, model)
 
 
 @pytest.mark.parametrize("register", HOOKS)
@@ -428,12 +432,7 @@ def test_a_graph_has_the_gradients_of_what_is_recomputed(inputs: Tensor | None) 
     model = Recomputing()
     bio = biofx.transform(model, example_inputs=inputs)
     biofx.verify(bio, model, x())
-    model(x()).sum().backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters()]
-    bio.zero_grad()
-    bio.recompile()
-    bio(x()).sum().backward()
-    assert difference(expected, [parameter.grad for parameter in bio.parameters()]) is None
+    assert_same_gradients_recompiled(bio, model)
 
 
 class StraightThrough(torch.autograd.Function):
