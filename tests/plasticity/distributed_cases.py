@@ -26,6 +26,7 @@ from torch.optim import SGD, AdamW
 
 import biofx
 from biofx.plasticity import Crystallize, FuzzyLearningRates, GradScheduler, Rejuvenate
+from tests.plasticity.distributed_run import hand_over
 
 torch.set_num_threads(1)
 OFF = biofx.BioConfig(fuzzy_lr_distribution=biofx.Distribution.BASELINE)
@@ -235,9 +236,7 @@ def main(folder: Path) -> None:
         "given to one": given_to_one(),
         "carried": {str(full): carried(folder, full=full) for full in (False, True)},
     }
-    torch.save(found, folder / f"{dist.get_rank()}.pt")
-    dist.monitored_barrier()
-    dist.destroy_process_group()
+    hand_over(found, folder)
 
 
 if __name__ == "__main__":

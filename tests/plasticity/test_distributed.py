@@ -25,7 +25,7 @@ def launch(program: str, processes: int, folder: Path) -> list[Any]:
     done = subprocess.run(
         [*command, folder],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         timeout=900,
         capture_output=True,
         text=True,
