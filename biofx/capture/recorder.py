@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from biofx.capture import targets
 from biofx.capture.call import FORWARD_ONLY, Call
+from biofx.capture.data_sizes import DataSizes
 from biofx.capture.inputs import Arguments
 from biofx.capture.leaves import has_hooks, is_leaf
 from biofx.capture.private import (
@@ -46,6 +47,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
     ) -> None:
         super().__init__(root, originals)
         self.weights = weights
+        self.data_sizes = DataSizes(self._depends_on_data)
         self.measured: set[str] = set()  # tensors of the model whose sizes the forward asks for
         self.failed: BaseException | None = None  # for want of values, even if it was caught
         self._meta = any(parameter.is_meta for parameter in root.parameters())
@@ -91,7 +93,8 @@ class Recorder(GraphWriter, TorchFunctionMode):
                 result = forward(*args, **kwargs)
                 self._follow_modes()
                 self._finishing = True
-                self.graph.output(self._argument(result))
+                with without_functions():
+                    self.graph.output(self._argument(result))
             finally:
                 self._depth += 1
             return result
@@ -117,6 +120,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         self.weights.check_call(func, args)
         if not self._recording or inside_transform():
             return func(*args, **kwargs)
+        self.data_sizes.numbers.clear()
         with self._inside():
             result = func(*args, **kwargs)
         self._note(func, args, kwargs, result)
@@ -126,6 +130,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         """An operation that no call of torch's API accounts for."""
         self.weights.check_operation(func, args, kwargs)
         result = func(*args, **kwargs)
+        self.data_sizes.see(func, args, kwargs, result)
         if self._recording:
             made = [leaf for _, leaf in leaves(result) if isinstance(leaf, Tensor)]
             fresh = not any(id(tensor) in self._known for tensor in made)
@@ -177,8 +182,11 @@ class Recorder(GraphWriter, TorchFunctionMode):
         call = targets.call_of(func, args, kwargs)
         if call.kind == "hook":
             self._assume("hook", f"{call.written} of a tensor; the graph has no such hook")
-        if targets.asks_size(func, result):
+        told = targets.sizes_told(func, args, kwargs, result)
+        if told:
             self.measured.update(n for n in map(self._attributes.get, map(id, args)) if n)
+            if not told.isdisjoint(self.data_sizes.axes(args[0])):
+                self._assume("data", f"the size of a tensor gave {_short(result)}")
         if call.kind in ("hook", "silent"):
             return
         holds = any(isinstance(leaf, Tensor) for _, leaf in leaves(result))
@@ -190,6 +198,8 @@ class Recorder(GraphWriter, TorchFunctionMode):
                     if id(leaf) in self._known:
                         self._known[id(leaf)][0].meta[READ_BY_PYTHON] = True
             return
+        if isinstance(result, list | tuple) and len(result) in self.data_sizes.numbers:
+            self._assume("data", f"the number of tensors of {call.written} gave {len(result)}")
         self._emit(call.op, call.target, call.args, call.kwargs, result)
 
     # --- modules -----------------------------------------------------------------------------

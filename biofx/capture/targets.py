@@ -143,10 +143,18 @@ def asks_form(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target is getattr and node.args[1] in _FORM
 
 
-def asks_size(func: Any, result: Any) -> bool:
-    """Whether a function seen by a `TorchFunctionMode` has told how large its argument is."""
+def sizes_told(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+) -> frozenset[int]:
+    """The axes whose lengths a function seen by a `TorchFunctionMode` has told, of its argument."""
     name = getattr(func, "__name__", "")
-    return type(result) is torch.Size or name in ("size", "numel", "nelement", "__len__")
+    if type(result) is not torch.Size and name not in ("size", "numel", "nelement", "__len__"):
+        return frozenset()
+    axes = range(args[0].dim())
+    chosen = kwargs.get("dim", args[1] if name == "size" and len(args) > 1 else None)
+    if name == "__len__" or chosen is not None:
+        return frozenset({axes[chosen or 0]})
+    return frozenset(axes)
 
 
 def plain_number(value: Any) -> Any:
