@@ -173,7 +173,7 @@ def test_it_measures_writes_the_page_and_goes_on(tmp_path: Path) -> None:
     assert "| new synapses | 60.000 |" in text
     results = tmp_path / "digits-quick.jsonl"
     lines = results.read_text(encoding="utf-8").splitlines()
-    assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 18
+    assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 26
     results.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     again = evidence(*arguments)
     assert again.returncode == 0

@@ -129,14 +129,14 @@ ABOUT = {
         "({seeds} seeds)."
     ),
     "permuted-others": (
-        "The same trial, with the same controls, for rules that are not made for it. Their "
-        "settings were not chosen here: they are the defaults, and for rejuvenation 1 % every 500 "
+        "The same trial, with the same controls, for rules that are not made for it. Only their "
+        "learning rate was chosen: settings are the defaults, and for rejuvenation 1 % every 500 "
         "steps ({seeds} seeds)."
     ),
     "labels": (
         "The same {count} images get new random labels in each of {tasks} tasks and are learned "
-        "for {epochs} epochs; accuracy during a task's last epoch. Same network, batch 16 "
-        "({seeds} seeds)."
+        "for {epochs} epochs; accuracy during a task's last epoch. Same network, batch 16; no "
+        "interval of a rule divides a task ({seeds} seeds)."
     ),
     "dale": (
         "A ReLU MLP of {layers} layers and width 128 with He's initialisation, 300 steps of batch "
@@ -160,14 +160,15 @@ ABOUT = {
     ),
     "static": (
         "{count} images to train on, {steps} steps of SGD, accuracy on the others. Group splitting "
-        "sums Γ outputs, and so doubles the step: the control has twice the learning rate "
-        "({seeds} seeds)."
+        "sums Γ outputs, and so doubles the step: one control has twice the learning rate, another "
+        "the best one ({seeds} seeds)."
     ),
     "paper": (
         "Fuzzy rates (ν = .09) × rejuvenation (each batch, d = 14, after the backward pass and "
         "before the step) × splitting (Γ = 2), SGD, batch 100, {epochs} epochs, accuracy on images "
         "that were not trained on ({seeds} seeds). This is the paper's protocol at the size of the "
-        "data; its own images and networks are larger."
+        "data; its own images and networks are larger. All conditions have one learning rate but "
+        "for two controls, with twice that rate and with the best one."
     ),
 }
 
@@ -250,7 +251,7 @@ command, with torch {torch.__version__}.
 
 Differences are paired by seed; ± is the half-width of a 95 % t-interval. "No effect found" means
 that the interval holds 0, not that there is none. Settings were chosen on seeds {CHOOSING} and up,
-by the same score, with fewer tasks. Reported are seeds {REPORTED} and up, which had no part in it.
+by the same score. Reported are seeds {REPORTED} and up, which had no part in it.
 Conditions with a single setting were not chosen among others. Many comparisons are made here: one
 in twenty intervals misses by chance.
 {warning}"""

@@ -17,7 +17,7 @@ from trials.learner import Condition
 
 FUZZY = FuzzyLearningRates(distribution="uniform")
 CHOOSING = 1000  # seeds from here on choose settings
-REPORTED = 20  # seeds from here on are reported; those below had a part in choosing
+REPORTED = 100  # seeds from here on are reported; those below had a part in choosing
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Experiment:
         families: one condition each; those with several candidates are chosen first.
         seeds: how many are reported.
         choosing: how many seeds choose.
-        shorter: settings of the protocol while choosing.
         baseline: names of the families that others are compared with.
         score: "last" of the tasks or a key of the protocol's result.
     """
@@ -66,8 +65,7 @@ class Experiment:
     families: tuple[Family, ...]
     seeds: int
     settings: dict[str, Any] = field(default_factory=dict)
-    choosing: int = 2
-    shorter: dict[str, Any] = field(default_factory=dict)
+    choosing: int = 4
     baseline: tuple[str, ...] = ()
     score: str = "last"
 
@@ -77,8 +75,7 @@ class Experiment:
             if len(family.candidates) > 1:
                 for condition in family.candidates:
                     for seed in range(CHOOSING, CHOOSING + self.choosing):
-                        settings = {**self.settings, **self.shorter}
-                        yield Trial(self.name, self.protocol, condition, seed, settings)
+                        yield Trial(self.name, self.protocol, condition, seed, self.settings)
 
     def reported(self, chosen: dict[str, Condition]) -> Iterator[Trial]:
         """The trials that the page reports, seed by seed."""
@@ -105,6 +102,13 @@ def adamw(lr: float, decay: float) -> Condition:
     return Condition("AdamW", optimizer="AdamW", settings=settings)
 
 
+def best_rate(lr: float) -> Family:
+    """Plain SGD as the control of what acts like another learning rate."""
+    rates = (lr * 2**power for power in range(-1, 5))
+    return grid("plain, best learning rate", *(
+        Condition("", optimizer="SGD", settings={"lr": rate}) for rate in rates))  # fmt: skip
+
+
 def every(steps: int) -> Schedule:
     return Schedule(every=steps)
 
@@ -119,22 +123,27 @@ def redo(threshold: float, steps: int = 100) -> UnitTurnover:
 
 def permuted(lr: float, tasks: int, seeds: int) -> Experiment:
     """Loss of plasticity: the rules against plain training and the best weight decay."""
+    rates = (lr, lr / 3)
     return Experiment(
         "permuted",
         "permuted",
         (
-            grid("plain", *(adam("", rate) for rate in (lr, lr / 3))),
-            grid("AdamW", *(adamw(lr, d) for d in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0))),
-            grid("Restore", *(adam("", lr, Restore(strength=k)) for k in (lr / 10, lr / 3))),
+            grid("plain", *(adam("", rate) for rate in (3 * lr, *rates))),
+            grid("AdamW", *(
+                adamw(rate, d) for rate in rates for d in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0))),
+            grid("Restore", *(
+                adam("", rate, Restore(strength=rate / k)) for rate in rates for k in (10, 3))),
             grid("random turnover", *(
-                adam("", lr, random_turnover(0.01, steps)) for steps in (10, 50))),
+                adam("", rate, random_turnover(0.01, steps))
+                for rate in rates for steps in (10, 50))),
             grid("UnitTurnover (continual backprop)", *(
-                adam("", lr, UnitTurnover(rate=rate)) for rate in (1e-4, 1e-3))),
-            grid("UnitTurnover (ReDo)", *(adam("", lr, redo(tau)) for tau in (0.03, 0.1))),
+                adam("", rate, UnitTurnover(rate=share))
+                for rate in rates for share in (1e-4, 1e-3))),
+            grid("UnitTurnover (ReDo)", *(
+                adam("", rate, redo(tau)) for rate in rates for tau in (0.03, 0.1))),
         ),
         seeds,
         {"tasks": tasks},
-        shorter={"tasks": max(2 * tasks // 5, 2)},
         baseline=("plain", "AdamW"),
     )  # fmt: skip
 
@@ -142,38 +151,49 @@ def permuted(lr: float, tasks: int, seeds: int) -> Experiment:
 def permuted_others(lr: float, tasks: int, seeds: int) -> Experiment:
     """The other rules in the same trial, with the controls of `permuted`."""
     controls = permuted(lr, tasks, seeds)
+    rates = (lr, lr / 3)
     return replace(
         controls,
         name="permuted-others",
         families=(
             *(family for family in controls.families if family.name in controls.baseline),
-            one(adam("Rejuvenate (paper)", lr, Rejuvenate(
-                max_share=0.01, schedule=every(500)))),
-            one(adam("Rejuvenate (lognormal)", lr, Rejuvenate(
-                law="lognormal", max_share=0.01, schedule=every(500)))),
-            one(adam("fuzzy rates", lr, FUZZY)),
-            one(adam("Crystallize", lr, Crystallize())),
+            *(
+                grid(name, *(adam("", rate, rule) for rate in rates))
+                for name, rule in (
+                    ("Rejuvenate (paper)", Rejuvenate(max_share=0.01, schedule=every(500))),
+                    ("Rejuvenate (lognormal)",
+                     Rejuvenate(law="lognormal", max_share=0.01, schedule=every(500))),
+                    ("fuzzy rates", FUZZY),
+                    ("Crystallize", Crystallize()),
+                )
+            ),
         ),
     )  # fmt: skip
 
 
 def labels(lr: float, tasks: int, seeds: int, count: int, epochs: int) -> Experiment:
     """Memorising random labels anew."""
+    rates = (lr, lr / 3)
     return Experiment(
         "labels",
         "labels",
         (
-            grid("plain", *(adam("", rate) for rate in (lr, lr / 3))),
-            grid("AdamW", *(adamw(lr, d) for d in (0.03, 0.1, 0.3, 1.0))),
-            grid("Restore", *(adam("", lr, Restore(strength=k)) for k in (lr / 30, lr / 10))),
+            grid("plain", *(adam("", rate) for rate in (3 * lr, *rates))),
+            one(adam("plain, the larger learning rate", lr)),
+            grid("AdamW", *(adamw(rate, d) for rate in rates for d in (0.03, 0.1, 0.3, 1.0))),
+            grid("Restore", *(
+                adam("", rate, Restore(strength=rate / k)) for rate in rates for k in (30, 10))),
             grid("random turnover", *(
-                adam("", lr, random_turnover(0.01, steps)) for steps in (10, 100))),
-            one(adam("UnitTurnover (continual backprop)", lr, UnitTurnover(rate=1e-3))),
-            one(adam("UnitTurnover (ReDo)", lr, redo(0.1))),
+                adam("", rate, random_turnover(0.01, steps))
+                for rate in rates for steps in (9, 70))),
+            grid("UnitTurnover (continual backprop)", *(
+                adam("", rate, UnitTurnover(rate=share))
+                for rate in rates for share in (1e-4, 1e-3))),
+            grid("UnitTurnover (ReDo)", *(
+                adam("", rate, redo(tau, 70)) for rate in rates for tau in (0.03, 0.1))),
         ),
         seeds,
         {"tasks": tasks, "count": count, "epochs": epochs},
-        shorter={"tasks": max(tasks // 2, 2)},
         baseline=("plain", "AdamW"),
     )  # fmt: skip
 
@@ -233,13 +253,14 @@ def static(seeds: int, steps: int, count: int) -> Experiment:
             one(Condition("plain", optimizer="SGD", settings={"lr": 0.1})),
             one(Condition("plain, twice the learning rate", optimizer="SGD",
                           settings={"lr": 0.2})),
+            best_rate(0.1),
             one(Condition("fuzzy rates", (FUZZY,), optimizer="SGD",
                           settings={"lr": 0.1})),
             one(Condition("Γ = 2", config=group, optimizer="SGD", settings={"lr": 0.1})),
         ),
         seeds,
         {"steps": steps, "count": count},
-        baseline=("plain", "plain, twice the learning rate"),
+        baseline=("plain", "plain, twice the learning rate", "plain, best learning rate"),
         score="accuracy",
     )  # fmt: skip
 
@@ -278,13 +299,14 @@ def paper(net: str, seeds: int, epochs: int) -> Experiment:
                 )
     families.append(one(Condition("plain, twice the learning rate", optimizer="SGD",
                                   settings={"lr": 0.1})))  # fmt: skip
+    families.append(best_rate(0.05))
     return Experiment(
         f"paper-{net}",
         "paper",
         tuple(families),
         seeds,
         {"net": net, "epochs": epochs},
-        baseline=("plain", "plain, twice the learning rate"),
+        baseline=("plain", "plain, twice the learning rate", "plain, best learning rate"),
         score="accuracy",
     )
 
@@ -292,7 +314,7 @@ def paper(net: str, seeds: int, epochs: int) -> Experiment:
 def experiments(*, quick: bool, mnist: bool) -> list[Experiment]:
     """All of them, in the order in which they run: first what matters most."""
     if quick:
-        return [
+        planned = [
             permuted(1e-3 if mnist else 3e-3, tasks=3, seeds=2),
             labels(3e-3, tasks=3, seeds=2, count=64, epochs=4),
             dale(seeds=2, layers=6),
@@ -303,15 +325,16 @@ def experiments(*, quick: bool, mnist: bool) -> list[Experiment]:
             paper("FCNet", seeds=2, epochs=2),
             paper("ResNet", seeds=2, epochs=1),
         ]
+        return [replace(experiment, choosing=1) for experiment in planned]
     return [
-        permuted(1e-3 if mnist else 3e-3, tasks=20, seeds=6),
-        labels(3e-3, tasks=8, seeds=6, count=320, epochs=20),
-        dale(seeds=6),
-        *born(seeds=3),
-        static(seeds=6, steps=400, count=100),
-        static(seeds=6, steps=400, count=1000),
-        damage(seeds=6, reach=0.96),
-        permuted_others(1e-3 if mnist else 3e-3, tasks=20, seeds=6),
-        paper("FCNet", seeds=6, epochs=20),
-        paper("ResNet", seeds=4, epochs=8),
+        permuted(1e-3 if mnist else 3e-3, tasks=50, seeds=20),
+        labels(3e-3, tasks=20, seeds=20, count=320, epochs=20),
+        dale(seeds=20),
+        *born(seeds=5),
+        static(seeds=20, steps=400, count=100),
+        static(seeds=20, steps=400, count=1000),
+        damage(seeds=20, reach=0.96),
+        permuted_others(1e-3 if mnist else 3e-3, tasks=50, seeds=20),
+        paper("FCNet", seeds=20, epochs=20),
+        paper("ResNet", seeds=10, epochs=30),
     ]
