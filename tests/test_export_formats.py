@@ -242,6 +242,41 @@ def test_onnx_refuses_sizes_for_which_it_would_be_wrong(name: str, tmp_path: Pat
         session.run(None, {"x": torch.randn(9, 6).numpy()})
 
 
+class Recurrent(nn.Module):
+    """Its state is an attribute, or a buffer, which some formats keep up to date."""
+
+    def __init__(self, *, buffer: bool) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.buffer, self.before = buffer, (torch.zeros(3, 6),)
+        self.register_buffer("state", torch.zeros(3, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.fc(x) + (self.state if self.buffer else self.before[0]))
+        if self.buffer:
+            self.state.copy_(h.detach())
+        else:
+            self.before = (h.detach(),)
+        return self.out(h)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "buffer", "kept"),
+    [("pt", False, False), ("pt2", False, False), ("pt2", True, True), ("onnx", True, False)],
+)
+def test_that_a_file_keeps_no_state_is_noted(
+    suffix: str, buffer: bool, kept: bool, tmp_path: Path
+) -> None:
+    if suffix == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    x = torch.randn(3, 4)
+    bio = biofx.transform(Recurrent(buffer=buffer), example_inputs=x).eval()
+    done = biofx.export(bio, tmp_path / f"m.{suffix}", example_inputs=x)
+    assert done.difference is not None
+    assert kept != any("first call" in note for note in done.notes)
+
+
 def test_conditions_on_sizes_are_noted(tmp_path: Path) -> None:
     x = torch.randn(4, 6)
     bio = biofx.transform(Sized(SIZED["limit"]), example_inputs=x).eval()

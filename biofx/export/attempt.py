@@ -33,7 +33,7 @@ class Attempt:
     Attributes:
         how: the way, for people.
         make: gives the file's content.
-        run: loads the content and runs it on arguments; gives its results.
+        load: gives what the content computes, as a function of arguments that may keep a state.
         exact: the same seed gives the same random numbers as in the model.
         branches: the file holds each way that the code can take.
         loose: another library computes, with functions of its own.
@@ -42,7 +42,7 @@ class Attempt:
 
     how: str
     make: Callable[[], Any]
-    run: Callable[[Any, Arguments], Any]
+    load: Callable[[Any], Callable[[Arguments], Any]]
     exact: bool = False
     branches: bool = False
     loose: bool = False

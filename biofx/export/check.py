@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -37,17 +38,18 @@ class Expected:
     Args:
         model: the transformed model; it is not changed.
         arguments: the example inputs.
+        calls: how often it is called with them; the results are those of the last call.
 
     Raises:
         ExportError: the model cannot take them, or gives no tensors, of which alone files consist.
     """
 
-    def __init__(self, model: nn.Module, arguments: Arguments) -> None:
-        self.model, self.arguments = model, arguments
+    def __init__(self, model: nn.Module, arguments: Arguments, *, calls: int = 1) -> None:
+        self.model, self.arguments, self.calls = model, arguments, calls
         twin = separate(model).eval()
         try:
             self.results, self.random = _run(
-                lambda given: twin(*given.args, **given.kwargs), arguments
+                lambda given: twin(*given.args, **given.kwargs), arguments, calls
             )
         except Exception as error:
             raise ExportError(
@@ -67,12 +69,20 @@ class Expected:
             Impossible: it does not run, or computes something else.
         """
         loose = folded or attempt.loose
-        return self.check(
-            lambda given: attempt.run(data, given), folded=loose, same_random=attempt.exact
-        )
+        loaded = cache(partial(attempt.load, data))  # within the check, for it may fail
+        return self.check(lambda given: loaded()(given), folded=loose, same_random=attempt.exact)
 
     def elsewhere(self, attempt: Attempt, data: Any, *, folded: bool) -> Iterator[str]:
-        """What is to be said of a file that gives something else for larger inputs."""
+        """What is to be said of a file that gives something else at another call."""
+        try:
+            Expected(self.model, self.arguments, calls=2).compare(attempt, data, folded=folded)
+        except ExportError:
+            pass  # the model takes no second call
+        except Impossible:
+            yield (
+                "only for the first call: the model keeps something from one call to the next, "
+                "and gives something else then"
+            )
         given = result_tensors((self.arguments.args, dict(self.arguments.kwargs)))
         for dim in range(max((tensor.dim() for tensor in given), default=0)):
             try:
@@ -100,7 +110,7 @@ class Expected:
             Impossible: it does not run, or computes something else.
         """
         try:
-            theirs, _ = _run(call, self.arguments)
+            theirs, _ = _run(call, self.arguments, self.calls)
         except NotCompared as error:
             return Comparison(None, str(error))
         except Exception as error:
@@ -147,13 +157,14 @@ class NotCompared(Exception):
     """What would run the file is not installed; the message says what."""
 
 
-def _run(call: Any, arguments: Arguments) -> tuple[list[Tensor], bool]:
-    """The tensors that a call gives, and whether it drew random numbers."""
+def _run(call: Any, arguments: Arguments, calls: int) -> tuple[list[Tensor], bool]:
+    """The tensors that the last of several calls gives, and whether it drew random numbers."""
     with generators_kept(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they belong to the user's own runs
-        torch.manual_seed(0)
-        before = torch.get_rng_state()
-        result = call(arguments.copies())
+        for _ in range(calls):
+            torch.manual_seed(0)
+            before = torch.get_rng_state()
+            result = call(arguments.copies())
         return list(result_tensors(result)), not torch.equal(before, torch.get_rng_state())
 
 

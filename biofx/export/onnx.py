@@ -52,7 +52,7 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
             data: bytes = proto.SerializeToString()
             return data
 
-        yield Attempt(how, saved, _run, loose=True, notes=notes)
+        yield Attempt(how, saved, _loaded, loose=True, notes=notes)
 
 
 def _write_sizes(graph: Any, program: ExportedProgram) -> None:
@@ -66,7 +66,7 @@ def _write_sizes(graph: Any, program: ExportedProgram) -> None:
                 dim.dim_value = int(length)
 
 
-def _run(data: bytes, given: Arguments) -> Any:
+def _loaded(data: bytes) -> Callable[[Arguments], Any]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -74,9 +74,15 @@ def _run(data: bytes, given: Arguments) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    values = list(result_tensors((given.args, dict(given.kwargs))))
     inputs = session.get_inputs()
-    if len(inputs) != len(values):
-        raise RuntimeError(f"it takes {len(inputs)} inputs, not the {len(values)} tensors given")
-    feed = {i.name: v.cpu().numpy() for i, v in zip(inputs, values, strict=True)}
-    return [torch.from_numpy(value.copy()) for value in session.run(None, feed)]
+
+    def run(given: Arguments) -> Any:
+        values = list(result_tensors((given.args, dict(given.kwargs))))
+        if len(inputs) != len(values):
+            raise RuntimeError(
+                f"it takes {len(inputs)} inputs, not the {len(values)} tensors given"
+            )
+        feed = {i.name: v.cpu().numpy() for i, v in zip(inputs, values, strict=True)}
+        return [torch.from_numpy(value.copy()) for value in session.run(None, feed)]
+
+    return run

@@ -35,7 +35,7 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
     """The ways to make a PT2 archive of a plain model: with free sizes, then with fixed ones."""
     assert arguments is not None
     for how, make, run, notes in exported(model, arguments):
-        yield Attempt(how, partial(_saved, make), partial(_run_saved, run), notes=notes)
+        yield Attempt(how, partial(_saved, make), partial(_loaded, run), notes=notes)
 
 
 def _saved(make: Callable[[], ExportedProgram]) -> bytes:
@@ -48,8 +48,8 @@ def _saved(make: Callable[[], ExportedProgram]) -> bytes:
     return buffer.getvalue()
 
 
-def _run_saved(run: Callable[[Any, Arguments], Any], data: bytes, given: Arguments) -> Any:
-    return run(torch.export.load(io.BytesIO(data)).module(), given)
+def _loaded(run: Callable[[Any, Arguments], Any], data: bytes) -> Callable[[Arguments], Any]:
+    return partial(run, torch.export.load(io.BytesIO(data)).module())
 
 
 Way = tuple[str, Callable[[], ExportedProgram], Callable[[Any, Arguments], Any], list[str]]

@@ -4,7 +4,8 @@ import contextlib
 import inspect
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,19 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
         _refuse_what_would_be_lost(module)
         return _saved(_compile(module))
 
-    def by_name(data: bytes, given: Arguments) -> Any:
+    def by_name(module: Any, given: Arguments) -> Any:
         bound = inspect.signature(model.forward).bind(*given.args, **given.kwargs).arguments
-        return _loaded(data)(**{name: bound[name] for name in names})
+        return module(**{name: bound[name] for name in names})
 
-    yield Attempt("scripted from its graph", from_graph, by_name, exact=True, branches=True)
+    yield Attempt(
+        "scripted from its graph", from_graph, partial(_loaded, by_name), exact=True, branches=True
+    )
 
     def from_code() -> bytes:
         _refuse_what_would_be_lost(model)
         return _saved(_compile(model))
 
-    yield Attempt("scripted", from_code, _called, exact=True, branches=True)
+    yield Attempt("scripted", from_code, partial(_loaded, _call), exact=True, branches=True)
     if arguments is not None:
         yield _trace(model, arguments)
 
@@ -95,10 +98,10 @@ def _trace(model: nn.Module, arguments: Arguments) -> Attempt:
                 mine.copy_(theirs)
         return _saved(module)
 
-    def run(data: bytes, given: Arguments) -> Any:
-        return _loaded(data)(**tensor_call(model, given).values)
+    def run(module: Any, given: Arguments) -> Any:
+        return module(**tensor_call(model, given).values)
 
-    return Attempt("traced", make, run, exact=True, notes=notes)
+    return Attempt("traced", make, partial(_loaded, run), exact=True, notes=notes)
 
 
 @contextlib.contextmanager
@@ -132,14 +135,14 @@ def _captured_for_notes(model: nn.Module, arguments: Arguments) -> list[str]:
     return [str(a) for a in found.assumptions if a.kind in ("data", "random")]
 
 
-def _loaded(data: bytes) -> Any:
+def _loaded(run: Callable[[Any, Arguments], Any], data: bytes) -> Callable[[Arguments], Any]:
     with warnings.catch_warnings():
         _ignore_deprecation()
-        return torch.jit.load(io.BytesIO(data))
+        return partial(run, torch.jit.load(io.BytesIO(data)))
 
 
-def _called(data: bytes, given: Arguments) -> Any:
-    return _loaded(data)(*given.args, **given.kwargs)
+def _call(module: Any, given: Arguments) -> Any:
+    return module(*given.args, **given.kwargs)
 
 
 def _saved(module: torch.jit.ScriptModule) -> bytes:
