@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import functools
 import gc
+import logging
 import pickle
 import random
 import sys
@@ -20,6 +21,7 @@ from abc import ABC
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy
@@ -1277,6 +1279,39 @@ def test_a_counter_is_an_assumption() -> None:
     (found,) = biofx.info(bio).assumptions
     assert (found.kind, found.what) == ("state", "the forward assigns calls; the graph does not")
     assert model.calls == 0
+
+
+class Holds(nn.Module):
+    """Keeps what its layer gives in an attribute of some kind."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.fc, self.kind, self.kept = nn.Linear(4, 2), kind, None
+        self.past: Any = {"dict": {}, "list": [], "object": SimpleNamespace(h=None)}.get(kind)
+        self.log = logging.getLogger(__name__)  # whose cache is no state of the model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.log.info("called")
+        y = self.fc(x)
+        if self.kind == "tensor":
+            self.past = y
+        elif self.kind == "tuple":
+            self.past = (y, y + 1)
+        elif self.kind == "dict":
+            self.past["h"] = y
+        elif self.kind == "list":
+            self.past.append(y)
+        elif self.kind == "object":
+            self.past.h = y
+        return y
+
+
+@pytest.mark.parametrize("inputs", [torch.ones(3, 4), None], ids=["recorded", "traced"])
+@pytest.mark.parametrize("kind", ["nothing", "tensor", "tuple", "dict", "list", "object"])
+def test_what_the_forward_keeps_is_an_assumption(kind: str, inputs: Tensor | None) -> None:
+    found = biofx.info(biofx.transform(Holds(kind), example_inputs=inputs)).assumptions
+    expected = ["the forward assigns past; the graph does not"] if kind != "nothing" else []
+    assert [a.what for a in found if a.kind == "state"] == expected
 
 
 class BothEnds(nn.Module):

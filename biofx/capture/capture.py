@@ -101,7 +101,7 @@ def _traced(model: nn.Module, training: bool | None) -> Captured:
         )
         for name in tracer.call.describe()
     ]
-    assumptions = dict.fromkeys((*assumed, *tracer.backwards, *_uncopied(shared)))
+    assumptions = dict.fromkeys((*assumed, *tracer.assumptions, *_uncopied(shared)))
     return Captured(graph, constants, tracer.opaque, tuple(assumptions))
 
 

@@ -1,6 +1,7 @@
-"""Which results share memory with an argument: views, and what is changed in place."""
+"""What results share memory with, and what the model holds before a run and after it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,31 +16,53 @@ SHARES = "biofx_shares_memory"
 KEPT = "biofx_kept"
 
 
-def kept_tensors(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """(attribute, tensor) of what a module holds itself, in lists and other objects too.
+def held(modules: Mapping[str, nn.Module]) -> dict[str, list[Any]]:
+    """{qualified name of an attribute: the tensors, proxies and plain values that it holds}.
 
-    Args:
-        module: of the model.
-        seen: ids of objects that have been looked into; grows.
+    Those in containers and other objects are among them, but for the plain values of objects that
+    are no containers: what a logger or a library's cache counts is no state of the model.
     """
-    if isinstance(module, torch.jit.ScriptModule):
-        return
-    held = {key: value for key, value in vars(module).items() if key not in _REGISTRIES}
-    waiting = [*held.items(), *module._buffers.items()]
+    seen: set[int] = set()
+    found: dict[str, list[Any]] = {}
+    for name, module in modules.items():
+        if not isinstance(module, torch.jit.ScriptModule):
+            for key, value in _held_by(module, seen):
+                found.setdefault(f"{name}.{key}" if name else key, []).append(value)
+    return found
+
+
+def assigned(before: Mapping[str, list[Any]], after: Mapping[str, list[Any]]) -> Iterator[str]:
+    """The attributes that hold other tensors than before, or other plain values."""
+    for path in {**before, **after}:
+        was, now = before.get(path, []), after.get(path, [])
+        if len(was) != len(now) or not all(map(_is_same, was, now)):
+            yield path
+
+
+def _is_same(was: Any, now: Any) -> bool:
+    return was is now or (type(was) is type(now) and type(was) in _PLAIN and was == now)
+
+
+def _held_by(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    own = [(key, value) for key, value in vars(module).items() if key not in _REGISTRIES]
+    own += [*module._parameters.items(), *module._buffers.items()]
+    waiting = [(key, value, True) for key, value in own]
     while waiting:
-        key, value = waiting.pop()
+        key, value, plain = waiting.pop()
         if is_proxy(value):
             continue
-        if isinstance(value, Tensor):
+        if issubclass(type(value), (Tensor, fx.Proxy)) or (plain and type(value) in _PLAIN):
             yield key, value
-        elif not isinstance(value, _PLAIN) and id(value) not in seen:
+        elif type(value) not in _PLAIN and id(value) not in seen:
             seen.add(id(value))
             if isinstance(value, set):
                 value = list(value)
-            waiting += [(key, item) for _, item in parts(value) or ()]
+            inside = plain and isinstance(value, _CONTAINERS)
+            waiting += [(key, item, inside) for _, item in parts(value) or ()]
 
 
 _PLAIN = (bool, int, float, str, type(None))
+_CONTAINERS = (Mapping, list, tuple, deque)
 _REGISTRIES = frozenset(vars(nn.Module()))
 
 

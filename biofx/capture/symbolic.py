@@ -1,6 +1,5 @@
 """Traces a model without running it: symbolic tracing as FX does it, as far as it goes."""
 
-import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterator
@@ -14,15 +13,11 @@ from biofx.capture import targets
 from biofx.capture.call import FORWARD_ONLY, Call, reserve
 from biofx.capture.leaves import has_hooks, is_leaf
 from biofx.capture.location import locate, user_frame, user_place
-from biofx.capture.memory import KEPT
+from biofx.capture.memory import KEPT, assigned, held
 from biofx.capture.private import autograd_functions_seen
 from biofx.capture.writer import Assumption, current_modes, switches
-from biofx.copying.clone import REGISTRIES
 from biofx.copying.nested import leaves
 from biofx.errors import ModelError, place_of
-
-# What an attribute is in which values are kept.
-_HOLDERS = frozenset({list, tuple, dict})
 
 
 class Untraceable(BaseException):
@@ -42,7 +37,7 @@ class SymbolicTracer(fx.Tracer):
 
     Attributes:
         opaque: {module name: why it could not be traced}.
-        backwards: those of the forward that are not in the graph.
+        assumptions: what the graph takes for granted.
         call: what the arguments were taken for: required ones are tensors, others their defaults.
     """
 
@@ -53,7 +48,7 @@ class SymbolicTracer(fx.Tracer):
         self.model = root
         self.signature = signature
         self.opaque: dict[str, str] = {}
-        self.backwards: list[Assumption] = []
+        self.assumptions: list[Assumption] = []
         self._above: list[tuple[str, nn.Module]] = [("", root)]
         self._modes = current_modes()
         _cut_cycles(root, (root,))
@@ -67,6 +62,8 @@ class SymbolicTracer(fx.Tracer):
 
     def run(self) -> fx.Graph:
         """The graph."""
+        modules = dict(self.model.named_modules())
+        before = held(modules)
         try:
             with (
                 autograd_functions_seen(self._autograd, lambda call, args: call(*args)),
@@ -77,19 +74,15 @@ class SymbolicTracer(fx.Tracer):
         except (Exception, Untraceable) as error:
             self.opaque[""] = _reason(error)
             return self._nothing()
-        for module in self.model.modules():
-            for key, value in vars(module).items():
-                kind = type(value)
-                if kind is _Proxy or (kind in _HOLDERS and value and key not in REGISTRIES):
-                    fx.node.map_aggregate(value, functools.partial(self._note_kept, module, key))
+        after = held(modules)
+        for path, values in after.items():
+            for value in values:
+                if issubclass(type(value), fx.Proxy):
+                    value.node.meta[KEPT] = path
+        opaque = tuple(f"{name}." for name in self.opaque)  # where the graph calls the forward
+        state = [path for path in assigned(before, after) if not path.startswith(opaque)]
+        self.assumptions += map(Assumption.state, state)
         return graph
-
-    def _note_kept(self, module: nn.Module, key: str, value: Any) -> Any:
-        """Say of a value that an attribute of the model holds it."""
-        if issubclass(type(value), fx.Proxy):
-            name = next(name for name, other in self.model.named_modules() if other is module)
-            value.node.meta[KEPT] = f"{name}.{key}" if name else key
-        return value
 
     def _nothing(self) -> fx.Graph:
         """The graph of a model that cannot be traced."""
@@ -104,7 +97,7 @@ class SymbolicTracer(fx.Tracer):
     def _autograd(self, function: Any, call: Any, args: Any, kwargs: Any) -> Any:
         """A call of a user's autograd function, whose forward alone is traced."""
         what = f"{function.__name__} has a backward of its own; the graph has its forward alone"
-        self.backwards.append(Assumption("backward", what, user_place()))
+        self.assumptions.append(Assumption("backward", what, user_place()))
         return call(*args, **kwargs)
 
     # --- what FX calls -------------------------------------------------------------------------
@@ -133,14 +126,14 @@ class SymbolicTracer(fx.Tracer):
         if self.is_leaf_module(m, name):
             return self._call_leaf(m, name, forward, args, kwargs)
         last, modes = next(iter(reversed(self.graph.nodes))), self._modes
-        backwards = list(self.backwards)
+        assumptions = list(self.assumptions)
         self._above.append((name, m))
         try:
             return forward(*args, **kwargs)
         except (Exception, Untraceable) as error:
             for node in list(_after(last)):
                 self.graph.erase_node(node)
-            self._modes, self.backwards = modes, backwards
+            self._modes, self.assumptions = modes, assumptions
             self.opaque[name] = _reason(error)
             for inside in [inner for inner in self.opaque if inner.startswith(f"{name}.")]:
                 del self.opaque[inside]

@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from biofx.capture import targets
 from biofx.capture.call import reserve
 from biofx.capture.location import locate, user_frame, user_place
-from biofx.capture.memory import KEPT, SHARES, kept_tensors, note_memory
+from biofx.capture.memory import KEPT, SHARES, assigned, held, note_memory
 from biofx.capture.private import without_functions
 from biofx.copying.nested import Step, leaves
 from biofx.copying.template import Template, rebuild
@@ -44,6 +44,11 @@ class Assumption:
     kind: str
     what: str
     where: str = ""
+
+    @classmethod
+    def state(cls, path: str) -> "Assumption":
+        """That the forward assigns an attribute."""
+        return cls("state", f"the forward assigns {path}; the graph does not")
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
@@ -245,8 +250,8 @@ class GraphWriter:
         elif type(value) in (tuple, list) and all(isinstance(item, Tensor) for item in value):
             node.meta["tensor_meta"] = tuple(map(_metadata, value))
 
-    def _assume(self, kind: str, what: str, *, running: bool = True) -> None:
-        self.assumptions[Assumption(kind, what, user_place() if running else "")] = None
+    def _assume(self, kind: str, what: str) -> None:
+        self.assumptions[Assumption(kind, what, user_place())] = None
 
     def _depends_on_data(self, value: Any) -> bool:
         for _, leaf in leaves(value):
@@ -272,29 +277,18 @@ class GraphWriter:
                         self._attributes.setdefault(id(original), prefix + key)
         self._tensors = {name: tensor_ids(module) for name, module in self._by_name.items()}
         self._training = {name: module.training for name, module in self._by_name.items()}
-        self._numbers = {name: _numbers(module) for name, module in self._by_name.items()}
+        self._state = held(self._by_name)
 
     def _note_assigned(self) -> None:
-        """Say which tensors and numbers the forward has assigned, and which results are kept."""
-        seen: set[int] = set()
-        for name, module in self._by_name.items():
-            was = {**self._tensors[name], **self._numbers[name]}
-            for key, now in {**tensor_ids(module), **_numbers(module)}.items():
-                if key not in was or was[key] != now:
-                    path = f"{name}.{key}" if name else key
-                    self._assume(
-                        "state", f"the forward assigns {path}; the graph does not", running=False
-                    )
-            for key, leaf in kept_tensors(module, seen):
-                if id(leaf) in self._known and id(leaf) not in self._attributes:
-                    held = self._known[id(leaf)]
-                    self._parts.get(held, held[0]).meta[KEPT] = f"{name}.{key}" if name else key
-
-
-def _numbers(module: nn.Module) -> dict[str, Any]:
-    """The counters and switches among a module's attributes."""
-    held = vars(module).items()
-    return {k: v for k, v in held if k != "training" and type(v) in (bool, int, float, str)}
+        """Say what of its attributes the forward has assigned, and which results are kept."""
+        after = held(self._by_name)
+        for path in assigned(self._state, after):
+            self.assumptions[Assumption.state(path)] = None
+        for path, values in after.items():
+            for value in values:
+                if id(value) in self._known and id(value) not in self._attributes:
+                    made = self._known[id(value)]
+                    self._parts.get(made, made[0]).meta[KEPT] = path
 
 
 def current_modes() -> dict[str, Any]:
