@@ -1,11 +1,13 @@
 """`verify` agrees where models agree, and names what differs first where they do not."""
 
+import inspect
 import os
 import random
 import re
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -462,6 +464,63 @@ def test_a_graph_without_a_backward_is_not_made_the_forward() -> None:
     assert biofx.verify(bio, model, x()).graph == "equal in train mode"
     assert not biofx.info(bio).assumptions
     bio.recompile()
+
+
+class BinaryBefore(HooksTensor):
+    """Holds the method that applies its function, as networks of spiking neurons do."""
+
+    def __init__(self, apply: Any) -> None:
+        super().__init__()
+        self.binary = apply
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.binary(self.first(x)))
+
+
+# What PyTorch 2.14 writes in C, and 2.13 calls from Python.
+IN_C = vars(torch._C._FunctionBase)["apply"].__get__(None, StraightThrough)
+
+
+@pytest.mark.parametrize("inputs", [None, x()], ids=["", "with example"])
+@pytest.mark.parametrize("apply", [StraightThrough.apply, IN_C], ids=["Python", "C"])
+def test_an_autograd_function_that_was_taken_hold_of_is_seen(
+    apply: Any, inputs: Tensor | None
+) -> None:
+    if inputs is None and not inspect.ismethod(apply):
+        pytest.skip("without a run, nothing shows what C calls")
+    model = BinaryBefore(apply)
+    bio = biofx.transform(model, example_inputs=inputs)
+    biofx.verify(bio, model, x())
+    if inputs is not None and inspect.ismethod(apply):
+        assert_same_gradients_recompiled(bio, model)
+    else:
+        with pytest.raises(ModelError, match="does not call the backward of an autograd function"):
+            bio.recompile()
+
+
+class LinearOfBinary(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return IN_C(super().forward(x))
+
+
+def test_the_graph_calls_layers_whose_forward_ends_in_an_autograd_function() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(LinearOfBinary(8, 8), nn.Linear(8, 4))
+    bio = biofx.transform(model, example_inputs=x())
+    assert biofx.verify(bio, model, x()).graph == "equal in train mode"
+    assert_same_gradients_recompiled(bio, model)
+
+
+class EndsInBinary(BinaryBefore):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.binary(self.first(x))
+
+
+def test_verify_agrees_where_the_graph_lets_no_gradient_pass() -> None:
+    model = EndsInBinary(IN_C)
+    bio = biofx.transform(model, example_inputs=x())
+    found = biofx.verify(bio, model, x())
+    assert "but for gradients: it does not call the backward of an autograd function" in found.graph
 
 
 class Yields(HooksTensor):

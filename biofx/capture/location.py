@@ -31,6 +31,16 @@ def locate(
         node.meta["stack_trace"] = f'File "{file}", line {line}, in {function}\n    {code}'
 
 
+def place_of(node: fx.Node) -> str:
+    """``file.py:12`` of the user's code that a node stands for, or ""."""
+    trace = node.meta.get("stack_trace", "")
+    if not trace.startswith('File "'):
+        return ""
+    file, _, rest = trace[len('File "') :].partition('"')
+    line = rest.partition("line ")[2].partition(",")[0]
+    return f"{file.rpartition('/')[2]}:{line}" if line else ""
+
+
 def user_frame() -> tuple[str, int, str] | None:
     """(file, line, function) of the innermost frame that is neither PyTorch's nor biofx's."""
     frame = sys._getframe(1)

@@ -16,6 +16,19 @@ SHARES = "biofx_shares_memory"
 KEPT = "biofx_kept"
 
 
+def tensor_ids(module: nn.Module) -> dict[str, int]:
+    """{attribute: id of its tensor}."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return {}
+    registries = (module._parameters, module._buffers, module.__dict__)
+    return {
+        key: id(value)
+        for registry in registries
+        for key, value in registry.items()
+        if isinstance(value, Tensor)
+    }
+
+
 def held(modules: Mapping[str, nn.Module]) -> dict[str, list[Any]]:
     """{qualified name of an attribute: the tensors, proxies and plain values that it holds}.
 

@@ -81,9 +81,15 @@ def autograd_functions_seen(
     that function is called itself, so that what is seen has its gradients. Before and after a
     module with backward hooks is one whose results are its arguments: ``passes_on(call, args)``
     makes these calls. Where `apply` cannot be replaced, the operations inside are seen one by one.
+
+    Code may have taken hold of `Function.apply` before (``spike = Spike.apply``). Where that is
+    written in Python (until PyTorch 2.13) it calls the `apply` of its base, which is replaced.
     """
+    owner: Any = torch.autograd.Function
+    if isinstance(vars(owner).get("apply"), classmethod):
+        owner = owner.__mro__[1]
     try:
-        original = inspect.getattr_static(torch.autograd.Function, "apply")
+        original = inspect.getattr_static(owner, "apply")
         bound = original.__get__
     except AttributeError:
         yield
@@ -100,8 +106,16 @@ def autograd_functions_seen(
             return call(*args, **kwargs)
         return see(cls, call, args, kwargs)
 
-    with _instead(torch.autograd.Function, "apply", classmethod(apply)):
+    with _instead(owner, "apply", classmethod(apply)):
         yield
+
+
+def autograd_function_of(tensor: torch.Tensor) -> str | None:
+    """Name of the user's autograd function that made a tensor; None if none did."""
+    function = getattr(tensor.grad_fn, "_forward_cls", None)
+    if function is None or function.__module__.partition(".")[0] == "torch":
+        return None
+    return str(function.__name__)
 
 
 @contextlib.contextmanager

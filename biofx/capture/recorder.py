@@ -19,6 +19,7 @@ from biofx.capture.call import FORWARD_ONLY, Call
 from biofx.capture.data_sizes import DataSizes
 from biofx.capture.inputs import Arguments
 from biofx.capture.leaves import has_hooks, is_leaf
+from biofx.capture.memory import tensor_ids
 from biofx.capture.private import (
     AutogradCall,
     autograd_functions_seen,
@@ -29,7 +30,7 @@ from biofx.capture.private import (
     without_functions,
 )
 from biofx.capture.shared_weights import SharedWeights
-from biofx.capture.writer import READ_BY_PYTHON, GraphWriter, current_modes, tensor_ids
+from biofx.capture.writer import READ_BY_PYTHON, GraphWriter, current_modes
 from biofx.copying.nested import leaves
 
 

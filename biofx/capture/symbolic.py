@@ -96,8 +96,7 @@ class SymbolicTracer(fx.Tracer):
 
     def _autograd(self, function: Any, call: Any, args: Any, kwargs: Any) -> Any:
         """A call of a user's autograd function, whose forward alone is traced."""
-        what = f"{function.__name__} has a backward of its own; the graph has its forward alone"
-        self.assumptions.append(Assumption("backward", what, user_place()))
+        self.assumptions.append(Assumption.backward(function.__name__, user_place()))
         return call(*args, **kwargs)
 
     # --- what FX calls -------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from biofx.capture import targets
 from biofx.capture.call import reserve
-from biofx.capture.location import locate, user_frame, user_place
-from biofx.capture.memory import KEPT, SHARES, assigned, held, note_memory
-from biofx.capture.private import without_functions
+from biofx.capture.location import locate, place_of, user_frame, user_place
+from biofx.capture.memory import KEPT, SHARES, assigned, held, note_memory, tensor_ids
+from biofx.capture.private import AutogradCall, autograd_function_of, without_functions
 from biofx.copying.nested import Step, leaves
 from biofx.copying.template import Template, rebuild
 
@@ -23,6 +23,7 @@ from biofx.copying.template import Template, rebuild
 READ_BY_PYTHON = "biofx_read_by_python"
 # Key of `node.meta`: the constant was computed in the run, by something that was not recorded.
 UNSEEN = "biofx_unseen"
+_OPERATIONS = ("call_function", "call_method")
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Assumption:
             it), "constant" (a tensor that no operation of torch's made), "state" (the forward
             assigns an attribute of the model), "random" (numbers were drawn from a generator that
             is not PyTorch's), "default" (an argument that was not given), "hook" (a hook on a
-            tensor, which only the forward registers), "backward" (an autograd function's, which a
-            symbolic trace does not see), "shared" (an attribute that cannot be copied, so that the
-            run used the model's own), "outputs" (which layers were taken for outputs, and why).
+            tensor, which only the forward registers), "backward" (an autograd function's, of
+            which only the forward was seen), "shared" (an attribute that cannot be copied, so that
+            the run used the model's own), "outputs" (which layers were taken for outputs, and why).
         what: one line.
         where: ``file:line`` of the user's code, or "".
     """
@@ -49,6 +50,12 @@ class Assumption:
     def state(cls, path: str) -> "Assumption":
         """That the forward assigns an attribute."""
         return cls("state", f"the forward assigns {path}; the graph does not")
+
+    @classmethod
+    def backward(cls, function: str, where: str) -> "Assumption":
+        """That the forward calls an autograd function, of which the graph has the inside."""
+        what = f"{function} has a backward of its own; the graph has its forward alone"
+        return cls("backward", what, where)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
@@ -122,6 +129,13 @@ class GraphWriter:
     def _node_of(self, tensor: Tensor) -> fx.Node:
         found = self._known.get(id(tensor))
         if found is not None:
+            function = autograd_function_of(tensor)
+            if (
+                function
+                and found[0].op in _OPERATIONS
+                and type(found[0].target) is not AutogradCall
+            ):
+                self.assumptions[Assumption.backward(function, place_of(found[0]))] = None
             node = self._part(*found)
             if "tensor_meta" not in node.meta:
                 self._describe(node, tensor)
@@ -306,19 +320,6 @@ def switches(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[Any,
             yield torch.set_grad_enabled, (setting,)
         elif setting != before[name]:
             yield targets.set_autocast, (name, *setting)
-
-
-def tensor_ids(module: nn.Module) -> dict[str, int]:
-    """{attribute: id of its tensor}."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return {}
-    registries = (module._parameters, module._buffers, module.__dict__)
-    return {
-        key: id(value)
-        for registry in registries
-        for key, value in registry.items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _metadata(tensor: Tensor) -> TensorMetadata:

@@ -234,7 +234,7 @@ MEANING = {
     "random": "The graph shows one draw. Draw with torch, whose calls are in the graph.",
     "default": "The graph describes such calls; example_inputs can give other arguments.",
     "hook": "The model's own forward registers it. A forward made of the graph is refused.",
-    "backward": "A forward made of the graph is refused. example_inputs show such calls whole.",
+    "backward": "No forward is made of the graph. example_inputs show Function.apply(x) whole.",
     "shared": "Calls of either model change it. Give its class a __deepcopy__ to keep them apart.",
     "outputs": "Layers taken for outputs are not split. example_inputs show which they are.",
 }

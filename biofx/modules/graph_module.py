@@ -96,7 +96,8 @@ class Transformed(Described, fx.GraphModule):  # type: ignore[misc]
             raise ModelError(
                 f"the graph does not call {', '.join(lost[:5])}, so that it would give other "
                 "gradients than the model; remove the hooks, or keep the model's own forward "
-                "(a graph that is captured with example_inputs calls autograd functions)"
+                "(a graph that is captured with example_inputs calls autograd functions "
+                "whose apply the forward calls by name: Function.apply(x))"
             )
         return recompile(self)
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from biofx.capture.location import place_of
 from biofx.passes.context import WeightLayer
 from biofx.passes.units.classes import classes_of
 from biofx.passes.units.flow import Flow, Source
 from biofx.passes.units.operations import OPERATIONS, words
-from biofx.passes.units.step import place_of
 from biofx.passes.units.trace import name_of
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from biofx.capture.location import place_of
 from biofx.passes.units.flow import Flow
 from biofx.passes.units.ids import CONSTANT, DATA, Ids, code, full, repeats, tensors
 
@@ -250,13 +251,3 @@ def attribute(root: nn.Module, target: str) -> Any:
     for part in target.split("."):
         value = getattr(value, part, None)
     return value
-
-
-def place_of(node: fx.Node) -> str:
-    """``file.py:12`` of the user's code that a node stands for, or ""."""
-    trace = node.meta.get("stack_trace", "")
-    if not trace.startswith('File "'):
-        return ""
-    file, _, rest = trace[len('File "') :].partition('"')
-    line = rest.partition("line ")[2].partition(",")[0]
-    return f"{file.rpartition('/')[2]}:{line}" if line else ""
