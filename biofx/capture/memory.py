@@ -1,5 +1,6 @@
 """What results share memory with, and what the model holds before a run and after it."""
 
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -29,52 +30,80 @@ def tensor_ids(module: nn.Module) -> dict[str, int]:
     }
 
 
-def held(modules: Mapping[str, nn.Module]) -> dict[str, list[Any]]:
-    """{qualified name of an attribute: the tensors, proxies and plain values that it holds}.
+def held(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """{name of a module: {attribute: the tensor or plain value there}}.
 
-    Those in containers and other objects are among them, but for the plain values of objects that
-    are no containers: what a logger or a library's cache counts is no state of the model.
+    Where something else is there, a list of the tensors, proxies and plain values inside. The plain
+    values of objects that are no containers are left out: what a logger or a library's cache counts
+    is no state of the model.
     """
     seen: set[int] = set()
-    found: dict[str, list[Any]] = {}
+    found = {}
     for name, module in modules.items():
-        if not isinstance(module, torch.jit.ScriptModule):
-            for key, value in _held_by(module, seen):
-                found.setdefault(f"{name}.{key}" if name else key, []).append(value)
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        own = {key: value for key, value in vars(module).items() if key not in _REGISTRIES}
+        own |= module._parameters
+        own |= module._buffers
+        if not _ONE_VALUE.issuperset(map(type, own.values())):
+            for key, value in own.items():
+                if type(value) not in _ONE_VALUE:
+                    own[key] = _inside(value, seen)
+        found[name] = own
     return found
 
 
-def assigned(before: Mapping[str, list[Any]], after: Mapping[str, list[Any]]) -> Iterator[str]:
+def items(held: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """(qualified name of an attribute, what it holds) of all that is held, one by one."""
+    for name, own in held.items():
+        for key, value in own.items():
+            for item in value if type(value) is list else (value,):
+                yield _path(name, key), item
+
+
+def assigned(
+    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
     """The attributes that hold other tensors than before, or other plain values."""
-    for path in {**before, **after}:
-        was, now = before.get(path, []), after.get(path, [])
-        if len(was) != len(now) or not all(map(_is_same, was, now)):
-            yield path
+    for name, now in after.items():
+        was = before[name]
+        if len(was) != len(now) or not all(map(operator.is_, was.values(), now.values())):
+            for key in {**was, **now}:
+                if not _is_same(was.get(key, []), now.get(key, [])):
+                    yield _path(name, key)
+
+
+def _path(module: str, attribute: str) -> str:
+    return f"{module}.{attribute}" if module else attribute
 
 
 def _is_same(was: Any, now: Any) -> bool:
-    return was is now or (type(was) is type(now) and type(was) in _PLAIN and was == now)
+    if was is now or type(was) is not type(now):
+        return was is now
+    if type(was) is list:
+        return len(was) == len(now) and all(map(_is_same, was, now))
+    return type(was) in _PLAIN and bool(was == now)
 
 
-def _held_by(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    own = [(key, value) for key, value in vars(module).items() if key not in _REGISTRIES]
-    own += [*module._parameters.items(), *module._buffers.items()]
-    waiting = [(key, value, True) for key, value in own]
+def _inside(value: Any, seen: set[int]) -> list[Any]:
+    found, waiting = [], [(value, True)]
     while waiting:
-        key, value, plain = waiting.pop()
+        value, plain = waiting.pop()
         if is_proxy(value):
             continue
         if issubclass(type(value), (Tensor, fx.Proxy)) or (plain and type(value) in _PLAIN):
-            yield key, value
+            found.append(value)
         elif type(value) not in _PLAIN and id(value) not in seen:
             seen.add(id(value))
             if isinstance(value, set):
                 value = list(value)
             inside = plain and isinstance(value, _CONTAINERS)
-            waiting += [(key, item, inside) for _, item in parts(value) or ()]
+            waiting += [(item, inside) for _, item in parts(value) or ()]
+    return found
 
 
 _PLAIN = (bool, int, float, str, type(None))
+_ONE_VALUE = frozenset((*_PLAIN, Tensor, nn.Parameter))
 _CONTAINERS = (Mapping, list, tuple, deque)
 _REGISTRIES = frozenset(vars(nn.Module()))
 

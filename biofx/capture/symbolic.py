@@ -13,7 +13,7 @@ from biofx.capture import targets
 from biofx.capture.call import FORWARD_ONLY, Call, reserve
 from biofx.capture.leaves import has_hooks, is_leaf
 from biofx.capture.location import locate, user_frame, user_place
-from biofx.capture.memory import KEPT, assigned, held
+from biofx.capture.memory import KEPT, assigned, held, items
 from biofx.capture.private import autograd_functions_seen
 from biofx.capture.writer import Assumption, current_modes, switches
 from biofx.copying.nested import leaves
@@ -75,10 +75,9 @@ class SymbolicTracer(fx.Tracer):
             self.opaque[""] = _reason(error)
             return self._nothing()
         after = held(modules)
-        for path, values in after.items():
-            for value in values:
-                if issubclass(type(value), fx.Proxy):
-                    value.node.meta[KEPT] = path
+        for path, value in items(after):
+            if issubclass(type(value), fx.Proxy):
+                value.node.meta[KEPT] = path
         opaque = tuple(f"{name}." for name in self.opaque)  # where the graph calls the forward
         state = [path for path in assigned(before, after) if not path.startswith(opaque)]
         self.assumptions += map(Assumption.state, state)

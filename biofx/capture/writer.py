@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from biofx.capture import targets
 from biofx.capture.call import reserve
 from biofx.capture.location import locate, place_of, user_frame, user_place
-from biofx.capture.memory import KEPT, SHARES, assigned, held, note_memory, tensor_ids
+from biofx.capture.memory import KEPT, SHARES, assigned, held, items, note_memory, tensor_ids
 from biofx.capture.private import AutogradCall, autograd_function_of, without_functions
 from biofx.copying.nested import Step, leaves
 from biofx.copying.template import Template, rebuild
@@ -298,11 +298,10 @@ class GraphWriter:
         after = held(self._by_name)
         for path in assigned(self._state, after):
             self.assumptions[Assumption.state(path)] = None
-        for path, values in after.items():
-            for value in values:
-                if id(value) in self._known and id(value) not in self._attributes:
-                    made = self._known[id(value)]
-                    self._parts.get(made, made[0]).meta[KEPT] = path
+        for path, value in items(after):
+            if id(value) in self._known and id(value) not in self._attributes:
+                made = self._known[id(value)]
+                self._parts.get(made, made[0]).meta[KEPT] = path
 
 
 def current_modes() -> dict[str, Any]:
