@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -458,6 +459,19 @@ class TestWithoutCompiler:
         for step, expected in ((1, False), (few, False), (few + 1, True), (many, False)):
             kernels.begin(step)
             assert kernels.compiled == expected
+
+    def test_going_back_to_before_it_was_compiled(self) -> None:
+        """Steps that were taken uncompiled are so again, though kernels are there by then."""
+        call = KernelCall.of(raised, {"x": torch.ones(4)}, ("x",))
+        shard = Shard((4,), (4,), (0,))
+        kernels = CompiledKernels(after=5)
+        ready = shard.ready[call.spec] = Mock()
+        kernels.begin(5)
+        kernels.do(call, shard=shard)
+        assert not ready.run.called
+        kernels.begin(6)
+        kernels.do(call, shard=shard)
+        assert ready.run.called
 
     def test_one_line_where_there_is_no_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         compiled._say_once.cache_clear()

@@ -71,7 +71,8 @@ class CompiledKernels(Kernels):
             # that type may have other memory behind it, or none.
             super().do(work, shard=shard)
             return
-        ready = shard.ready.get(work.spec)
+        # Kernels may be ready though the run has gone back to before it was compiled.
+        ready = shard.ready.get(work.spec) if self.compiled else None
         if ready is None or not ready.run(work.leaves):
             self._find(work, shard)
 
