@@ -18,9 +18,11 @@ from biofx.plasticity import (
     Rejuvenate,
     Rule,
     Schedule,
+    UnitTurnover,
     VolumeDependentRates,
 )
 
+from .optimizers import Own
 from .table import DALE, Net, batches, make, same, train
 
 ALL: dict[str, Any] = {
@@ -445,6 +447,40 @@ def test_without_an_optimizer() -> None:
     assert set(scheduler.metrics()) == set(biofx.info(hand).synapses)
     scheduler.detach()
     loss_of(hand, batches(1)[0]).backward()
+
+
+class Descent(Own):
+    """SGD, whose weights may lie in other memory after each step."""
+
+    def move(self, w: Tensor, g: Tensor, state: Any, group: Any) -> None:
+        w.data = w - group["lr"] * g if group["elsewhere"] else w.copy_(w - group["lr"] * g)
+
+
+@pytest.mark.parametrize("with_optimizer", [True, False])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        FuzzyLearningRates(),
+        Rejuvenate(choose="random", max_share=0.5),
+        UnitTurnover(utility="dormant", threshold=0.5, maturity=0),
+    ],
+    ids=lambda rule: rule.name,
+)
+def test_weights_that_lie_elsewhere_after_a_step(rule: Rule, with_optimizer: bool) -> None:
+    """Rules act on those that the model has then."""
+    ends = []
+    for elsewhere in (False, True):
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        model = biofx.transform(layers, example_inputs=torch.ones(1, 4))
+        optimizer = Descent(model.parameters(), lr=0.1, elsewhere=elsewhere)
+        scheduler = GradScheduler(model, optimizer if with_optimizer else None, rules=[rule])
+        for _ in range(3):
+            train(model, optimizer, [(torch.randn(8, 4), torch.randn(8, 2))])
+            if not with_optimizer:
+                scheduler.step()
+        ends.append(model)
+    assert same(*ends)
 
 
 def test_without_an_optimizer_gradients_accumulate() -> None:

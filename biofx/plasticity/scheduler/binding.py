@@ -202,6 +202,11 @@ class ParameterStep:
 
     def load(self) -> None:
         """Find the weights as the optimizer has left them."""
+        weight = local(self.parameter)
+        if weight.data_ptr() != self.weight.data_ptr():  # p.data = p.data - …
+            self.weight = weight
+            for _, context in self.binding.pairs:
+                context.weight = weight
 
     def store(self, before: bool = False) -> None:
         """Let the parameters have the weights, those from before the step if it is yet to come."""

@@ -117,6 +117,8 @@ class GradientHooks:
         sites = list(self._sites.values())
         self._sites = {}
         self.steps += 1
+        for site in sites:
+            site.load()
         self._reached = self._reached or bool(sites)
         if self._handles and not self._reached and self.steps == PATIENCE:
             warnings.warn(UNSEEN, UserWarning, stacklevel=4)

@@ -382,7 +382,7 @@ class OptimizerHooks:
             for site in step.sites:
                 name = site.binding.name
                 moves = self.mode == "update" and not site.resting
-                if moves or site.due("after_step"):
+                if moves or site.due("after_step") or self.engine.units.watching:
                     site.load()
                 work = due.get(name)
                 if work is not None and not (moves and self.positions.plain):
