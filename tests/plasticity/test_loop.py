@@ -360,6 +360,30 @@ def test_closures(cls: Any) -> None:
     close(*models, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_all_gradients_of_a_closure_are_scaled(set_to_none: bool) -> None:
+    """LBFGS calls it again and again in one step."""
+    ends = []
+    for halved in (False, True):
+        model = make()
+        optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
+        names = tuple(biofx.info(model).synapses) if halved else ()
+        if not halved:
+            GradScheduler(model, optimizer, rules=[Half()], apply="gradient")
+
+        def closure(model: Any = model, optimizer: Any = optimizer, names: Any = names) -> Any:
+            optimizer.zero_grad(set_to_none=set_to_none)
+            loss = loss_of(model, batches(1)[0])
+            loss.backward()
+            for name in names:
+                model.get_parameter(name).grad.mul_(0.5)
+            return loss
+
+        optimizer.step(closure)
+        ends.append(model)
+    assert same(*ends)
+
+
 @pytest.mark.parametrize("what", ["model", "step", "both"])
 @pytest.mark.filterwarnings("ignore")
 def test_compiled(what: str) -> None:

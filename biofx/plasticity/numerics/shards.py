@@ -51,8 +51,8 @@ def local_gradient(grad: Tensor | None, parameter: Tensor) -> Tensor | None:
     It may have come as sums that nobody has added up, or whole for a parameter that is sharded:
     optimizers see to that themselves.
     """
-    if grad is None:
-        return None
+    if grad is None or grad.is_sparse:
+        return grad  # what is done to a detached sparse tensor does not reach it
     if is_sharded(grad) and grad.placements != parameter.placements:  # type: ignore[attr-defined]
         mesh, places = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
         moved: Tensor = grad.redistribute(mesh, places)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from biofx.errors import PlasticityError
 from biofx.plasticity.kernels.base import KernelCall
-from biofx.plasticity.numerics.shards import local, reshard
+from biofx.plasticity.numerics.shards import local, local_gradient, reshard
 from biofx.plasticity.numerics.uncompiled import uncompiled
 from biofx.plasticity.numerics.untracked import untracked
 from biofx.plasticity.scheduler import newborns
@@ -214,6 +214,8 @@ class OptimizerHooks:
             if not step.observed:
                 self._gradients(step)
             elif self.mode == "gradient":
+                for site in step.sites:  # zero_grad has let go of the first ones
+                    site.grad = local_gradient(site.parameter.grad, site.parameter)
                 self._scale(step)
             return loss
 
@@ -309,8 +311,9 @@ class OptimizerHooks:
 
     def _scale(self, step: OptimizerStep) -> None:
         for site in step.sites:
-            self.applier.scale(site)
-            site.store_gradient()
+            if site.grad is not None:
+                self.applier.scale(site)
+                site.store_gradient()
 
     @uncompiled
     @untracked
