@@ -14,7 +14,9 @@ from biofx.synapses import Axes, axes_of
 # Weight ops; of a convolution, its spatial dimensions.
 _CONVS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _TRANSPOSED = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
-_PRODUCTS = {torch.matmul, operator.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm"}
+_PRODUCTS = {
+    torch.matmul, operator.matmul, torch.mm, torch.bmm, torch.mv, "matmul", "mm", "bmm", "mv",
+}  # fmt: skip
 _SWAPS = {"t", "transpose", "permute", torch.t, torch.transpose, torch.permute}
 _SHAPES = {"view", "expand", "reshape", torch.reshape}  # `torch.vmap` writes many that do nothing
 # Where these functions take their weight.
@@ -45,7 +47,7 @@ def functional_weights(root: nn.Module, graph: fx.Graph) -> dict[str, list[Axes]
     # A product of weights is a weight: first see what meets data.
     for node in sorted(calls, key=weights.__contains__):
         keyword = (_WEIGHT_AT.get(_function_of(node.target), 1), node.kwargs.get("weight"))
-        for position, argument in (*enumerate(node.args), keyword):
+        for position, argument in (*enumerate(_arguments(node)), keyword):
             for read, swaps in _made_of(argument, weights):
                 if read not in reads:
                     continue
@@ -71,6 +73,13 @@ def _reads(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, tuple[str, str, in
         if parameter is not None and parameter.ndim >= 2 and not axes_of(module):
             found[node] = owner, name, parameter.ndim
     return found
+
+
+def _arguments(node: fx.Node) -> tuple[object, ...]:
+    """Those by place, where `einsum` takes what it multiplies in a list too."""
+    if _function_of(node.target) is torch.einsum and isinstance(node.args[-1], list | tuple):
+        return (*node.args[:-1], *node.args[-1])
+    return node.args
 
 
 def _made_of(
@@ -167,7 +176,9 @@ def _einsum_axes(equation: str, operand: int, name: str) -> Axes | None:
     """Contracted subscripts are pre-synaptic, those only the weight brings in post-synaptic."""
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     terms = inputs.split(",")
-    if not arrow or "." in terms[operand]:
+    if not arrow:
+        output = "".join(c for c in inputs if inputs.count(c) == 1)
+    if "." in terms[operand]:
         return None
     others = "".join(term for i, term in enumerate(terms) if i != operand)
     pre = [i for i, c in enumerate(terms[operand]) if c in others and c not in output]
@@ -187,7 +198,7 @@ def _groups(node: fx.Node) -> int:
 # Operators (within `torch.vmap`, or of a graph that `torch.export` made) as what they are.
 _OPERATORS: dict[str, object] = {
     **{function.__name__: function for function in (*_CONVS, *_TRANSPOSED)},
-    "linear": F.linear, "matmul": torch.matmul, "mm": torch.mm, "bmm": torch.bmm,
+    "linear": F.linear, "matmul": torch.matmul, "mm": torch.mm, "bmm": torch.bmm, "mv": torch.mv,
     "addmm": torch.addmm, "einsum": torch.einsum, "t": "t", "transpose": "transpose",
     "permute": "permute", "view": "view", "_unsafe_view": "view", "expand": "expand",
 }  # fmt: skip
