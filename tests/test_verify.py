@@ -1,5 +1,6 @@
 """`verify` agrees where models agree, and names what differs first where they do not."""
 
+import functools
 import inspect
 import os
 import random
@@ -508,6 +509,64 @@ def test_the_graph_calls_layers_whose_forward_ends_in_an_autograd_function() -> 
     model = nn.Sequential(LinearOfBinary(8, 8), nn.Linear(8, 4))
     bio = biofx.transform(model, example_inputs=x())
     assert biofx.verify(bio, model, x()).graph == "equal in train mode"
+    assert_same_gradients_recompiled(bio, model)
+
+
+class Iterated(torch.autograd.Function):
+    """Calls a function some times, and keeps nothing for the backward pass but its last input."""
+
+    @staticmethod
+    def forward(ctx, function, x, *weights):
+        ctx.function = function
+        for _ in range(3):
+            ctx.save_for_backward(x, *weights)
+            x = function(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, *weights = ctx.saved_tensors
+        with torch.enable_grad():
+            last = ctx.function(x.detach().requires_grad_())
+        return None, None, *torch.autograd.grad(last, weights, gradient)
+
+
+class Iterates(nn.Module):
+    def __init__(self, made: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+        self.last = nn.Linear(8, 4)
+        self.made = made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(Iterated.apply(self.made(self.cell), x, *self.cell.parameters()))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda cell: lambda z: cell(z),
+        lambda cell: cell.forward,
+        lambda cell: functools.partial(nn.Module.__call__, cell),
+        lambda cell: nn.Sequential(cell),
+    ],
+    ids=["closure", "method", "partial", "module"],
+)
+def test_the_graph_holds_no_function_of_one_run(made: Any) -> None:
+    model = Iterates(made)
+    bio = biofx.transform(model, example_inputs=x())
+    assert [a.kind for a in biofx.info(bio).assumptions] == ["backward"]
+    assert {node.target for node in bio.graph.find_nodes(op="call_module")} >= {"cell.0", "last"}
+    biofx.verify(bio, model, x())
+    with pytest.raises(ModelError, match="does not call the backward of an autograd function"):
+        bio.recompile()
+
+
+def test_an_autograd_function_that_is_given_a_module_of_the_model_is_called() -> None:
+    model = Iterates(lambda cell: cell)
+    bio = biofx.transform(model, example_inputs=x())
+    assert not biofx.info(bio).assumptions
     assert_same_gradients_recompiled(bio, model)
 
 

@@ -32,6 +32,7 @@ from biofx.capture.private import (
 from biofx.capture.shared_weights import SharedWeights
 from biofx.capture.writer import READ_BY_PYTHON, GraphWriter, current_modes
 from biofx.copying.nested import leaves
+from biofx.copying.rebind import leads_to_tensors
 
 
 class Recorder(GraphWriter, TorchFunctionMode):
@@ -142,12 +143,29 @@ class Recorder(GraphWriter, TorchFunctionMode):
     def _autograd(self, function: Any, call: Any, args: Any, kwargs: Any) -> Any:
         if not self._recording or kwargs or inside_transform():
             return call(*args, **kwargs)
+        if any(map(self._is_of_this_run, args)):
+            result = call(*args)
+            for _, leaf in leaves(result):
+                if id(leaf) in self._known:
+                    self._assume_forward(function.__name__, self._known[id(leaf)][0])
+            return result
         with without_functions():  # as they are before: it may fill a cache
             given = tuple(map(self._argument, args))
         with self._inside():
             result = call(*args)
         self._emit("call_function", AutogradCall(function), given, {}, result)
         return result
+
+    def _is_of_this_run(self, value: Any) -> bool:
+        """Whether an argument has tensors or modules that the graph cannot give it at each run.
+
+        A function keeps those of this run, and so does a module that the forward makes.
+        """
+        if type(value) in (list, tuple, dict):
+            return any(map(self._is_of_this_run, value.values() if type(value) is dict else value))
+        if isinstance(value, nn.Module):
+            return not self._names.get(id(value))
+        return any(not isinstance(i, Tensor) and leads_to_tensors(i) for _, i in leaves(value))
 
     def _cast(self, call: Any, tensor: Tensor, kind: Any) -> Any:
         if not self._recording or inside_transform():

@@ -135,7 +135,7 @@ class GraphWriter:
                 and found[0].op in _OPERATIONS
                 and type(found[0].target) is not AutogradCall
             ):
-                self.assumptions[Assumption.backward(function, place_of(found[0]))] = None
+                self._assume_forward(function, found[0])
             node = self._part(*found)
             if "tensor_meta" not in node.meta:
                 self._describe(node, tensor)
@@ -266,6 +266,10 @@ class GraphWriter:
 
     def _assume(self, kind: str, what: str) -> None:
         self.assumptions[Assumption(kind, what, user_place())] = None
+
+    def _assume_forward(self, function: str, node: fx.Node) -> None:
+        """Say that the graph has the inside of an autograd function, which ends in a node."""
+        self.assumptions[Assumption.backward(function, place_of(node))] = None
 
     def _depends_on_data(self, value: Any) -> bool:
         for _, leaf in leaves(value):

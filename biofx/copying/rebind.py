@@ -260,6 +260,19 @@ class Rebinder:
         )
 
 
+def leads_to_tensors(value: Any) -> bool:
+    """Whether a value refers to a tensor or a module, through functions and their closures too."""
+    waiting, seen = [value], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor | nn.Module):
+            return True
+        if id(value) not in seen and not is_proxy(value) and not isinstance(value, _IMMUTABLE):
+            seen.add(id(value))
+            waiting += _held_by(value)
+    return False
+
+
 def _keeps(function: FunctionType) -> bool:
     """Whether a function has values of its own that it may change."""
     if function.__module__ and function.__module__.partition(".")[0] == "torch":

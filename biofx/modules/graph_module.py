@@ -97,7 +97,7 @@ class Transformed(Described, fx.GraphModule):  # type: ignore[misc]
                 f"the graph does not call {', '.join(lost[:5])}, so that it would give other "
                 "gradients than the model; remove the hooks, or keep the model's own forward "
                 "(a graph that is captured with example_inputs calls autograd functions "
-                "whose apply the forward calls by name: Function.apply(x))"
+                "that the forward calls as Function.apply(x), where x holds no function)"
             )
         return recompile(self)
 
