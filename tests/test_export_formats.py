@@ -7,7 +7,7 @@ import pickle
 import resource
 import signal
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,6 +155,68 @@ def test_pt2_of_a_model_that_gives_an_object_is_called_as_the_model_is(tmp_path:
         loaded(*inputs[0], **inputs[1]), model(*inputs[0], **inputs[1]), strict=True
     ):
         assert torch.equal(given, expected)
+
+
+class Fields(MutableMapping[str, Tensor]):
+    """Tensors by name; a copy has copies of them, whatever `copy.deepcopy` remembers."""
+
+    def __init__(self, **fields: Tensor) -> None:
+        self.fields = fields
+
+    def __deepcopy__(self, memo: Any) -> "Fields":
+        return Fields(**{key: value.clone() for key, value in self.fields.items()})
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.fields[key]
+
+    def __setitem__(self, key: str, value: Tensor) -> None:
+        self.fields[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.fields[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+
+class Fielded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, given: Fields) -> Fields:
+        return Fields(y=self.b(self.a(given["x"]).relu() + given["h"]))
+
+
+def fields() -> Fields:
+    return Fields(x=torch.randn(3, 4), h=torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pt2"])
+def test_the_file_of_a_model_of_objects_that_copy_their_tensors(
+    suffix: str, tmp_path: Path
+) -> None:
+    model = Fielded()
+    bio = biofx.transform(model, example_inputs=(fields(),))
+    file = str(tmp_path / f"m.{suffix}")
+    biofx.export(bio, file, example_inputs=(fields(),))
+    loaded = torch.jit.load(file) if suffix == "pt" else torch.export.load(file).module()
+    given = fields()
+    found = loaded(given["x"], given["h"])["y"]  # type: ignore[operator]
+    torch.testing.assert_close(found, model(given)["y"])
+
+
+def test_the_graph_of_a_model_of_objects_that_copy_their_tensors() -> None:
+    model = Fielded()
+    bio = biofx.transform(model, example_inputs=(fields(),))
+    assert biofx.verify(bio, model, (fields(),)).graph == "equal in train mode"
+    assert not bio.graph.find_nodes(op="call_function", target=torch.ops.aten.clone.default)
+    bio.recompile()
+    given = fields()
+    assert torch.equal(bio(given)["y"], model(given)["y"])
 
 
 class KeyedBySize(nn.Module):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
+from torch.utils._python_dispatch import _disable_current_modes
 
 from biofx.capture import targets
 from biofx.capture.call import reserve
@@ -209,7 +210,8 @@ class GraphWriter:
             return self.graph.create_node("get_attr", self._names[id(value)])
         if any(isinstance(leaf, Tensor) for _, leaf in leaves(value)):
             try:
-                template = Template(value)
+                with _disable_current_modes():  # to copy it is no operation of the model's
+                    template = Template(value)
             except Exception as error:
                 return self._made_anew(value, error)
             nodes = [self._node_of(tensor) for tensor in template.tensors(value)]

@@ -61,6 +61,17 @@ def leaves(
         yield from leaves(item, (*steps, step), above | {id(value)})
 
 
+def put(value: Any, steps: tuple[Step, ...], leaf: Any) -> None:
+    """Assign what the steps into a value lead to."""
+    *before, (kind, key) = steps
+    for inner, name in before:
+        value = value[name] if inner == "item" else getattr(value, name)
+    if kind == "item":
+        value[key] = leaf
+    else:
+        setattr(value, key, leaf)
+
+
 def tensors(value: Any) -> list[Tensor]:
     """The tensors in a nested value, in order."""
     return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
