@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch import nn
 
 import biofx
 from biofx.plasticity import (
     Crystallize,
+    DalesPrinciple,
     FuzzyLearningRates,
     GradScheduler,
     Rejuvenate,
+    Restore,
     Rule,
     VolumeDependentRates,
 )
@@ -268,3 +271,33 @@ def test_goes_back_to_before_a_layer_was_thawed() -> None:
     states = scheduler.state_dict()["state"]["Crystallize"]
     assert torch.allclose(states["fc.weight"]["factors"], torch.tensor(0.6))
     assert torch.allclose(states["conv.weight"]["factors"], torch.tensor(0.6**2))
+
+
+@pytest.mark.parametrize("with_optimizer", [True, False])
+@pytest.mark.parametrize("rule", [Restore(strength=0.1), DalesPrinciple()], ids=["restore", "dale"])
+def test_a_layer_that_is_thawed_again_begins_again(rule: Rule, with_optimizer: bool) -> None:
+    """A state from before it was thawed is loaded: its rules begin when it is, as they did."""
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    model = biofx.transform(layers, example_inputs=torch.ones(1, 4))
+    weight = model.get_parameter("2.weight").requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = GradScheduler(model, optimizer if with_optimizer else None, rules=[rule])
+    data = [(torch.randn(8, 4), torch.randn(8, 2)) for _ in range(4)]
+
+    def learn(part: list[Any]) -> None:
+        for batch in part:
+            train(model, optimizer, [batch])
+            if not with_optimizer:
+                scheduler.step()
+
+    learn(data[:1])
+    saved = copy.deepcopy([scheduler.state_dict(), model.state_dict()])
+    ends = []
+    for _ in range(2):
+        weight.requires_grad_(True)
+        learn(data[1:])
+        ends.append(copy.deepcopy(model))
+        weight.requires_grad_(False)
+        scheduler.load_state_dict(saved[0])
+        model.load_state_dict(saved[1])
+    assert same(*ends)

@@ -95,8 +95,9 @@ def spread(
         names: the parameters whose state is replaced; None means all.
         held: those that rules had seen, which need have no state of them.
     """
-    engine.begun.update(held)
     names = engine.kept() if names is None else names
+    engine.begun.difference_update(names)
+    engine.begun.update(held)
     for name in _among(engine.waiting, names):
         del engine.waiting[name]
     for name, rules in states.items():
@@ -105,7 +106,10 @@ def spread(
     for name in _among(engine.bindings, names):
         binding = engine.bindings[name]
         engine.drop_activity(binding)
-        # What a checkpoint says nothing of had no state yet: a layer that was thawed later.
+        if name not in held and name not in states:
+            # A layer that was thawed later: its rules begin when it is, as they did then.
+            del engine.bindings[name]
+            continue
         for rule, context in binding.pairs:
             context.state = {}
             rule.prepare(context)

@@ -56,7 +56,8 @@ class GradientHooks:
         for name in self.engine.surgery.present():
             parameter = model.get_parameter(name)
             known = self._handles.get(name)
-            if not parameter.requires_grad or (known is not None and known[0] == id(parameter)):
+            hooked = known is not None and known[0] == id(parameter)
+            if not parameter.requires_grad or (hooked and name in self.engine.bindings):
                 continue
             if is_sharded(parameter):
                 raise PlasticityError(
@@ -84,6 +85,8 @@ class GradientHooks:
     def _hook(self, name: str, parameter: nn.Parameter) -> Callable[[Tensor], Tensor | None]:
         @uncompiled
         def scale(grad: Tensor) -> Tensor | None:
+            if name not in self.engine.bindings:
+                return None  # a state from before it was thawed has been loaded
             with torch.no_grad():
                 site = self._site(name, parameter, grad.detach())
                 if site.resting:

@@ -345,6 +345,8 @@ class GradScheduler:
         self._applier.forget()
         for counter, count in zip(self._counters(), found.steps, strict=True):
             counter.steps = count
+        if self._hooks is not None:
+            self._hooks.refresh()
 
     def detach(self) -> None:
         """Remove all hooks; the optimizer is as it was. Doing it again does nothing."""
