@@ -346,6 +346,8 @@ CASES = [
             ("F.conv_transpose2d", (6, 4, 3, 3), F.conv_transpose2d, (2, 6, 5, 5), 1, 1),
             ("F.conv2d by keyword", (4, 6, 3, 3), lambda x, w: F.conv2d(x, weight=w), (2, 6, 5, 5),
              1, 1),
+            ("W / n", (4, 6), lambda x, w: F.linear(x, w / 6**0.5), (5, 6), -1, -1),
+            ("W.div(n)", (6, 4), lambda x, w: x @ w.div(2), (5, 6), -1, -1),
             ("float", (4, 6), lambda x, w: F.linear(x, w.to(x.dtype)), (5, 6), -1, -1),
         ]
     ),

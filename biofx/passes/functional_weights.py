@@ -24,7 +24,10 @@ _WEIGHT_AT: dict[object, int] = {
     F.linear: 1, **dict.fromkeys((*_CONVS, *_TRANSPOSED), 1), F.embedding: 1, F.bilinear: 2,
 }  # fmt: skip
 # A weight may be put together element by element: w + σ·ε of a noisy layer.
-ELEMENTWISE = {operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul}
+ELEMENTWISE = {
+    operator.add, operator.sub, operator.mul, operator.truediv,
+    torch.add, torch.sub, torch.mul, torch.div, "add", "sub", "mul", "div",
+}  # fmt: skip
 _LAYOUT = {"to", "contiguous", "type_as", "clone", "float", "half"}  # and these keep its axes
 
 
