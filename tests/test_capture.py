@@ -379,6 +379,18 @@ def test_numbers_drawn_in_python_are_an_assumption(
     assert any(f"generator of {name}" in a.what for a in biofx.info(bio).assumptions)
 
 
+class Noisy(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.randn(2) * torch.ones(2)
+
+
+@pytest.mark.parametrize("inputs", [None, torch.ones(3, 2)], ids=["", "with example"])
+def test_noise_that_a_graph_repeats_is_an_assumption(inputs: torch.Tensor | None) -> None:
+    bio = biofx.transform(Noisy(nn.Linear(2, 2)), example_inputs=inputs)
+    expected = [] if inputs is not None else ["numbers were drawn from the generator of torch"]
+    assert [a.what for a in biofx.info(bio).assumptions] == expected
+
+
 # --- what a forward rests on may change: it is the user's own forward that runs
 
 SCALE = 2.0

@@ -219,6 +219,21 @@ def test_the_graph_of_a_model_of_objects_that_copy_their_tensors() -> None:
     assert torch.equal(bio(given)["y"], model(given)["y"])
 
 
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) + torch.randn(2)
+
+
+def test_a_file_draws_noise_at_each_call(tmp_path: Path) -> None:
+    biofx.export(biofx.transform(Noisy()), tmp_path / "m.pt")
+    loaded = torch.jit.load(str(tmp_path / "m.pt"))
+    assert not torch.equal(loaded(torch.ones(3, 2)), loaded(torch.ones(3, 2)))
+
+
 class KeyedBySize(nn.Module):
     """A cache by size: `torch.export` takes it for fixed sizes only."""
 

@@ -69,7 +69,8 @@ def capture(
         else:
             found = _recorded(model, arguments, training)
         after = generator_state()
-    for name in ("python", "numpy"):
+    # A run shows what torch draws; without one it is drawn once, and is a constant of the graph.
+    for name in ("python", "numpy") if arguments is not None else ("python", "numpy", "torch"):
         if name in before and not same_state(before[name], after[name]):
             drawn = Assumption("random", f"numbers were drawn from the generator of {name}")
             found.assumptions += (drawn,)

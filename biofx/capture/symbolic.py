@@ -79,8 +79,12 @@ class SymbolicTracer(fx.Tracer):
             if issubclass(type(value), fx.Proxy):
                 value.node.meta[KEPT] = path
         opaque = tuple(f"{name}." for name in self.opaque)  # where the graph calls the forward
-        state = [path for path in assigned(before, after) if not path.startswith(opaque)]
-        self.assumptions += map(Assumption.state, state)
+        # FX puts the constants of the graph there.
+        new = after.get("", {}).keys() - before.get("", {}).keys()
+        constants = new & {node.target for node in graph.find_nodes(op="get_attr")}
+        for path in assigned(before, after):
+            if not path.startswith(opaque) and path not in constants:
+                self.assumptions.append(Assumption.state(path))
         return graph
 
     def _nothing(self) -> fx.Graph:

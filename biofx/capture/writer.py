@@ -34,8 +34,8 @@ class Assumption:
     Attributes:
         kind: "data" (a value computed from data became a Python value, and Python went on with
             it), "constant" (a tensor that no operation of torch's made), "state" (the forward
-            assigns an attribute of the model), "random" (numbers were drawn from a generator that
-            is not PyTorch's), "default" (an argument that was not given), "hook" (a hook on a
+            assigns an attribute of the model), "random" (numbers were drawn, and the graph does
+            not draw), "default" (an argument that was not given), "hook" (a hook on a
             tensor, which only the forward registers), "backward" (an autograd function's, of
             which only the forward was seen), "shared" (an attribute that cannot be copied, so that
             the run used the model's own), "outputs" (which layers were taken for outputs, and why).

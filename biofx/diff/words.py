@@ -231,7 +231,7 @@ MEANING = {
     "data": "The graph shows the way that these data took. torch.where keeps both ways in it.",
     "constant": "The graph keeps that tensor. Make it a buffer if it belongs to the model.",
     "state": "The model itself goes on doing so; only the graph leaves it out.",
-    "random": "The graph shows one draw. Draw with torch, whose calls are in the graph.",
+    "random": "The graph shows one draw. example_inputs show the calls that draw with torch.",
     "default": "The graph describes such calls; example_inputs can give other arguments.",
     "hook": "The model's own forward registers it. A forward made of the graph is refused.",
     "backward": "No forward is made of the graph. example_inputs show Function.apply(x) whole.",

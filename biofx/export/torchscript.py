@@ -47,6 +47,9 @@ def attempts(model: nn.Module, arguments: Arguments | None) -> Iterator[Attempt]
         captured = capture(model, None, training=False)
         if "" in captured.opaque:
             raise Impossible(captured.opaque[""])
+        for assumption in captured.assumptions:
+            if assumption.kind == "random":
+                raise Impossible(f"{assumption}, which it would repeat")
         module, names = graph_module(model, captured, arguments)
         _refuse_what_would_be_lost(module)
         return _saved(_compile(module))
