@@ -288,6 +288,31 @@ def test_a_split_layer_refuses_calls_that_it_was_not_split_for() -> None:
         bio[0](torch.randn(1, 2, 4, 4), [6, 6])
 
 
+class Penalised(nn.Module):
+    """Holds the weight of its layer another time, for what the forward does not do."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.penalised = kind([self.fc.weight])
+
+    def forward(self, x):
+        return self.head(self.fc(x).relu())
+
+
+@pytest.mark.parametrize("kind", [list, nn.ParameterList])
+def test_a_weight_that_is_held_twice_stays_one(kind: type) -> None:
+    model, x = Penalised(kind), torch.randn(3, 4)
+    config = biofx.BioConfig(weight_splitting_Gamma=2, weight_splitting_mode="expand")
+    bio = biofx.transform(model, config, example_inputs=x)
+    assert biofx.info(bio).layers["fc"].reason == (
+        "not split: the model also holds its weight as penalised"
+        + (".0" if kind is not list else "")
+    )
+    assert bio.penalised[0] is bio.fc.weight
+    biofx.verify(bio, model, x)
+
+
 def test_a_linear_layer_tied_to_an_embedding_keeps_its_own_axes() -> None:
     embedding, linear = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
     linear.weight = embedding.weight

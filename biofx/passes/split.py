@@ -1,5 +1,6 @@
 """Split: Γ synapses stand where one stood (multi-synaptic connectivity)."""
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from biofx.capture import Assumption
 from biofx.capture.call import FORWARD_ONLY
+from biofx.capture.memory import held, items
 from biofx.errors import ConfigError
 from biofx.modules.graph_layer import (
     GraphLayer,
@@ -48,12 +50,16 @@ class Split(PassBase):
     def __init__(self, context: TransformContext) -> None:
         self.context = context
         self._modules = {name: module for module, name in context.names.items()}
+        self._places: dict[int, list[str]] = defaultdict(list)  # of a parameter, by its id
 
     def requires(self, graph_module: nn.Module) -> None:
         assert self.context.layers, "augment runs before split"
 
     def call(self, graph_module: nn.Module) -> PassResult:
         split, bad = 0, []
+        for place, value in items(held(dict(graph_module.named_modules()))):
+            if isinstance(value, nn.Parameter):
+                self._places[id(value)].append(place)
         for layer in list(self.context.weights.values()):
             gamma = self.context.config.for_layer(layer.name).weight_splitting_Gamma
             if gamma <= 1 or self.context.layers[layer.name].action == "skipped":
@@ -127,6 +133,12 @@ class Split(PassBase):
         if synapses.config.weight_splitting_mode == "expand":
             if len(synapses.layers) > 1 or synapses.layers[0] != layer.name:
                 return Refusal("its weight is tied")
+            places = self._places[id(getattr(layer.module, axes.parameter))]
+            own = join(layer.name, axes.parameter)
+            # Recurrent layers keep a list of their weights, which follows.
+            if len(places) > 1 and not is_packed(layer.module):
+                other = next(place for place in places if place != own)
+                return Refusal(f"the model also holds its weight as {other}")
             if self.context.captured.measured.intersection(
                 self.context.layers[layer.name].parameters
             ):
